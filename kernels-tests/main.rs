@@ -1,0 +1,1 @@
+//! Kernel tests against the CPU reference, and whole-step tests.

@@ -1,0 +1,71 @@
+//! The command line: one thin file per subcommand.
+//!
+//! Exit status: 0 done, 1 failed (one line on stderr), 2 wrong usage (clap), 130 interrupted after saving.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod extract;
+mod prepare;
+mod store;
+mod tokenizer;
+
+#[derive(Parser)]
+#[command(name = "inazuma", version, about, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Extract(extract::Args),
+    Tokenizer(tokenizer::Args),
+    Prepare(prepare::Args),
+    Store(store::Args),
+}
+
+/// A run that was interrupted by the user and has saved what it had: exit status 130, not a failure.
+#[derive(Debug)]
+pub struct Interrupted(pub String);
+
+impl std::fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
+/// Parses the arguments, runs the command, and turns its result into the exit status.
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Extract(args) => extract::run(args),
+        Command::Tokenizer(args) => tokenizer::run(args),
+        Command::Prepare(args) => prepare::run(args),
+        Command::Store(args) => store::run(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => report(&error),
+    }
+}
+
+fn report(error: &anyhow::Error) -> ExitCode {
+    if error.downcast_ref::<Interrupted>().is_some() {
+        let _ = writeln!(std::io::stderr(), "inazuma: {error}");
+        return ExitCode::from(130);
+    }
+    // A closed pipe on stdout (`inazuma … | head`) is the reader's choice, not an error of ours.
+    let broken_pipe = error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe);
+    if broken_pipe {
+        return ExitCode::SUCCESS;
+    }
+    let line = format!("{error:#}").replace('\n', " ");
+    let _ = writeln!(std::io::stderr(), "inazuma: error: {line}");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,16 @@
+//! Inazuma: pre-training and fine-tuning of ELECTRA for Japanese with hand-written WGSL kernels.
+//!
+//! The folders follow the way of the data: `corpus` (dump to text), `tokenizer`, `store`, `train`;
+//! the engine stands apart from it: `tensor`, `ops`, `plan`, and the executors `cpu` and `gpu`.
+
+pub mod cli;
+pub mod corpus;
+pub mod cpu;
+pub mod gpu;
+pub mod model;
+pub mod ops;
+pub mod plan;
+pub mod store;
+pub mod tensor;
+pub mod tokenizer;
+pub mod train;
