@@ -59,9 +59,8 @@ fn report(error: &anyhow::Error) -> ExitCode {
         return ExitCode::from(130);
     }
     // A closed pipe on stdout (`inazuma … | head`) is the reader's choice, not an error of ours.
-    let broken_pipe = error
-        .downcast_ref::<std::io::Error>()
-        .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe);
+    let broken_pipe =
+        error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe);
     if broken_pipe {
         return ExitCode::SUCCESS;
     }

@@ -1,1 +1,300 @@
-//! TODO
+//! A training step as one plan: ops in order over named tensors, built once.
+//!
+//! Three phases: `Clear` once a step, `Micro` once per micro-batch (forward and backward), `Update` once
+//! (norm, clip, Adam). Executors run ranges of ops; memory is assigned here, before the first step.
+
+use std::ops::Range;
+
+use anyhow::{Result, bail};
+
+use crate::ops::memory::Placement;
+use crate::ops::{Io, Op};
+use crate::tensor::{Element, Extents, Role, Rows, StepValues, TensorId, TensorInfo};
+
+mod explain;
+mod storage;
+
+pub use storage::BufferInfo;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    Clear,
+    Micro,
+    Update,
+}
+
+/// An op in its place.
+pub struct PlannedOp {
+    pub phase: Phase,
+    /// Where in the model: `discriminator.layer.3.attention.output`.
+    pub label: String,
+    pub op: Box<dyn Op>,
+    pub io: Io,
+}
+
+/// How a parameter starts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Initial {
+    Zero,
+    One,
+    /// Truncated normal, redrawn beyond two standard deviations.
+    TruncatedNormal(f64),
+    /// Uniform within ±√(6/(in+out)), of the parameter's own shape `[out, in]`.
+    GlorotUniform,
+}
+
+/// A named part of a parameter: some of its rows. Fused parameters (query, key, value) have several.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// The Hugging Face name with its network's prefix (SPEC.md §6).
+    pub name: String,
+    pub first_row: usize,
+    /// Shape under that name: `[rows, columns]`, or `[rows]` for a vector.
+    pub shape: Vec<usize>,
+}
+
+impl Part {
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+/// A parameter with its gradient and moments: four tensors of one shape.
+#[derive(Clone, Debug)]
+pub struct Parameter {
+    pub value: TensorId,
+    pub gradient: TensorId,
+    pub first_moment: TensorId,
+    pub second_moment: TensorId,
+    pub parts: Vec<Part>,
+    pub decays: bool,
+    pub initial: Initial,
+    /// Layer depth for layer-wise learning rates; `None` outside of it.
+    pub rows: usize,
+    pub columns: usize,
+}
+
+/// Collects tensors and ops; [`PlanBuilder::build`] makes the plan.
+#[derive(Default)]
+pub struct PlanBuilder {
+    tensors: Vec<TensorInfo>,
+    parameters: Vec<Parameter>,
+    ops: Vec<PlannedOp>,
+    aliases: Vec<storage::Alias>,
+    phase: Option<Phase>,
+    scope: Vec<String>,
+}
+
+impl PlanBuilder {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Declares a tensor.
+    pub fn tensor(
+        &mut self,
+        name: &str,
+        rows: Rows,
+        columns: usize,
+        element: Element,
+        role: Role,
+    ) -> TensorId {
+        let name = self.scoped(name);
+        let id = TensorId(self.tensors.len() as u32);
+        self.tensors.push(TensorInfo { name, rows, columns, element, role });
+        id
+    }
+
+    pub fn activation(&mut self, name: &str, rows: Rows, columns: usize) -> TensorId {
+        self.tensor(name, rows, columns, Element::Float, Role::Activation)
+    }
+
+    pub fn gradient(&mut self, name: &str, rows: Rows, columns: usize) -> TensorId {
+        self.tensor(name, rows, columns, Element::Float, Role::ActivationGradient)
+    }
+
+    /// Declares a parameter of `parts` named row ranges, `columns` wide (1 and `vector` for biases and norms).
+    pub fn parameter(
+        &mut self,
+        parts: &[(String, usize)],
+        columns: usize,
+        vector: bool,
+        initial: Initial,
+    ) -> Parameter {
+        let rows: usize = parts.iter().map(|(_, rows)| rows).sum();
+        let name = &parts[0].0;
+        let decays = !parts.iter().any(|(name, _)| name.contains("LayerNorm") || name.contains("bias"));
+        let mut tensor = |role| {
+            let id = TensorId(self.tensors.len() as u32);
+            self.tensors.push(TensorInfo {
+                name: name.clone(),
+                rows: Rows::fixed(rows),
+                columns,
+                element: Element::Float,
+                role,
+            });
+            id
+        };
+        let mut first_row = 0;
+        let parameter = Parameter {
+            value: tensor(Role::Parameter),
+            gradient: tensor(Role::Gradient),
+            first_moment: tensor(Role::FirstMoment),
+            second_moment: tensor(Role::SecondMoment),
+            parts: parts
+                .iter()
+                .map(|(name, rows)| {
+                    let shape = if vector { vec![*rows * columns] } else { vec![*rows, columns] };
+                    let part = Part { name: name.clone(), first_row, shape };
+                    first_row += rows;
+                    part
+                })
+                .collect(),
+            decays,
+            initial,
+            rows,
+            columns,
+        };
+        self.parameters.push(parameter.clone());
+        parameter
+    }
+
+    /// Ranges of the flat parameter buffers, for ops that treat all parameters alike: each at most
+    /// `limit` elements and of one kind of decay. Declare all parameters first.
+    pub fn parameter_ranges(&mut self, limit: usize) -> Vec<storage::ParameterRange> {
+        storage::parameter_ranges(self, limit)
+    }
+
+    /// Ops and tensors that follow belong to this phase.
+    pub fn phase(&mut self, phase: Phase) {
+        self.phase = Some(phase);
+    }
+
+    /// Runs `f` with `scope` put before all names it declares.
+    pub fn scoped_in<R>(&mut self, scope: &str, f: impl FnOnce(&mut Self) -> R) -> R {
+        self.scope.push(scope.to_owned());
+        let result = f(self);
+        self.scope.pop();
+        result
+    }
+
+    fn scoped(&self, name: &str) -> String {
+        let mut full = self.scope.join(".");
+        if !full.is_empty() && !name.is_empty() {
+            full.push('.');
+        }
+        full + name
+    }
+
+    /// Appends an op to the current phase.
+    pub fn push(&mut self, label: &str, op: impl Op + 'static) {
+        let io = op.io();
+        self.ops.push(PlannedOp {
+            phase: self.phase.unwrap_or(Phase::Micro),
+            label: self.scoped(label),
+            op: Box::new(op),
+            io,
+        });
+    }
+
+    pub fn info(&self, id: TensorId) -> &TensorInfo {
+        &self.tensors[id.0 as usize]
+    }
+
+    pub fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
+    /// Assigns memory and checks the plan. `keep` names activations that are read from outside after a
+    /// micro-batch (tests, `parity`): they get memory of their own.
+    pub fn build(self, keep: &[TensorId]) -> Result<Plan> {
+        if !self.ops.is_sorted_by_key(|op| op.phase) {
+            bail!("plan: ops are not in the order of their phases");
+        }
+        let (buffers, placements) = storage::assign(&self, keep)?;
+        Ok(Plan { tensors: self.tensors, parameters: self.parameters, ops: self.ops, buffers, placements })
+    }
+}
+
+/// Ops in order, their tensors, and where each tensor lies.
+pub struct Plan {
+    pub tensors: Vec<TensorInfo>,
+    pub parameters: Vec<Parameter>,
+    pub ops: Vec<PlannedOp>,
+    pub buffers: Vec<BufferInfo>,
+    /// By tensor id; offsets and lengths in elements.
+    pub placements: Vec<Placement>,
+}
+
+impl Plan {
+    pub fn info(&self, id: TensorId) -> &TensorInfo {
+        &self.tensors[id.0 as usize]
+    }
+
+    pub fn placement(&self, id: TensorId) -> Placement {
+        self.placements[id.0 as usize]
+    }
+
+    /// The ops of a phase, as a range of indices.
+    pub fn phase(&self, phase: Phase) -> Range<usize> {
+        let start = self.ops.partition_point(|op| op.phase < phase);
+        let end = self.ops.partition_point(|op| op.phase <= phase);
+        start..end
+    }
+
+    /// FLOPs of one run of a phase with these extents.
+    pub fn flops(&self, phase: Phase, extents: &Extents) -> f64 {
+        self.ops[self.phase(phase)].iter().map(|op| op.op.flops(extents)).sum()
+    }
+
+    /// Bytes of device memory, all buffers together (4 bytes an element).
+    pub fn bytes(&self) -> u64 {
+        self.buffers.iter().map(|buffer| buffer.elements as u64 * 4).sum()
+    }
+
+    /// The id of the tensor with this name and role, for tests and tools.
+    pub fn find(&self, name: &str, role: Role) -> Option<TensorId> {
+        let index = self.tensors.iter().position(|t| t.name == name && t.role == role)?;
+        Some(TensorId(index as u32))
+    }
+}
+
+/// Data for a tensor of role `Batch`, written before the ops run.
+#[derive(Clone, Copy, Debug)]
+pub struct Upload<'a> {
+    pub tensor: TensorId,
+    pub data: Data<'a>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Data<'a> {
+    Uint(&'a [u32]),
+    Float(&'a [f32]),
+}
+
+/// Something that runs a plan. Both executors implement it; everything above them knows only this.
+pub trait Executor {
+    fn plan(&self) -> &Plan;
+
+    /// Uploads, then runs the ops `ops` of the plan in order. May return before they are done.
+    fn run(&mut self, ops: Range<usize>, values: &StepValues, uploads: &[Upload<'_>]) -> Result<()>;
+
+    /// Overwrites a float tensor from its first element on.
+    fn write(&mut self, tensor: TensorId, data: &[f32]) -> Result<()>;
+
+    /// All elements of a float tensor, after everything submitted so far.
+    fn read(&mut self, tensor: TensorId) -> Result<Vec<f32>>;
+
+    /// All elements of an integer tensor.
+    fn read_uint(&mut self, tensor: TensorId) -> Result<Vec<u32>>;
+
+    /// Queues a copy of the given `Metric` tensors as they are after what was submitted so far.
+    fn request(&mut self, tag: u64, tensors: &[TensorId]) -> Result<()>;
+
+    /// The oldest queued copy that has arrived, as raw words a tensor; waits for it if `wait` is set.
+    /// `None` where nothing is queued, or nothing has arrived yet.
+    fn poll(&mut self, wait: bool) -> Result<Option<(u64, Vec<Vec<u32>>)>>;
+
+    /// One line on what runs this: name, driver, threads.
+    fn describe(&self) -> String;
+}

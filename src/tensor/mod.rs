@@ -1,1 +1,195 @@
+//! Shapes, element types and ids: the leaf everything else stands on.
+
 pub mod random;
+
+/// Which of a step's varying extents counts the rows of a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Extent {
+    /// The number of rows never varies.
+    Fixed,
+    /// Real tokens of the micro-batch (packed rows; padding does not exist).
+    Tokens,
+    /// Sequences of the micro-batch.
+    Sequences,
+    /// Masked slots in use, over all sequences of the micro-batch.
+    Masked,
+}
+
+/// The extents of one micro-batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extents {
+    pub tokens: usize,
+    pub sequences: usize,
+    pub masked: usize,
+}
+
+/// A row count with a static capacity: `clamp(extent − offset, 0, capacity)` rows are in use in a step.
+///
+/// `offset` serves tensors that hold one chunk of a longer list of rows (the vocabulary head).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Rows {
+    pub extent: Extent,
+    pub offset: usize,
+    pub capacity: usize,
+}
+
+impl Rows {
+    /// `n` rows, always.
+    pub fn fixed(n: usize) -> Self {
+        Rows { extent: Extent::Fixed, offset: 0, capacity: n }
+    }
+
+    /// Up to `capacity` rows, as many as the step's extent says.
+    pub fn of(extent: Extent, capacity: usize) -> Self {
+        Rows { extent, offset: 0, capacity }
+    }
+
+    /// Rows `offset..offset + capacity` of these.
+    pub fn chunk(self, offset: usize, capacity: usize) -> Self {
+        Rows {
+            extent: self.extent,
+            offset: self.offset + offset,
+            capacity: capacity.min(self.capacity.saturating_sub(offset)),
+        }
+    }
+
+    /// Rows in use in a step with these extents.
+    pub fn count(&self, extents: &Extents) -> usize {
+        let total = match self.extent {
+            Extent::Fixed => return self.capacity,
+            Extent::Tokens => extents.tokens,
+            Extent::Sequences => extents.sequences,
+            Extent::Masked => extents.masked,
+        };
+        total.saturating_sub(self.offset).min(self.capacity)
+    }
+
+    /// The three words by which a kernel finds the count: extent, offset, capacity
+    /// (`rows_in_use` in `shaders/prelude.wgsl`).
+    pub fn immediates(&self) -> [u32; 3] {
+        [self.extent as u32, self.offset as u32, self.capacity as u32]
+    }
+}
+
+/// Names a tensor of one plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TensorId(pub u32);
+
+/// The type of a tensor's elements. `Float` is f32 on the GPU and the scalar of the executor on the CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Element {
+    Float,
+    Uint,
+}
+
+/// What a tensor is for; decides where it lives and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    Parameter,
+    Gradient,
+    FirstMoment,
+    SecondMoment,
+    /// Uploaded with every micro-batch.
+    Batch,
+    /// Lives through the whole step and is read back (losses, counts, the clip factor).
+    Metric,
+    /// Lives from its first writer to its last reader within the micro-batch.
+    Activation,
+    /// As `Activation`, for gradients of activations.
+    ActivationGradient,
+    /// As `Activation`, used by a single op.
+    Scratch,
+}
+
+/// A tensor of a plan: `rows × columns`, row-major, without gaps.
+#[derive(Clone, Debug)]
+pub struct TensorInfo {
+    pub name: String,
+    pub rows: Rows,
+    pub columns: usize,
+    pub element: Element,
+    pub role: Role,
+}
+
+impl TensorInfo {
+    /// Elements at full capacity.
+    pub fn elements(&self) -> usize {
+        self.rows.capacity * self.columns
+    }
+}
+
+/// The scalars of one step and micro-batch, as kernels see them (uniform, binding 0 of every kernel).
+///
+/// The layout is that of `struct Step` in `shaders/prelude.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct StepValues {
+    /// Rows of packed activations in use.
+    pub tokens: u32,
+    pub sequences: u32,
+    pub masked: u32,
+    /// Index in the whole batch of this micro-batch's first sequence: a coordinate of random draws.
+    pub first_sequence: u32,
+    /// Key of all draws of this step (`random::derive(root(seed), step)`).
+    pub key: [u32; 2],
+    /// Learning rate of this update.
+    pub learning_rate: f32,
+    /// Factor on all gradients of the losses; 1 except under dynamic loss scaling.
+    pub loss_scale: f32,
+    /// Σ w over the masked slots of the whole batch.
+    pub masked_total: f32,
+    /// Real tokens of the whole batch.
+    pub tokens_total: f32,
+    pub reserved: [u32; 2],
+}
+
+impl StepValues {
+    pub fn extents(&self) -> Extents {
+        Extents {
+            tokens: self.tokens as usize,
+            sequences: self.sequences as usize,
+            masked: self.masked as usize,
+        }
+    }
+}
+
+/// Dropout at one site of the model.
+///
+/// An element is dropped where its 16 random bits are below `threshold`; what stays is multiplied by
+/// `scale`, the reciprocal of the exact probability of staying. The bits of channel c of a row are half-word
+/// c mod 4 of `threefry(derive(step key, site, sequence), [position, c / 4])` (attention: see `ops::attention`).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Dropout {
+    /// Of 65,536; 0 switches dropout off.
+    pub threshold: u32,
+    pub scale: f32,
+    /// Identifies the place in the model: network, layer, sub-layer.
+    pub site: u32,
+}
+
+impl Dropout {
+    pub fn new(probability: f64, site: u32) -> Self {
+        let threshold = (probability * 65536.0).round().clamp(0.0, 65535.0) as u32;
+        Dropout { threshold, scale: (65536.0 / (65536.0 - f64::from(threshold))) as f32, site }
+    }
+
+    pub fn off() -> Self {
+        Dropout::new(0.0, 0)
+    }
+
+    pub fn is_on(&self) -> bool {
+        self.threshold != 0
+    }
+
+    /// Threshold, bits of the scale, site: as kernels take them.
+    pub fn immediates(&self) -> [u32; 3] {
+        [self.threshold, self.scale.to_bits(), self.site]
+    }
+}
+
+/// The four 16-bit draws of one block, in channel order.
+#[inline(always)]
+pub fn dropout_block(key: [u32; 2], counter: [u32; 2]) -> [u32; 4] {
+    let [a, b] = random::threefry(key, counter);
+    [a & 0xffff, a >> 16, b & 0xffff, b >> 16]
+}

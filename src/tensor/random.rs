@@ -25,9 +25,7 @@ pub fn threefry_rounds(key: [u32; 2], counter: [u32; 2], rounds: u32) -> [u32; 2
         if round % 4 == 0 {
             let injection = round / 4;
             x0 = x0.wrapping_add(schedule[(injection % 3) as usize]);
-            x1 = x1
-                .wrapping_add(schedule[((injection + 1) % 3) as usize])
-                .wrapping_add(injection);
+            x1 = x1.wrapping_add(schedule[((injection + 1) % 3) as usize]).wrapping_add(injection);
         }
     }
     [x0, x1]
@@ -61,11 +59,7 @@ pub struct Stream {
 impl Stream {
     /// A stream that starts at counter 0 of `key`.
     pub fn new(key: [u32; 2]) -> Self {
-        Stream {
-            key,
-            counter: 0,
-            spare: None,
-        }
+        Stream { key, counter: 0, spare: None }
     }
 
     /// 32 uniform bits.

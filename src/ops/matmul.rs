@@ -1,0 +1,354 @@
+//! Matrix products, with what follows them in the model fused into the epilogue.
+//!
+//! Three forms cover forward and backward of a dense layer y = x·Wᵀ + b with W `[out, in]`:
+//!
+//! | form | product | use |
+//! |---|---|---|
+//! | `Nt` | C[m,n] = A[m,k] · B[n,k]ᵀ | y = x·Wᵀ |
+//! | `Nn` | C[m,n] = A[m,k] · B[k,n]  | dx = dy·W |
+//! | `Tn` | C[m,n] += A[k,m]ᵀ · B[k,n] | dW += dyᵀ·x, and db += column sums of dy |
+
+use rayon::prelude::*;
+
+use crate::tensor::{Extents, Rows, TensorId};
+
+use super::scalar::Strided;
+use super::{
+    Binding, Candidate, Count, CpuOp, Describe, Dispatch, Grid, Io, Kernels, Memory, Requirements, Scalar,
+};
+use super::{read, simd, write};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    Nt,
+    Nn,
+    Tn,
+}
+
+/// A tensor, from one of its rows on.
+#[derive(Clone, Copy, Debug)]
+pub struct Operand {
+    pub tensor: TensorId,
+    pub first_row: usize,
+}
+
+impl From<TensorId> for Operand {
+    fn from(tensor: TensorId) -> Self {
+        Operand { tensor, first_row: 0 }
+    }
+}
+
+/// What is done to the product before it is written. The bias has n elements; the other tensors have C's shape.
+#[derive(Clone, Copy, Debug)]
+pub enum Epilogue {
+    None,
+    /// C = AB + bias.
+    Bias(TensorId),
+    /// before = AB + bias, C = gelu(before).
+    BiasGelu {
+        bias: TensorId,
+        before: TensorId,
+    },
+    /// C = AB · gelu′(before): the way back through `BiasGelu`.
+    GeluGradient {
+        before: TensorId,
+    },
+    /// C = AB + residual: the join of two gradients.
+    Add(TensorId),
+}
+
+/// One matrix product.
+#[derive(Clone, Debug)]
+pub struct MatMul {
+    pub form: Form,
+    pub a: Operand,
+    pub b: Operand,
+    pub c: Operand,
+    /// The dimension that varies from step to step: m for `Nt` and `Nn`, k for `Tn`.
+    pub rows: Rows,
+    /// Columns of C.
+    pub n: usize,
+    /// k for `Nt` and `Nn`, m for `Tn`.
+    pub inner: usize,
+    pub epilogue: Epilogue,
+    /// `Tn` only: gradient of the bias, += column sums of A.
+    pub bias_gradient: Option<TensorId>,
+    /// `Tn` only: partial sums for split-K, `[splits, m·n + m]`; the number of splits is fixed by the shapes,
+    /// so that the order of summation is the same on every device.
+    pub partials: Option<(TensorId, usize)>,
+}
+
+impl MatMul {
+    /// Rows of C in use: m of the product.
+    fn m(&self, extents: &Extents) -> usize {
+        match self.form {
+            Form::Tn => self.inner,
+            _ => self.rows.count(extents),
+        }
+    }
+
+    fn k(&self, extents: &Extents) -> usize {
+        match self.form {
+            Form::Tn => self.rows.count(extents),
+            _ => self.inner,
+        }
+    }
+
+    /// How many parts of K a `Tn` product of this shape is split into: enough tiles of 64×64 to fill a GPU,
+    /// never parts of fewer than 256 rows.
+    pub fn splits(m: usize, n: usize, rows: Rows) -> usize {
+        let tiles = m.div_ceil(64) * n.div_ceil(64);
+        (256 / tiles).min(rows.capacity / 256).clamp(1, 32)
+    }
+}
+
+impl Describe for MatMul {
+    fn name(&self) -> &'static str {
+        "matmul"
+    }
+
+    fn io(&self) -> Io {
+        let mut io = Io { reads: vec![self.a.tensor, self.b.tensor], ..Io::default() };
+        match self.form {
+            Form::Tn => io.updates.push(self.c.tensor),
+            _ => io.writes.push(self.c.tensor),
+        }
+        match self.epilogue {
+            Epilogue::None => {}
+            Epilogue::Bias(tensor) | Epilogue::Add(tensor) => io.reads.push(tensor),
+            Epilogue::BiasGelu { bias, before } => {
+                io.reads.push(bias);
+                io.writes.push(before);
+            }
+            Epilogue::GeluGradient { before } => io.reads.push(before),
+        }
+        io.updates.extend(self.bias_gradient);
+        io.scratch.extend(self.partials.map(|(tensor, _)| tensor));
+        io
+    }
+
+    fn flops(&self, extents: &Extents) -> f64 {
+        2.0 * self.m(extents) as f64 * self.n as f64 * self.k(extents) as f64
+    }
+}
+
+/// Rows of C a task of the CPU computes: from the shapes alone, so that results do not depend on the threads.
+fn task_rows(m: usize) -> usize {
+    m.div_ceil(16).next_multiple_of(16).clamp(16, 256)
+}
+
+impl<S: Scalar> CpuOp<S> for MatMul {
+    fn run(&self, memory: &Memory<'_, S>) {
+        let extents = memory.extents();
+        let (m, n, k) = (self.m(&extents), self.n, self.k(&extents));
+        let (a_columns, b_columns) = match self.form {
+            Form::Nt => (k, k),
+            Form::Nn => (k, n),
+            Form::Tn => (m, n),
+        };
+        let a = &memory.read(self.a.tensor)[self.a.first_row * a_columns..];
+        let b = &memory.read(self.b.tensor)[self.b.first_row * b_columns..];
+        let c = &mut memory.write(self.c.tensor)[self.c.first_row * n..][..m * n];
+        let mut before = match self.epilogue {
+            Epilogue::BiasGelu { before, .. } => Some(&mut memory.write(before)[..m * n]),
+            _ => None,
+        };
+        let rows = task_rows(m);
+        // Pairs every chunk of C with its chunk of the second output, where there is one.
+        let seconds: Vec<&mut [S]> = match before.as_deref_mut() {
+            Some(slice) => slice.chunks_mut(rows * n).collect(),
+            None => (0..m.div_ceil(rows)).map(|_| <&mut [S]>::default()).collect(),
+        };
+        c.par_chunks_mut(rows * n).zip(seconds).enumerate().for_each(|(task, (c, before))| {
+            let first = task * rows;
+            let count = c.len() / n;
+            let (a_at, a_row, a_column) = match self.form {
+                Form::Tn => (first, 1, m),
+                _ => (first * k, k, 1),
+            };
+            let (b_row, b_column) = match self.form {
+                Form::Nt => (1, k),
+                _ => (n, 1),
+            };
+            if k == 0 && self.form != Form::Tn {
+                c.fill(S::ZERO);
+            } else {
+                debug_assert!(
+                    a.len() >= if self.form == Form::Tn { k * m } else { m * k } && b.len() >= n * k
+                );
+                let a = Strided { pointer: a[a_at.min(a.len())..].as_ptr(), row: a_row, column: a_column };
+                let b = Strided { pointer: b.as_ptr(), row: b_row, column: b_column };
+                // SAFETY: the slices cover count×k, k×n and count×n elements with these strides.
+                unsafe { S::gemm([count, n, k], c.as_mut_ptr(), n, self.form == Form::Tn, a, b) };
+            }
+            simd(
+                #[inline(always)]
+                || self.finish(memory, first, c, before),
+            );
+        });
+        if let Some(bias) = self.bias_gradient {
+            add_column_sums(&a[..k * m], m, memory.write(bias));
+        }
+    }
+}
+
+impl MatMul {
+    /// The epilogue on rows `first..` of C.
+    #[inline(always)]
+    fn finish<S: Scalar>(&self, memory: &Memory<'_, S>, first: usize, c: &mut [S], before: &mut [S]) {
+        let n = self.n;
+        match self.epilogue {
+            Epilogue::None => {}
+            Epilogue::Bias(bias) => {
+                let bias = &memory.read(bias)[..n];
+                for row in c.chunks_exact_mut(n) {
+                    for (c, &b) in row.iter_mut().zip(bias) {
+                        *c += b;
+                    }
+                }
+            }
+            Epilogue::BiasGelu { bias, .. } => {
+                let bias = &memory.read(bias)[..n];
+                for (row, before) in c.chunks_exact_mut(n).zip(before.chunks_exact_mut(n)) {
+                    for ((c, before), &b) in row.iter_mut().zip(before).zip(bias) {
+                        *before = *c + b;
+                        *c = before.gelu();
+                    }
+                }
+            }
+            Epilogue::GeluGradient { before } => {
+                let before = &memory.read(before)[first * n..][..c.len()];
+                for (c, &x) in c.iter_mut().zip(before) {
+                    *c *= x.gelu_derivative();
+                }
+            }
+            Epilogue::Add(residual) => {
+                let residual = &memory.read(residual)[first * n..][..c.len()];
+                for (c, &r) in c.iter_mut().zip(residual) {
+                    *c += r;
+                }
+            }
+        }
+    }
+}
+
+/// `sums[j] += Σ_i rows[i, j]`, in blocks of 128 rows so that rounding errors grow with √ of the blocks only.
+pub(super) fn add_column_sums<S: Scalar>(rows: &[S], columns: usize, sums: &mut [S]) {
+    const STRIP: usize = 64;
+    sums[..columns].par_chunks_mut(STRIP).enumerate().for_each(|(strip, sums)| {
+        simd(
+            #[inline(always)]
+            || {
+                let first = strip * STRIP;
+                for block in rows.chunks(128 * columns) {
+                    let mut partial = [S::ZERO; STRIP];
+                    for row in block.chunks_exact(columns) {
+                        for (p, &x) in partial.iter_mut().zip(&row[first..first + sums.len()]) {
+                            *p += x;
+                        }
+                    }
+                    for (sum, &p) in sums.iter_mut().zip(&partial) {
+                        *sum += p;
+                    }
+                }
+            },
+        )
+    });
+}
+
+impl Kernels for MatMul {
+    fn candidates(&self) -> Vec<Candidate> {
+        vec![
+            self.candidate("tiled", TILED, Requirements { hardware: true, ..Default::default() }),
+            self.candidate("registers", REGISTERS, Requirements::default()),
+        ]
+    }
+}
+
+/// Tile sizes of a strategy: C tiles of `bm × bn` per workgroup, `tm × tn` per thread.
+struct Tiles {
+    shader: &'static str,
+    bm: usize,
+    bn: usize,
+    tm: usize,
+    tn: usize,
+}
+
+const TILED: Tiles = Tiles { shader: "matmul_tiled", bm: 64, bn: 64, tm: 4, tn: 4 };
+const REGISTERS: Tiles = Tiles { shader: "matmul_registers", bm: 32, bn: 32, tm: 4, tn: 4 };
+
+impl MatMul {
+    fn candidate(&self, strategy: &'static str, tiles: Tiles, requires: Requirements) -> Candidate {
+        let (epilogue, extra): (u32, Vec<Binding>) = match self.epilogue {
+            Epilogue::None => (0, vec![]),
+            Epilogue::Bias(bias) => (1, vec![read(bias)]),
+            Epilogue::BiasGelu { bias, before } => (2, vec![read(bias), write(before)]),
+            Epilogue::GeluGradient { before } => (3, vec![read(before)]),
+            Epilogue::Add(residual) => (4, vec![read(residual)]),
+        };
+        let splits = self.partials.map_or(1, |(_, splits)| splits);
+        let constants = vec![
+            ("FORM", self.form as u32),
+            ("EPILOGUE", epilogue),
+            ("SPLIT", u32::from(self.partials.is_some())),
+            ("BIAS_GRADIENT", u32::from(self.bias_gradient.is_some())),
+            ("BM", tiles.bm as u32),
+            ("BN", tiles.bn as u32),
+            ("TM", tiles.tm as u32),
+            ("TN", tiles.tn as u32),
+        ];
+        let [extent, offset, capacity] = self.rows.immediates();
+        let first = |operand: Operand, columns: usize| (operand.first_row * columns) as u32;
+        let (a_columns, b_columns) = match self.form {
+            Form::Nt => (self.inner, self.inner),
+            Form::Nn => (self.inner, self.n),
+            Form::Tn => (self.inner, self.n),
+        };
+        // Immediates: the varying dimension (3 words), n, inner, first elements of A, B and C, splits.
+        let immediates = vec![
+            extent,
+            offset,
+            capacity,
+            self.n as u32,
+            self.inner as u32,
+            first(self.a, a_columns),
+            first(self.b, b_columns),
+            first(self.c, self.n),
+            splits as u32,
+        ];
+        let rows_of_c = match self.form {
+            Form::Tn => Count::Fixed(self.inner.div_ceil(tiles.bm)),
+            _ => Count::Rows { rows: self.rows, per: tiles.bm },
+        };
+        let mut bindings = vec![read(self.a.tensor), read(self.b.tensor)];
+        let mut dispatches = Vec::new();
+        match self.partials {
+            Some((partials, _)) => bindings.push(write(partials)),
+            None => {
+                bindings.push(write(self.c.tensor));
+                bindings.extend(extra);
+                bindings.extend(self.bias_gradient.map(write));
+            }
+        }
+        dispatches.push(Dispatch {
+            shader: tiles.shader,
+            constants,
+            bindings,
+            immediates: immediates.clone(),
+            grid: Grid(vec![rows_of_c, Count::Fixed(self.n.div_ceil(tiles.bn)), Count::Fixed(splits)]),
+        });
+        if let Some((partials, _)) = self.partials {
+            // Adds the parts up in order: C += Σ partials, and the bias gradient behind them.
+            let mut bindings = vec![read(partials), write(self.c.tensor)];
+            bindings.extend(self.bias_gradient.map(write));
+            dispatches.push(Dispatch {
+                shader: "matmul_sum_splits",
+                constants: vec![("BIAS_GRADIENT", u32::from(self.bias_gradient.is_some()))],
+                bindings,
+                immediates,
+                grid: Grid(vec![Count::Fixed((self.inner * self.n + self.inner).div_ceil(256))]),
+            });
+        }
+        Candidate { strategy, requires, dispatches }
+    }
+}

@@ -1,0 +1,219 @@
+//! Where tensors lie: flat buffers for parameters, coloured buffers for what lives within a micro-batch.
+
+use std::collections::HashMap;
+
+use anyhow::{Result, bail};
+
+use crate::ops::memory::Placement;
+use crate::tensor::{Element, Role, Rows, TensorId, TensorInfo};
+
+use super::{PlanBuilder, PlannedOp};
+
+/// Every tensor of a flat buffer starts at a multiple of 256 bytes: the strictest alignment WebGPU asks of
+/// a storage binding.
+const ALIGNMENT: usize = 64;
+
+/// One buffer of device memory.
+#[derive(Clone, Debug)]
+pub struct BufferInfo {
+    pub elements: usize,
+    pub element: Element,
+    /// The role of what lies in it; `Activation` for all coloured buffers.
+    pub role: Role,
+}
+
+/// A range of the flat parameter buffers: the same elements of values, gradients and moments.
+#[derive(Clone, Copy, Debug)]
+pub struct ParameterRange {
+    pub value: TensorId,
+    pub gradient: TensorId,
+    pub first_moment: TensorId,
+    pub second_moment: TensorId,
+    pub elements: usize,
+    pub decays: bool,
+}
+
+/// A tensor that is a range of a flat buffer.
+pub(super) struct Alias {
+    tensor: TensorId,
+    offset: usize,
+}
+
+/// Offsets of the parameters, by index, and the length: those that decay first, each kind in order.
+fn flat_layout(builder: &PlanBuilder) -> (Vec<usize>, [std::ops::Range<usize>; 2]) {
+    let mut offsets = vec![0; builder.parameters.len()];
+    let mut end = 0;
+    let mut ranges = [0..0, 0..0];
+    for (kind, decays) in [(0, true), (1, false)] {
+        let start = end;
+        for (index, parameter) in builder.parameters.iter().enumerate() {
+            if parameter.decays == decays {
+                offsets[index] = end;
+                end += (parameter.rows * parameter.columns).next_multiple_of(ALIGNMENT);
+            }
+        }
+        ranges[kind] = start..end;
+    }
+    (offsets, ranges)
+}
+
+pub(super) fn parameter_ranges(builder: &mut PlanBuilder, limit: usize) -> Vec<ParameterRange> {
+    let limit = limit / ALIGNMENT * ALIGNMENT;
+    let (_, kinds) = flat_layout(builder);
+    let mut ranges = Vec::new();
+    for (kind, decays) in [(0, true), (1, false)] {
+        let mut offset = kinds[kind].start;
+        while offset < kinds[kind].end {
+            let elements = limit.min(kinds[kind].end - offset);
+            let mut alias = |role| {
+                let tensor = TensorId(builder.tensors.len() as u32);
+                builder.tensors.push(TensorInfo {
+                    name: format!("parameters.{}", ranges.len()),
+                    rows: Rows::fixed(elements),
+                    columns: 1,
+                    element: Element::Float,
+                    role,
+                });
+                builder.aliases.push(Alias { tensor, offset });
+                tensor
+            };
+            let range = ParameterRange {
+                value: alias(Role::Parameter),
+                gradient: alias(Role::Gradient),
+                first_moment: alias(Role::FirstMoment),
+                second_moment: alias(Role::SecondMoment),
+                elements,
+                decays,
+            };
+            ranges.push(range);
+            offset += elements;
+        }
+    }
+    ranges
+}
+
+/// First and last op that touches each tensor.
+fn lifetimes(builder: &PlanBuilder) -> Vec<Option<(usize, usize)>> {
+    let mut lifetimes = vec![None; builder.tensors.len()];
+    for (index, op) in builder.ops.iter().enumerate() {
+        for id in touched(op) {
+            let life = &mut lifetimes[id.0 as usize];
+            let first = life.map_or(index, |(first, _)| first);
+            *life = Some((first, index));
+        }
+    }
+    lifetimes
+}
+
+fn touched(op: &PlannedOp) -> impl Iterator<Item = TensorId> + '_ {
+    let io = &op.io;
+    io.reads.iter().chain(&io.writes).chain(&io.updates).chain(&io.scratch).copied()
+}
+
+pub(super) fn assign(builder: &PlanBuilder, keep: &[TensorId]) -> Result<(Vec<BufferInfo>, Vec<Placement>)> {
+    let lifetimes = lifetimes(builder);
+    let mut buffers: Vec<BufferInfo> = Vec::new();
+    let nowhere = Placement { buffer: usize::MAX, offset: 0, length: 0 };
+    let mut placements = vec![nowhere; builder.tensors.len()];
+
+    // Parameters, gradients and moments: four flat buffers of one layout.
+    let (offsets, kinds) = flat_layout(builder);
+    let mut flat = HashMap::new();
+    if !builder.parameters.is_empty() {
+        for role in [Role::Parameter, Role::Gradient, Role::FirstMoment, Role::SecondMoment] {
+            flat.insert(role, buffers.len());
+            buffers.push(BufferInfo { elements: kinds[1].end, element: Element::Float, role });
+        }
+    }
+    for (parameter, offset) in builder.parameters.iter().zip(offsets) {
+        let ids = [parameter.value, parameter.gradient, parameter.first_moment, parameter.second_moment];
+        for id in ids {
+            let info = builder.info(id);
+            placements[id.0 as usize] =
+                Placement { buffer: flat[&info.role], offset, length: info.elements() };
+        }
+    }
+    for alias in &builder.aliases {
+        let info = builder.info(alias.tensor);
+        placements[alias.tensor.0 as usize] =
+            Placement { buffer: flat[&info.role], offset: alias.offset, length: info.elements() };
+    }
+
+    // What outlives the micro-batch, or is read from outside: a buffer each.
+    let mut coloured = Vec::new();
+    for (index, info) in builder.tensors.iter().enumerate() {
+        if placements[index] != nowhere {
+            continue;
+        }
+        let transient = matches!(info.role, Role::Activation | Role::ActivationGradient | Role::Scratch);
+        if transient && !keep.contains(&TensorId(index as u32)) {
+            if lifetimes[index].is_some() {
+                coloured.push(index);
+            }
+            continue;
+        }
+        placements[index] = Placement { buffer: buffers.len(), offset: 0, length: info.elements() };
+        buffers.push(BufferInfo { elements: info.elements().max(1), element: info.element, role: info.role });
+    }
+
+    // The rest by lifetime: the largest first, each into the first buffer that is free all its life.
+    coloured.sort_by_key(|&index| (std::cmp::Reverse(builder.tensors[index].elements()), index));
+    let mut colours: Vec<(usize, Element, Vec<(usize, usize)>)> = Vec::new();
+    for index in coloured {
+        let info = &builder.tensors[index];
+        let Some((first, last)) = lifetimes[index] else { continue };
+        let free = colours.iter_mut().find(|(_, element, lives)| {
+            *element == info.element && lives.iter().all(|&(start, end)| last < start || end < first)
+        });
+        let buffer = match free {
+            Some((buffer, _, lives)) => {
+                lives.push((first, last));
+                *buffer
+            }
+            None => {
+                colours.push((buffers.len(), info.element, vec![(first, last)]));
+                buffers.push(BufferInfo {
+                    elements: info.elements().max(1),
+                    element: info.element,
+                    role: Role::Activation,
+                });
+                buffers.len() - 1
+            }
+        };
+        placements[index] = Placement { buffer, offset: 0, length: info.elements() };
+    }
+    check(builder, &placements)?;
+    Ok((buffers, placements))
+}
+
+/// Proves what executors rely on: in every op, what is written overlaps nothing else the op touches, and what
+/// is only read does not lie in a buffer the op writes (wgpu tracks usage by whole buffers).
+fn check(builder: &PlanBuilder, placements: &[Placement]) -> Result<()> {
+    for op in &builder.ops {
+        let place = |id: &TensorId| placements[id.0 as usize];
+        let name = |id: &TensorId| builder.info(*id).name.clone();
+        let written: Vec<&TensorId> =
+            op.io.writes.iter().chain(&op.io.updates).chain(&op.io.scratch).collect();
+        for (index, a) in written.iter().enumerate() {
+            for read in &op.io.reads {
+                if place(a).buffer == place(read).buffer {
+                    bail!("plan: {} reads {} and writes {} in one buffer", op.label, name(read), name(a));
+                }
+            }
+            for b in &written[index + 1..] {
+                let (a_at, b_at) = (place(a), place(b));
+                let apart =
+                    a_at.offset + a_at.length <= b_at.offset || b_at.offset + b_at.length <= a_at.offset;
+                if a_at.buffer == b_at.buffer && !apart {
+                    bail!("plan: {} writes {} and {} in one place", op.label, name(a), name(b));
+                }
+            }
+        }
+        for id in touched(op) {
+            if place(&id).buffer == usize::MAX {
+                bail!("plan: {} uses {}, which lies nowhere", op.label, name(&id));
+            }
+        }
+    }
+    Ok(())
+}
