@@ -106,7 +106,7 @@ fn normal(x: f32) -> vec2<f32> {
   p = p * t + 0.071510345;
   p = p * t + 0.19696218;
   p = p * t + 0.2009588;
-  p = p * t + 0.22562569;
+  p = p * t + 0.22657569;
   p = p * t + 0.2256263;
   let tail = 0.5 * gaussian * t * p;
   return vec2<f32>(select(1.0 - tail, tail, x < 0.0), gaussian * INVERSE_SQRT_TWO_PI);

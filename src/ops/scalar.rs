@@ -159,7 +159,7 @@ const INVERSE_SQRT_TWO_PI: f64 = 0.398_942_280_401_432_7;
 /// `shaders/prelude.wgsl` has the same coefficients.
 const ERFC: [f32; 9] = [
     0.225_626_3,
-    0.225_625_69,
+    0.226_575_69,
     0.200_958_8,
     0.196_962_18,
     0.071_510_345,
