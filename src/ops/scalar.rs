@@ -288,7 +288,8 @@ mod tests {
             worst[3] = worst[3].max((f64::from(ln_positive(1.0 - u)) / exact - 1.0).abs());
         }
         assert!(worst[0] < 2.5e-7, "exp {:e}", worst[0]);
-        assert!(worst[1] < 1.5e-7, "normal distribution {:e}", worst[1]);
+        // Three roundings at 1 (6e-8 each) and the fit.
+        assert!(worst[1] < 2e-7, "normal distribution {:e}", worst[1]);
         assert!(worst[2] < 1e-7, "normal density {:e}", worst[2]);
         assert!(worst[3] < 3e-7, "ln {:e}", worst[3]);
         assert_eq!(Scalar::exp(-1e30f32), 0.0);
