@@ -1,1 +1,1 @@
-//! TODO
+//! ELECTRA: configuration, parameters, and the plan of a step.

@@ -11,7 +11,12 @@ use crate::tensor::{Extents, Rows, TensorId};
 
 pub mod matmul;
 pub mod memory;
+pub mod metric_sums;
+pub mod optimizer;
+pub mod replace;
+pub mod replaced_token;
 pub mod scalar;
+pub mod vocabulary_loss;
 
 pub use memory::Memory;
 pub use scalar::{Scalar, simd};

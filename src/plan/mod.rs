@@ -197,6 +197,11 @@ impl PlanBuilder {
         });
     }
 
+    /// The index the next op will have in the plan.
+    pub fn next_op(&self) -> usize {
+        self.ops.len()
+    }
+
     pub fn info(&self, id: TensorId) -> &TensorInfo {
         &self.tensors[id.0 as usize]
     }
