@@ -9,6 +9,7 @@
 
 use crate::tensor::{Extents, Rows, TensorId};
 
+pub mod attention;
 pub mod matmul;
 pub mod memory;
 pub mod metric_sums;
