@@ -15,9 +15,10 @@ use crate::tensor::{Dropout, StepValues};
 
 use super::{Attention, AttentionGradient};
 
-/// Queries and keys of a block: 64 × 128 scores are 32 KiB in f32, of which backward holds two; with the
-/// operands they fit into a second-level cache. Keys must be a multiple of 4, the draws of one random block.
-const QUERIES: usize = 64;
+/// Queries and keys of a block: 128 × 128 scores are 64 KiB in f32, of which backward holds two; with the
+/// operands they fit into a second-level cache, and smaller products are slower in `gemm`. Keys must be a
+/// multiple of 4, the draws of one random block.
+const QUERIES: usize = 128;
 const KEYS: usize = 128;
 
 /// Partial sums and maxima of a row are kept in this many lanes, always added in the same order.
