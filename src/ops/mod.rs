@@ -9,9 +9,15 @@
 
 use crate::tensor::{Extents, Rows, TensorId};
 
+mod dropout;
+pub mod embedding;
+pub mod gather;
+pub mod gelu;
 pub mod matmul;
 pub mod memory;
+pub mod norm;
 pub mod scalar;
+pub mod table_gradient;
 
 pub use memory::Memory;
 pub use scalar::{Scalar, simd};
