@@ -9,14 +9,20 @@
 
 use crate::tensor::{Extents, Rows, TensorId};
 
+mod dropout;
 pub mod attention;
+pub mod embedding;
+pub mod gather;
+pub mod gelu;
 pub mod matmul;
 pub mod memory;
 pub mod metric_sums;
+pub mod norm;
 pub mod optimizer;
 pub mod replace;
 pub mod replaced_token;
 pub mod scalar;
+pub mod table_gradient;
 pub mod vocabulary_loss;
 
 pub use memory::Memory;
