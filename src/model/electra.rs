@@ -135,9 +135,8 @@ impl PretrainPlan {
 
         let tokens = Rows::of(Extent::Tokens, capacity.tokens);
         let masked_rows = Rows::of(Extent::Masked, capacity.masked.max(1));
-        let mut batch = |name: &str, rows: usize| {
-            builder.tensor(name, Rows::fixed(rows), 1, Element::Uint, Role::Batch)
-        };
+        let mut batch =
+            |name: &str, rows: usize| builder.tensor(name, Rows::fixed(rows), 1, Element::Uint, Role::Batch);
         let input_ids = batch("input_ids", capacity.tokens);
         let packed = Packed {
             positions: batch("positions", capacity.tokens),
@@ -173,8 +172,7 @@ impl PretrainPlan {
         let ranges = if train { builder.parameter_ranges(RANGE_LIMIT) } else { Vec::new() };
         builder.phase(Phase::Clear);
         for range in &ranges {
-            let clear =
-                Clear { tensor: range.gradient, elements: range.elements, element: Element::Float };
+            let clear = Clear { tensor: range.gradient, elements: range.elements, element: Element::Float };
             builder.push("gradients", clear);
         }
         builder.push("metrics", Clear { tensor: metrics, elements: METRICS, element: Element::Float });
@@ -253,11 +251,8 @@ impl PretrainPlan {
                 )
             });
             if let (Some(gradient), Some(words)) = (detected.encoded_gradient, discriminator_words) {
-                let sampled = SampledWords {
-                    sampled: masked.sampled,
-                    masked_rows: masked.rows,
-                    rows: masked_rows,
-                };
+                let sampled =
+                    SampledWords { sampled: masked.sampled, masked_rows: masked.rows, rows: masked_rows };
                 encoder.backward(builder, &saved, gradient, words, Some(sampled));
             }
             detected
@@ -275,8 +270,7 @@ impl PretrainPlan {
             );
             let mut first = 0;
             for range in &ranges {
-                let op =
-                    SquaredNorm { gradient: range.gradient, elements: range.elements, partials, first };
+                let op = SquaredNorm { gradient: range.gradient, elements: range.elements, partials, first };
                 builder.push("gradient_norm", op);
                 first += range.elements.div_ceil(BLOCK);
             }

@@ -14,7 +14,9 @@ use crate::ops::table_gradient::{
 use crate::plan::PlanBuilder;
 use crate::tensor::{Dropout, Element, Role, Rows, TensorId};
 
-use super::parameters::{Dense, EmbeddingParameters, EncoderParameters, EncoderSize, LayerParameters, NormParameters};
+use super::parameters::{
+    Dense, EmbeddingParameters, EncoderParameters, EncoderSize, LayerParameters, NormParameters,
+};
 
 /// SPEC.md §2.
 const NORM_EPSILON: f32 = 1e-12;

@@ -72,19 +72,11 @@ pub fn masked_language_model(
     let activated = builder.activation("dense", rows, columns);
     let epilogue = Epilogue::BiasGelu { bias: head.dense.bias.value, before: before_gelu };
     builder.push("dense", linear(gathered, &head.dense, activated, rows, epilogue));
-    let (normed, statistics) = norm(
-        builder,
-        "LayerNorm",
-        &head.norm,
-        (activated, None),
-        (rows, columns),
-        Dropout::off(),
-        None,
-    );
+    let (normed, statistics) =
+        norm(builder, "LayerNorm", &head.norm, (activated, None), (rows, columns), Dropout::off(), None);
 
     let results = builder.activation("results", rows, RESULTS);
-    let normed_gradient =
-        options.backward.then(|| builder.gradient("LayerNorm.gradient", rows, columns));
+    let normed_gradient = options.backward.then(|| builder.gradient("LayerNorm.gradient", rows, columns));
     let size = (LOGITS_BYTES / 4 / vocabulary).clamp(1, rows.capacity.max(1));
     let mut chunks = Vec::new();
     for first_row in (0..rows.capacity).step_by(size) {

@@ -98,7 +98,13 @@ impl EncoderSize {
     }
 }
 
-fn dense(builder: &mut PlanBuilder, names: &[String], inputs: usize, outputs: usize, initial: Initial) -> Dense {
+fn dense(
+    builder: &mut PlanBuilder,
+    names: &[String],
+    inputs: usize,
+    outputs: usize,
+    initial: Initial,
+) -> Dense {
     let parts = |kind: &str| -> Vec<(String, usize)> {
         names.iter().map(|name| (format!("{name}.{kind}"), outputs)).collect()
     };

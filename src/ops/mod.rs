@@ -9,8 +9,8 @@
 
 use crate::tensor::{Extents, Rows, TensorId};
 
-mod dropout;
 pub mod attention;
+mod dropout;
 pub mod embedding;
 pub mod gather;
 pub mod gelu;
