@@ -12,7 +12,7 @@ struct Immediates {
   epsilon: f32,
   weight_decay: f32,
 }
-var<immediate> immediate: Immediates;
+var<immediate> immediates: Immediates;
 
 @group(0) @binding(1) var<storage, read_write> value: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> gradient: array<vec4<f32>>;
@@ -33,14 +33,14 @@ fn main(
   let first = workgroup_index(group, groups) * 1024u + thread;
   for (var i = 0u; i < 4u; i += 1u) {
     let at = first + i * 256u;
-    if at * 4u < immediate.elements {
+    if at * 4u < immediates.elements {
       let g = gradient[at] * factor;
-      let m = immediate.beta1 * first_moment[at] + immediate.rest1 * g;
-      let v = immediate.beta2 * second_moment[at] + immediate.rest2 * (g * g);
+      let m = immediates.beta1 * first_moment[at] + immediates.rest1 * g;
+      let v = immediates.beta2 * second_moment[at] + immediates.rest2 * (g * g);
       let p = value[at];
       first_moment[at] = m;
       second_moment[at] = v;
-      value[at] = p - step.learning_rate * (m / (sqrt(v) + immediate.epsilon) + immediate.weight_decay * p);
+      value[at] = p - step.learning_rate * (m / (sqrt(v) + immediates.epsilon) + immediates.weight_decay * p);
     }
   }
 }

@@ -4,7 +4,7 @@
 struct Immediates {
   elements: u32,
 }
-var<immediate> immediate: Immediates;
+var<immediate> immediates: Immediates;
 
 @group(0) @binding(1) var<storage, read_write> words: array<u32>;
 
@@ -17,7 +17,7 @@ fn main(
   let first = workgroup_index(group, groups) * 4096u + thread;
   for (var i = 0u; i < 16u; i += 1u) {
     let at = first + i * 256u;
-    if at < immediate.elements {
+    if at < immediates.elements {
       words[at] = 0u;
     }
   }

@@ -6,7 +6,7 @@ struct Immediates {
   count: u32,
   clip_norm: f32,
 }
-var<immediate> immediate: Immediates;
+var<immediate> immediates: Immediates;
 
 @group(0) @binding(1) var<storage, read> partials: array<f32>;
 @group(0) @binding(2) var<storage, read_write> metrics: array<f32>;
@@ -16,7 +16,7 @@ var<workgroup> sums: array<f32, 256>;
 @compute @workgroup_size(256)
 fn main(@builtin(local_invocation_index) thread: u32) {
   var sum = 0.0;
-  for (var i = thread; i < immediate.count; i += 256u) {
+  for (var i = thread; i < immediates.count; i += 256u) {
     sum += partials[i];
   }
   sums[thread] = sum;
@@ -32,8 +32,8 @@ fn main(@builtin(local_invocation_index) thread: u32) {
     let finite = (bits & 0x7f800000u) != 0x7f800000u;
     let norm = sqrt(sums[0]) / step.loss_scale;
     var factor = 1.0;
-    if immediate.clip_norm > 0.0 && norm > immediate.clip_norm {
-      factor = immediate.clip_norm / norm;
+    if immediates.clip_norm > 0.0 && norm > immediates.clip_norm {
+      factor = immediates.clip_norm / norm;
     }
     metrics[8] = norm;
     metrics[9] = factor / step.loss_scale;

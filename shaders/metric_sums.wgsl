@@ -10,7 +10,7 @@ struct Immediates {
   target_1: u32,
   target_2: u32,
 }
-var<immediate> immediate: Immediates;
+var<immediate> immediates: Immediates;
 
 @group(0) @binding(1) var<storage, read> source: array<f32>;
 @group(0) @binding(2) var<storage, read_write> metrics: array<f32>;
@@ -20,7 +20,7 @@ var<workgroup> sums: array<vec3<f32>, THREADS>;
 
 @compute @workgroup_size(256)
 fn main(@builtin(local_invocation_index) thread: u32) {
-  let rows = rows_in_use(immediate.rows_extent, immediate.rows_offset, immediate.rows_capacity);
+  let rows = rows_in_use(immediates.rows_extent, immediates.rows_offset, immediates.rows_capacity);
   var sum = vec3<f32>(0.0);
   for (var row = thread; row < rows; row += THREADS) {
     sum += vec3<f32>(source[row * 3u], source[row * 3u + 1u], source[row * 3u + 2u]);
@@ -34,8 +34,8 @@ fn main(@builtin(local_invocation_index) thread: u32) {
     workgroupBarrier();
   }
   if thread == 0u {
-    metrics[immediate.target_0] += sums[0].x;
-    metrics[immediate.target_1] += sums[0].y;
-    metrics[immediate.target_2] += sums[0].z;
+    metrics[immediates.target_0] += sums[0].x;
+    metrics[immediates.target_1] += sums[0].y;
+    metrics[immediates.target_2] += sums[0].z;
   }
 }

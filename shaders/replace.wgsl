@@ -7,7 +7,7 @@ struct Immediates {
   rows_offset: u32,
   rows_capacity: u32,
 }
-var<immediate> immediate: Immediates;
+var<immediate> immediates: Immediates;
 
 @group(0) @binding(1) var<storage, read> input_ids: array<u32>;
 @group(0) @binding(2) var<storage, read> slots: array<u32>;
@@ -23,7 +23,7 @@ fn main(
   @builtin(local_invocation_index) thread: u32,
 ) {
   let row = workgroup_index(group, groups) * 64u + thread;
-  if row >= rows_in_use(immediate.rows_extent, immediate.rows_offset, immediate.rows_capacity) {
+  if row >= rows_in_use(immediates.rows_extent, immediates.rows_offset, immediates.rows_capacity) {
     return;
   }
   let slot = slots[row];

@@ -11,7 +11,7 @@ struct Immediates {
   columns: u32,
   discriminator_weight: f32,
 }
-var<immediate> immediate: Immediates;
+var<immediate> immediates: Immediates;
 
 @group(0) @binding(1) var<storage, read> hidden: array<f32>;
 @group(0) @binding(2) var<storage, read> weight: array<f32>;
@@ -28,13 +28,13 @@ fn main(
   @builtin(num_workgroups) groups: vec3<u32>,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  let rows = rows_in_use(immediate.rows_extent, immediate.rows_offset, immediate.rows_capacity);
+  let rows = rows_in_use(immediates.rows_extent, immediates.rows_offset, immediates.rows_capacity);
   let row = workgroup_index(group, groups) * 16u + thread / 16u;
   let lane = thread % 16u;
   var sum = 0.0;
   if row < rows {
-    for (var c = lane; c < immediate.columns; c += 16u) {
-      sum += hidden[row * immediate.columns + c] * weight[c];
+    for (var c = lane; c < immediates.columns; c += 16u) {
+      sum += hidden[row * immediates.columns + c] * weight[c];
     }
   }
   sums[thread] = sum;
@@ -54,6 +54,6 @@ fn main(
     logits[row] = x;
     results[row * 2u] = max(x, 0.0) - x * label + log_part;
     results[row * 2u + 1u] =
-      (sigmoid - label) * immediate.discriminator_weight * step.loss_scale / (step.tokens_total + 1e-6);
+      (sigmoid - label) * immediates.discriminator_weight * step.loss_scale / (step.tokens_total + 1e-6);
   }
 }

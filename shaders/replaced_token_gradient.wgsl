@@ -8,7 +8,7 @@ struct Immediates {
   rows_capacity: u32,
   columns: u32,
 }
-var<immediate> immediate: Immediates;
+var<immediate> immediates: Immediates;
 
 @group(0) @binding(1) var<storage, read> hidden: array<f32>;
 @group(0) @binding(2) var<storage, read> results: array<f32>;
@@ -26,11 +26,11 @@ fn main(
   if part >= PARTIALS {
     return;
   }
-  let rows = rows_in_use(immediate.rows_extent, immediate.rows_offset, immediate.rows_capacity);
+  let rows = rows_in_use(immediates.rows_extent, immediates.rows_offset, immediates.rows_capacity);
   let block = (rows + PARTIALS - 1u) / PARTIALS;
   let first = min(part * block, rows);
   let last = min(first + block, rows);
-  let columns = immediate.columns;
+  let columns = immediates.columns;
   for (var c = thread; c < columns; c += 128u) {
     let w = weight[c];
     var sum = 0.0;

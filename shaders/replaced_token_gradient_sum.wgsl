@@ -8,7 +8,7 @@ struct Immediates {
   rows_capacity: u32,
   columns: u32,
 }
-var<immediate> immediate: Immediates;
+var<immediate> immediates: Immediates;
 
 @group(0) @binding(1) var<storage, read> partials: array<f32>;
 @group(0) @binding(2) var<storage, read_write> weight_gradient: array<f32>;
@@ -21,7 +21,7 @@ fn main(
   @builtin(local_invocation_index) thread: u32,
 ) {
   let column = workgroup_index(group, groups) * 64u + thread;
-  let columns = immediate.columns;
+  let columns = immediates.columns;
   if column > columns {
     return;
   }

@@ -7,7 +7,7 @@ struct Immediates {
   rows_offset: u32,
   rows_capacity: u32,
 }
-var<immediate> immediate: Immediates;
+var<immediate> immediates: Immediates;
 
 @group(0) @binding(1) var<storage, read> logits: array<f32>;
 @group(0) @binding(2) var<storage, read> results: array<f32>;
@@ -30,7 +30,7 @@ fn main(@builtin(local_invocation_index) thread: u32) {
     atomicStore(&counts[thread], 0u);
   }
   workgroupBarrier();
-  let rows = rows_in_use(immediate.rows_extent, immediate.rows_offset, immediate.rows_capacity);
+  let rows = rows_in_use(immediates.rows_extent, immediates.rows_offset, immediates.rows_capacity);
   var sum = 0.0;
   for (var row = thread; row < rows; row += THREADS) {
     sum += results[row * 2u];

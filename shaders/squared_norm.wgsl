@@ -6,7 +6,7 @@ struct Immediates {
   elements: u32,
   first: u32,
 }
-var<immediate> immediate: Immediates;
+var<immediate> immediates: Immediates;
 
 @group(0) @binding(1) var<storage, read> gradient: array<f32>;
 @group(0) @binding(2) var<storage, read_write> partials: array<f32>;
@@ -20,13 +20,13 @@ fn main(
   @builtin(local_invocation_index) thread: u32,
 ) {
   let block = workgroup_index(group, groups);
-  if block * 4096u >= immediate.elements {
+  if block * 4096u >= immediates.elements {
     return;
   }
   var sum = 0.0;
   for (var i = 0u; i < 16u; i += 1u) {
     let at = block * 4096u + i * 256u + thread;
-    if at < immediate.elements {
+    if at < immediates.elements {
       let g = gradient[at];
       sum += g * g;
     }
@@ -40,6 +40,6 @@ fn main(
     workgroupBarrier();
   }
   if thread == 0u {
-    partials[immediate.first + block] = sums[0];
+    partials[immediates.first + block] = sums[0];
   }
 }

@@ -14,7 +14,7 @@ struct Immediates {
   inverse_temperature: f32,
   generator_weight: f32,
 }
-var<immediate> immediate: Immediates;
+var<immediate> immediates: Immediates;
 
 @group(0) @binding(1) var<storage, read_write> logits: array<f32>;
 @group(0) @binding(2) var<storage, read> targets: array<u32>;
@@ -62,11 +62,11 @@ fn main(
   @builtin(local_invocation_index) thread: u32,
 ) {
   let row = workgroup_index(group, groups);
-  if row >= rows_in_use(immediate.rows_extent, immediate.rows_offset, immediate.rows_capacity) {
+  if row >= rows_in_use(immediates.rows_extent, immediates.rows_offset, immediates.rows_capacity) {
     return;
   }
-  let m = row + immediate.rows_offset;
-  let size = immediate.vocabulary;
+  let m = row + immediates.rows_offset;
+  let size = immediates.vocabulary;
   let base = row * size;
   let target_id = targets[m];
 
@@ -74,7 +74,7 @@ fn main(
   var top = MASKED_SCORE;
   var top_index = 0xffffffffu;
 #if DRAWS
-  let key = sequence_key(immediate.site, sequences[m]);
+  let key = sequence_key(immediates.site, sequences[m]);
   let slot = slots[m];
   var best = MASKED_SCORE;
   var best_index = 0xffffffffu;
@@ -92,7 +92,7 @@ fn main(
           top_index = token;
         }
 #if DRAWS
-        let score = x * immediate.inverse_temperature + gumbel(words[half]);
+        let score = x * immediates.inverse_temperature + gumbel(words[half]);
         if prefer(best, best_index, score, token) {
           best = score;
           best_index = token;
@@ -138,7 +138,7 @@ fn main(
   }
 #if GRADIENT
   // All threads have read the target's logit: the barriers of the sum stand between.
-  let scale = immediate.generator_weight * step.loss_scale / (step.masked_total + 1e-6);
+  let scale = immediates.generator_weight * step.loss_scale / (step.masked_total + 1e-6);
   let factor = scale / total;
   for (var token = thread; token < size; token += THREADS) {
     let gradient = exp(logits[base + token] - largest) * factor;

@@ -100,7 +100,7 @@ pub fn masked_language_model(
             },
         );
         chunks.push(LogitsChunk {
-            consumer: builder.next_op(),
+            consumer: builder.op_count(),
             tensor: logits,
             first_row,
             rows: chunk.capacity,

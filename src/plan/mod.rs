@@ -197,8 +197,8 @@ impl PlanBuilder {
         });
     }
 
-    /// The index the next op will have in the plan.
-    pub fn next_op(&self) -> usize {
+    /// Ops appended so far: the index of the next one.
+    pub fn op_count(&self) -> usize {
         self.ops.len()
     }
 
