@@ -105,7 +105,7 @@ impl Scanner<'_> {
         if name == "ref" && self.is_unclosed_reference(content, end) {
             return;
         }
-        let close = self.tag_end(end).map_or(end + 2 + name.len(), |at| at + 1);
+        let close = self.tag_end(end + 2).map_or(end + 2 + name.len(), |at| at + 1);
         if name == "nowiki" {
             self.literal_text(content, end);
         }
