@@ -9,6 +9,7 @@ mod bzip;
 mod output;
 mod page;
 mod pipeline;
+mod segment;
 mod source;
 pub mod wikitext;
 
@@ -90,7 +91,7 @@ impl std::fmt::Display for Place {
             None => write!(f, "byte {}", self.at),
             Some(into) => write!(
                 f,
-                "byte {} ({into} bytes into the bzip2 stream that starts there)",
+                "byte {} ({into} bytes into what decodes from the bzip2 stream there)",
                 self.at
             ),
         }

@@ -210,9 +210,10 @@ impl Writer {
         let mut start = 0;
         for &end in &batch.ends {
             let length = (end - start) as u64;
-            let full = self.current.as_ref().is_some_and(|(_, _, written)| {
-                written.saturating_add(length) > self.file_bytes
-            });
+            let full = self
+                .current
+                .as_ref()
+                .is_some_and(|(_, _, written)| written.saturating_add(length) > self.file_bytes);
             if full {
                 self.close_file()?;
             }
@@ -230,8 +231,8 @@ impl Writer {
             let number = self.manifest.files.len();
             let name = format!("articles-{number:05}.{}", self.extension);
             let path = self.directory.join(format!("{name}.tmp"));
-            let file = File::create(&path)
-                .with_context(|| format!("cannot write {}", path.display()))?;
+            let file =
+                File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
             self.current = Some((BufWriter::with_capacity(1 << 20, file), name, 0));
         }
         if let Some((file, name, written)) = &mut self.current {

@@ -96,7 +96,13 @@ fn read_page(xml: &[u8], place: Place, rules: Rules, batch: &mut Batch) {
     if characters < rules.min_chars {
         return batch.skip(Skip::Short);
     }
-    batch.article(rules.format, &page.id, &page.title, &cleaned.text, characters);
+    batch.article(
+        rules.format,
+        &page.id,
+        &page.title,
+        &cleaned.text,
+        characters,
+    );
 }
 
 /// Reads one `<page>…</page>`. The error holds the offset in `xml` and what is wrong.
@@ -146,7 +152,8 @@ fn parse(xml: &[u8]) -> Result<Page, (usize, String)> {
             }
             Event::GeneralRef(reference) => {
                 if let Some(target) = target(&mut page, &path) {
-                    push_reference(target, &reference.into_inner()).map_err(|what| (before, what))?;
+                    push_reference(target, &reference.into_inner())
+                        .map_err(|what| (before, what))?;
                 }
             }
             Event::Eof => return Ok(page),

@@ -15,6 +15,7 @@ use anyhow::{Context, Result};
 
 use super::output::{Batch, Writer};
 use super::page::{self, Rules};
+use super::segment::{self, Decoded};
 use super::source::{self, Work};
 use super::{Extraction, Place, Problem, Settings, Stop};
 
@@ -22,6 +23,9 @@ use super::{Extraction, Place, Problem, Settings, Stop};
 const PAGE_MAX: usize = 256 << 20;
 /// How often progress is reported.
 const REPORT_EVERY: Duration = Duration::from_secs(5);
+
+/// How many parts of one piece may wait for the writer.
+const PARTS_AHEAD: usize = 2;
 
 /// What reaches the writer, in dump order.
 enum Part {
@@ -121,7 +125,7 @@ fn feed(
         let result = source::split(input.as_mut(), &mut |piece| match piece {
             Work::Problem(problem) => tell(Part::Gap(problem)),
             piece => {
-                let (sender, receiver) = sync_channel(1);
+                let (sender, receiver) = sync_channel(PARTS_AHEAD);
                 order.send(receiver).is_ok() && work.send((piece, sender)).is_ok()
             }
         });
@@ -133,6 +137,7 @@ fn feed(
 
 /// A working thread: takes pieces until there are no more.
 fn serve(work: &Mutex<Receiver<(Work, SyncSender<Part>)>>, rules: Rules) {
+    let mut buffer = Vec::new();
     loop {
         // A poisoned lock means that another worker panicked, which the scope reports.
         let Ok(next) = work.lock().map(|work| work.recv()) else {
@@ -149,11 +154,10 @@ fn serve(work: &Mutex<Receiver<(Work, SyncSender<Part>)>>, rules: Rules) {
                 let _ = sender.send(Part::Gap(problem));
             }
             Work::Segment { offset, bytes } => {
-                source::decode_segment(offset, &bytes, &mut |piece| {
-                    let part = match piece {
-                        Work::Xml { place, bytes } => read_piece(place, &bytes, rules),
-                        Work::Problem(problem) => Part::Gap(problem),
-                        Work::Segment { .. } => return true,
+                segment::decode(offset, &bytes, &mut buffer, &mut |decoded| {
+                    let part = match decoded {
+                        Decoded::Xml { place, bytes } => read_piece(place, bytes, rules),
+                        Decoded::Problem(problem) => Part::Gap(problem),
                     };
                     sender.send(part).is_ok()
                 });
@@ -174,7 +178,12 @@ fn read_piece(place: Place, xml: &[u8], rules: Rules) -> Part {
         };
     };
     let mut batch = Batch::default();
-    page::read_pages(&xml[whole.clone()], place.plus(whole.start), rules, &mut batch);
+    page::read_pages(
+        &xml[whole.clone()],
+        place.plus(whole.start),
+        rules,
+        &mut batch,
+    );
     Part::Piece {
         place,
         head: xml[..whole.start].to_vec(),
@@ -357,7 +366,8 @@ impl Joiner<'_> {
         // A dump that is rotten throughout must not fill the memory with complaints.
         const MAX: usize = 10_000;
         if self.problems.len() < MAX {
-            self.problems.push(format!("{}: {}", self.source, problem.message));
+            self.problems
+                .push(format!("{}: {}", self.source, problem.message));
         }
     }
 }

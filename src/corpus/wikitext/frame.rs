@@ -175,8 +175,14 @@ impl Scanner<'_> {
                     Some(rescue) => rescue,
                     // On the last line: what stands behind the last `|` is the text of most inline templates.
                     None if !frame.broken => {
-                        let pipes = self.frames.get(index + 1).map_or(self.pipes.len(), |f| f.first_pipe);
-                        self.pipes[frame.first_pipe..pipes].last().copied().unwrap_or(frame.start)
+                        let pipes = self
+                            .frames
+                            .get(index + 1)
+                            .map_or(self.pipes.len(), |f| f.first_pipe);
+                        self.pipes[frame.first_pipe..pipes]
+                            .last()
+                            .copied()
+                            .unwrap_or(frame.start)
                     }
                     None => end,
                 },

@@ -66,7 +66,10 @@ impl Scanner<'_> {
             .count();
         let term = rest[bullets - 1] == b';';
         self.at += bullets;
-        let spaces = self.bytes[self.at..].iter().take_while(|&&b| b == b' ').count();
+        let spaces = self.bytes[self.at..]
+            .iter()
+            .take_while(|&&b| b == b' ')
+            .count();
         if self.bytes[self.at + spaces..].starts_with(b"{|") {
             self.at += spaces + 2;
             self.open(Kind::Table);

@@ -36,7 +36,12 @@ impl Scanner<'_> {
         // The address ends at a space or at markup.
         let end = rest
             .bytes()
-            .position(|b| matches!(b, b' ' | b']' | b'\n' | b'\t' | b'<' | b'"' | b'[' | b'{' | b'|' | b'}'))
+            .position(|b| {
+                matches!(
+                    b,
+                    b' ' | b']' | b'\n' | b'\t' | b'<' | b'"' | b'[' | b'{' | b'|' | b'}'
+                )
+            })
             .unwrap_or(rest.len());
         self.at += 1 + end;
         self.open(Kind::ExternalLink);
@@ -133,30 +138,109 @@ fn prefix(name: &str) -> Prefix {
 fn is_media(name: &str) -> bool {
     matches!(
         name,
-        "file" | "image" | "media" | "ファイル" | "画像" | "メディア" | "datei" | "bild" | "fichier"
-            | "archivo" | "imagen" | "immagine" | "ficheiro" | "arquivo" | "imagem" | "bestand"
-            | "afbeelding" | "plik" | "grafika" | "файл" | "изображение" | "fil" | "kép" | "fájl"
-            | "dosya" | "resim" | "fitxer" | "imatge" | "파일" | "그림" | "文件" | "檔案" | "图像"
-            | "圖像" | "лаҫ" | "imago" | "fasciculus" | "imaxe" | "lêer" | "beeld" | "skeda" | "figura"
-            | "mynd" | "ಚಿತ್ರ" | "ਤਸਵੀਰ" | "ගොනුව" | "талавар" | "talaksan" | "imachen" | "plaetje"
-            | "fiura" | "soubor" | "tiedosto" | "tập tin" | "hình"
+        "file"
+            | "image"
+            | "media"
+            | "ファイル"
+            | "画像"
+            | "メディア"
+            | "datei"
+            | "bild"
+            | "fichier"
+            | "archivo"
+            | "imagen"
+            | "immagine"
+            | "ficheiro"
+            | "arquivo"
+            | "imagem"
+            | "bestand"
+            | "afbeelding"
+            | "plik"
+            | "grafika"
+            | "файл"
+            | "изображение"
+            | "fil"
+            | "kép"
+            | "fájl"
+            | "dosya"
+            | "resim"
+            | "fitxer"
+            | "imatge"
+            | "파일"
+            | "그림"
+            | "文件"
+            | "檔案"
+            | "图像"
+            | "圖像"
+            | "лаҫ"
+            | "imago"
+            | "fasciculus"
+            | "imaxe"
+            | "lêer"
+            | "beeld"
+            | "skeda"
+            | "figura"
+            | "mynd"
+            | "ಚಿತ್ರ"
+            | "ਤਸਵੀਰ"
+            | "ගොනුව"
+            | "талавар"
+            | "talaksan"
+            | "imachen"
+            | "plaetje"
+            | "fiura"
+            | "soubor"
+            | "tiedosto"
+            | "tập tin"
+            | "hình"
     )
 }
 
 fn is_category(name: &str) -> bool {
     matches!(
         name,
-        "category" | "カテゴリ" | "kategorie" | "catégorie" | "categoría" | "categoria" | "categorie"
-            | "kategoria" | "категория" | "kategori" | "kategória" | "분류" | "分类" | "分類"
-            | "bólkur" | "ವರ್ಗ" | "ਸ਼੍ਰੇਣੀ" | "ප්‍රවර්ගය" | "kaarangay" | "kaarangayan" | "luokka" | "thể loại"
+        "category"
+            | "カテゴリ"
+            | "kategorie"
+            | "catégorie"
+            | "categoría"
+            | "categoria"
+            | "categorie"
+            | "kategoria"
+            | "категория"
+            | "kategori"
+            | "kategória"
+            | "분류"
+            | "分类"
+            | "分類"
+            | "bólkur"
+            | "ವರ್ಗ"
+            | "ਸ਼੍ਰੇਣੀ"
+            | "ප්‍රවර්ගය"
+            | "kaarangay"
+            | "kaarangayan"
+            | "luokka"
+            | "thể loại"
     )
 }
 
 /// Whether `code` looks like the prefix of a Wikipedia: two or three lower-case letters, or one of the long ones.
 fn is_language(code: &str) -> bool {
     const LONG: [&str; 14] = [
-        "simple", "zh-min-nan", "zh-yue", "zh-classical", "be-x-old", "be-tarask", "bat-smg",
-        "fiu-vro", "roa-rup", "roa-tara", "map-bms", "cbk-zam", "nds-nl", "tokipona",
+        "simple",
+        "zh-min-nan",
+        "zh-yue",
+        "zh-classical",
+        "be-x-old",
+        "be-tarask",
+        "bat-smg",
+        "fiu-vro",
+        "roa-rup",
+        "roa-tara",
+        "map-bms",
+        "cbk-zam",
+        "nds-nl",
+        "tokipona",
     ];
     let short = matches!(code.len(), 2 | 3) && code.bytes().all(|b| b.is_ascii_lowercase());
     short || LONG.contains(&code)

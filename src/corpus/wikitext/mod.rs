@@ -65,13 +65,28 @@ pub fn clean(title: &str, wikitext: &str, headings: Headings) -> Cleaned {
 /// Whether the text of a page sends the reader to another page.
 pub fn is_redirect(wikitext: &str) -> bool {
     const WORDS: [&str; 12] = [
-        "redirect", "転送", "リダイレクト", "weiterleitung", "redirection", "redirección",
-        "rinvia", "doorverwijzing", "перенаправление", "重定向", "넘겨주기", "omdirigering",
+        "redirect",
+        "転送",
+        "リダイレクト",
+        "weiterleitung",
+        "redirection",
+        "redirección",
+        "rinvia",
+        "doorverwijzing",
+        "перенаправление",
+        "重定向",
+        "넘겨주기",
+        "omdirigering",
     ];
     let Some(rest) = wikitext.trim_start().strip_prefix(['#', '＃']) else {
         return false;
     };
-    let word: String = rest.trim_start().chars().take(20).flat_map(char::to_lowercase).collect();
+    let word: String = rest
+        .trim_start()
+        .chars()
+        .take(20)
+        .flat_map(char::to_lowercase)
+        .collect();
     WORDS.iter().any(|known| word.starts_with(known))
 }
 
@@ -89,7 +104,10 @@ pub fn entity(name: &str) -> Option<Cow<'static, str>> {
             Some(hex) => u32::from_str_radix(hex, 16),
             None => number.parse(),
         };
-        return code.ok().and_then(char::from_u32).map(|c| c.to_string().into());
+        return code
+            .ok()
+            .and_then(char::from_u32)
+            .map(|c| c.to_string().into());
     }
     quick_xml::escape::resolve_html5_entity(name).map(Cow::Borrowed)
 }

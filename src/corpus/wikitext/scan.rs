@@ -203,7 +203,10 @@ impl<'a> Scanner<'a> {
     }
 
     fn run_length(&self, byte: u8) -> usize {
-        self.bytes[self.at..].iter().take_while(|&&b| b == byte).count()
+        self.bytes[self.at..]
+            .iter()
+            .take_while(|&&b| b == byte)
+            .count()
     }
 
     /// `''`, `'''` and `'''''` are italics and bold; what goes beyond is apostrophes.
@@ -246,8 +249,14 @@ impl<'a> Scanner<'a> {
     /// `__NOTOC__` and its like.
     fn behaviour_switch(&mut self) {
         const JAPANESE: [&str; 8] = [
-            "目次", "目次強制", "目次非表示", "節編集非表示", "カテ非表示",
-            "全文検索非表示", "索引", "非索引",
+            "目次",
+            "目次強制",
+            "目次非表示",
+            "節編集非表示",
+            "カテ非表示",
+            "全文検索非表示",
+            "索引",
+            "非索引",
         ];
         if self.peek(1) != Some(b'_') {
             return self.literal("_");

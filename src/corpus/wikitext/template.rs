@@ -64,10 +64,14 @@ impl Arguments<'_> {
     /// The name in lower case, without namespace, `subst:` and marks.
     fn name(&self) -> String {
         let end = self.pipes.first().copied().unwrap_or(self.text.len());
-        let raw = self.text[self.start..end].trim_matches(|c: char| c.is_whitespace() || c.is_control());
+        let raw =
+            self.text[self.start..end].trim_matches(|c: char| c.is_whitespace() || c.is_control());
         if raw.len() > NAME_MAX {
             // Enough to tell a parser function by its beginning.
-            let cut = (0..=NAME_MAX).rev().find(|&i| raw.is_char_boundary(i)).unwrap_or(0);
+            let cut = (0..=NAME_MAX)
+                .rev()
+                .find(|&i| raw.is_char_boundary(i))
+                .unwrap_or(0);
             return raw[..cut].to_lowercase();
         }
         let mut name = raw.to_lowercase().replace('_', " ");
@@ -81,7 +85,11 @@ impl Arguments<'_> {
 
     fn all(&self) -> impl Iterator<Item = Range<usize>> + '_ {
         self.pipes.iter().enumerate().map(|(index, &from)| {
-            let to = self.pipes.get(index + 1).copied().unwrap_or(self.text.len());
+            let to = self
+                .pipes
+                .get(index + 1)
+                .copied()
+                .unwrap_or(self.text.len());
             from..to
         })
     }
@@ -93,7 +101,9 @@ impl Arguments<'_> {
             let key = text[..sign].trim();
             let plain = !key.is_empty()
                 && key.len() <= 40
-                && key.chars().all(|c| c.is_alphanumeric() || matches!(c, '-' | '_' | ' '));
+                && key
+                    .chars()
+                    .all(|c| c.is_alphanumeric() || matches!(c, '-' | '_' | ' '));
             if plain {
                 return (Some(key), range.start + sign + 1..range.end);
             }
@@ -173,39 +183,162 @@ fn shown(name: &str, arguments: &Arguments, title: &str) -> Shown {
         "=" => Shown::Text("=".into()),
         "pagename" | "fullpagename" | "basepagename" => Shown::Text(title.into()),
         "仮リンク" | "ill2" | "illm" | "link-interwiki" | "日本語版にない記事リンク" => {
-            args.named("label").filter(|r| !r.is_empty()).map_or_else(|| args.part(1), Shown::Part)
+            args.named("label")
+                .filter(|r| !r.is_empty())
+                .map_or_else(|| args.part(1), Shown::Part)
         }
         "ill" => foreign_link(args),
-        "lang" | "rtl-lang" | "color" | "colour" | "font color" | "fontcolor" | "fontsize" | "font size"
-        | "font" | "resize" | "size" | "font-size" | "拡張漢字" | "weight" | "audio" | "audio-ipa"
-        | "abbrlink" | "lang2" | "background color" | "背景色" | "文字サイズ" | "script" => args.part(2),
+        "lang" | "rtl-lang" | "color" | "colour" | "font color" | "fontcolor" | "fontsize"
+        | "font size" | "font" | "resize" | "size" | "font-size" | "拡張漢字" | "weight"
+        | "audio" | "audio-ipa" | "abbrlink" | "lang2" | "background color" | "背景色"
+        | "文字サイズ" | "script" => args.part(2),
         "llang" => args.part(2),
         "transl" | "transliteration" | "翻字" => args.last(),
-        "ruby" | "ルビ" | "ふりがな" | "読み仮名" | "読み仮名 ruby不使用" | "読みがな" | "よみがな" | "yomigana"
-        | "rubyja" | "ruby-ja" | "振り仮名" | "r" | "ruby-zh-b" | "ruby-zh-p" => reading(args),
-        "nowrap" | "nobr" | "nobreak" | "nwr" | "small" | "smaller" | "big" | "larger" | "big2" | "s" | "b"
-        | "i" | "u" | "del" | "ins" | "strike" | "bold" | "strong" | "em" | "italic" | "underline" | "center"
-        | "noitalic" | "nobold" | "smallcaps" | "sc" | "補助漢字フォント" | "jis2004フォント" | "jis90フォント"
-        | "cjkv" | "lang-en2" | "記号文字" | "unicode" | "unicode2" | "nastaliq" | "hebrew" | "arabic" | "ar-u"
-        | "sup" | "sub" | "要出典範囲" | "ipa" | "ipa2" | "flag" | "flagcountry" | "flagu" | "簡体字" | "繁体字"
-        | "繁體字" | "ピン音" | "拼音" | "中文" | "quote" | "quotation" | "cquote" | "bquote" | "blockquote"
-        | "centered quote" | "snamei" | "sname" | "vern" | "皇紀" | "visible anchor" | "vanc" | "vanchor"
-        | "abbr" | "abbreviation" | "略語" | "ツールチップ" | "tooltip" | "hover title" | "code" | "var"
-        | "kbd" | "samp" | "mono" | "tt" | "nihongo2" | "linktext" | "plain link" | "plainlink" | "mvar"
-        | "math2" | "serif" | "sans-serif" | "en-link" | "bg" | "ウェイト" | "縦書き" | "外字" | "機種依存文字"
-        | "環境依存文字" | "transh" | "jp" | "lang-small" | "keypress" | "key press" | "key" | "linkcolor"
-        | "highlight" | "mark" | "下線" | "取り消し線" | "box" | "枠" | "圏点" | "傍点" | "emphasis dots" => {
-            args.part(1)
-        }
+        "ruby"
+        | "ルビ"
+        | "ふりがな"
+        | "読み仮名"
+        | "読み仮名 ruby不使用"
+        | "読みがな"
+        | "よみがな"
+        | "yomigana"
+        | "rubyja"
+        | "ruby-ja"
+        | "振り仮名"
+        | "r"
+        | "ruby-zh-b"
+        | "ruby-zh-p" => reading(args),
+        "nowrap"
+        | "nobr"
+        | "nobreak"
+        | "nwr"
+        | "small"
+        | "smaller"
+        | "big"
+        | "larger"
+        | "big2"
+        | "s"
+        | "b"
+        | "i"
+        | "u"
+        | "del"
+        | "ins"
+        | "strike"
+        | "bold"
+        | "strong"
+        | "em"
+        | "italic"
+        | "underline"
+        | "center"
+        | "noitalic"
+        | "nobold"
+        | "smallcaps"
+        | "sc"
+        | "補助漢字フォント"
+        | "jis2004フォント"
+        | "jis90フォント"
+        | "cjkv"
+        | "lang-en2"
+        | "記号文字"
+        | "unicode"
+        | "unicode2"
+        | "nastaliq"
+        | "hebrew"
+        | "arabic"
+        | "ar-u"
+        | "sup"
+        | "sub"
+        | "要出典範囲"
+        | "ipa"
+        | "ipa2"
+        | "flag"
+        | "flagcountry"
+        | "flagu"
+        | "簡体字"
+        | "繁体字"
+        | "繁體字"
+        | "ピン音"
+        | "拼音"
+        | "中文"
+        | "quote"
+        | "quotation"
+        | "cquote"
+        | "bquote"
+        | "blockquote"
+        | "centered quote"
+        | "snamei"
+        | "sname"
+        | "vern"
+        | "皇紀"
+        | "visible anchor"
+        | "vanc"
+        | "vanchor"
+        | "abbr"
+        | "abbreviation"
+        | "略語"
+        | "ツールチップ"
+        | "tooltip"
+        | "hover title"
+        | "code"
+        | "var"
+        | "kbd"
+        | "samp"
+        | "mono"
+        | "tt"
+        | "nihongo2"
+        | "linktext"
+        | "plain link"
+        | "plainlink"
+        | "mvar"
+        | "math2"
+        | "serif"
+        | "sans-serif"
+        | "en-link"
+        | "bg"
+        | "ウェイト"
+        | "縦書き"
+        | "外字"
+        | "機種依存文字"
+        | "環境依存文字"
+        | "transh"
+        | "jp"
+        | "lang-small"
+        | "keypress"
+        | "key press"
+        | "key"
+        | "linkcolor"
+        | "highlight"
+        | "mark"
+        | "下線"
+        | "取り消し線"
+        | "box"
+        | "枠"
+        | "圏点"
+        | "傍点"
+        | "emphasis dots" => args.part(1),
         "nihongo" | "nihongo3" => nihongo(args),
         "convert" | "cvt" | "換算" | "単位変換" => convert(args),
         "val" | "num" | "nts" | "number" => number(args),
         "formatnum" => number(args),
         "sfrac" | "frac" | "fraction" | "分数" => fraction(args),
-        "年月日" | "date" | "birth date" | "start date" | "end date" | "death date" | "birth-date" | "dts"
-        | "birth date and age" | "生年月日と年齢" | "bda" | "film date" | "生年月日" | "没年月日"
+        "年月日"
+        | "date"
+        | "birth date"
+        | "start date"
+        | "end date"
+        | "death date"
+        | "birth-date"
+        | "dts"
+        | "birth date and age"
+        | "生年月日と年齢"
+        | "bda"
+        | "film date"
+        | "生年月日"
+        | "没年月日"
         | "start date and age" => date(args, 1),
-        "死亡年月日と没年齢" | "death date and age" | "没年月日と没年齢" => date(args, 4),
+        "死亡年月日と没年齢" | "death date and age" | "没年月日と没年齢" => {
+            date(args, 4)
+        }
         "和暦" | "japanese era" | "年号" => era(args.str(1)),
         "西暦和暦" | "西暦・和暦" => western_and_era(args.str(1)),
         "snd" | "spaced ndash" | "spaced en dash" => Shown::Text(" – ".into()),
@@ -213,7 +346,8 @@ fn shown(name: &str, arguments: &Arguments, title: &str) -> Shown {
         "mdash" | "em dash" => Shown::Text("—".into()),
         "nbsp" | "space" | "0" | "spaces" | "全角" => Shown::Text(" ".into()),
         "・" | "·" | "•" | "dot" | "middot" | "bullet" => Shown::Text("・".into()),
-        "hlist" | "flatlist" | "unbulleted list" | "ubl" | "plainlist" | "plain list" | "ublist" => list(args),
+        "hlist" | "flatlist" | "unbulleted list" | "ubl" | "plainlist" | "plain list"
+        | "ublist" => list(args),
         _ if name.ends_with("範囲") => args.part(1),
         _ if name.starts_with("lang-") => args.part(1),
         _ if is_language_code(name) => args.part(1),
@@ -245,7 +379,10 @@ fn foreign_link(args: &Arguments) -> Shown {
 }
 
 fn nihongo(args: &Arguments) -> Shown {
-    let inside: Vec<&str> = [args.str(2), args.str(3)].into_iter().filter(|s| !s.is_empty()).collect();
+    let inside: Vec<&str> = [args.str(2), args.str(3)]
+        .into_iter()
+        .filter(|s| !s.is_empty())
+        .collect();
     match (args.str(1), inside.is_empty()) {
         ("", _) => Shown::Text(inside.join(" ")),
         (_, true) => args.part(1),
@@ -283,16 +420,26 @@ fn range_sign(word: &str) -> Option<&'static str> {
 
 /// A plain number with a comma every three digits, and a unit if one is named.
 fn number(args: &Arguments) -> Shown {
-    let unit = args.named("u").or_else(|| args.named("ul")).map_or("", |range| &args.text[range]);
+    let unit = args
+        .named("u")
+        .or_else(|| args.named("ul"))
+        .map_or("", |range| &args.text[range]);
     let value = grouped(args.str(1));
-    Shown::Text(if unit.is_empty() { value } else { format!("{value} {unit}") })
+    Shown::Text(if unit.is_empty() {
+        value
+    } else {
+        format!("{value} {unit}")
+    })
 }
 
 fn grouped(value: &str) -> String {
     let value = value.trim();
     let digits = value.len() - value.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let rest = &value[digits..];
-    let plain = rest.is_empty() || rest.strip_prefix('.').is_some_and(|r| r.bytes().all(|b| b.is_ascii_digit()));
+    let plain = rest.is_empty()
+        || rest
+            .strip_prefix('.')
+            .is_some_and(|r| r.bytes().all(|b| b.is_ascii_digit()));
     if !plain || digits < 4 {
         return value.to_owned();
     }
@@ -325,7 +472,11 @@ fn date(args: &Arguments, first: usize) -> Shown {
         text.push_str(value.trim_start_matches('0'));
         text.push_str(unit);
     }
-    if text.is_empty() { args.part(first) } else { Shown::Text(text) }
+    if text.is_empty() {
+        args.part(first)
+    } else {
+        Shown::Text(text)
+    }
 }
 
 fn era_of(year: u32) -> Option<String> {
@@ -345,7 +496,12 @@ fn era_of(year: u32) -> Option<String> {
 
 /// `{{和暦|1980}}`: the year of the Japanese era, or the western one before 1868.
 fn era(year: &str) -> Shown {
-    Shown::Text(year.parse().ok().and_then(era_of).unwrap_or_else(|| with_unit(year)))
+    Shown::Text(
+        year.parse()
+            .ok()
+            .and_then(era_of)
+            .unwrap_or_else(|| with_unit(year)),
+    )
 }
 
 fn western_and_era(year: &str) -> Shown {
@@ -357,12 +513,20 @@ fn western_and_era(year: &str) -> Shown {
 }
 
 fn with_unit(year: &str) -> String {
-    if year.is_empty() { String::new() } else { format!("{year}年") }
+    if year.is_empty() {
+        String::new()
+    } else {
+        format!("{year}年")
+    }
 }
 
 fn list(args: &Arguments) -> Shown {
     let items: Vec<&str> = args.positional().filter(|item| !item.is_empty()).collect();
-    if items.is_empty() { Shown::Nothing } else { Shown::Text(items.join("、")) }
+    if items.is_empty() {
+        Shown::Nothing
+    } else {
+        Shown::Text(items.join("、"))
+    }
 }
 
 /// `{{name:…}}`: parser functions.
@@ -384,23 +548,121 @@ fn function(name: &str, colon: usize, args: &Arguments) -> Shown {
 fn is_language_code(name: &str) -> bool {
     matches!(
         name,
-        "en" | "fr" | "de" | "es" | "it" | "pt" | "ru" | "zh" | "ko" | "ar" | "la" | "el" | "nl" | "sv" | "fi"
-            | "da" | "no" | "nb" | "nn" | "is" | "pl" | "cs" | "sk" | "hu" | "ro" | "bg" | "sr" | "hr" | "sl"
-            | "mk" | "sq" | "uk" | "be" | "lt" | "lv" | "et" | "ka" | "hy" | "az" | "kk" | "ky" | "uz" | "tk"
-            | "tg" | "mn" | "fa" | "he" | "hi" | "ur" | "bn" | "ta" | "te" | "ml" | "si" | "ne" | "my" | "th"
-            | "lo" | "km" | "vi" | "id" | "ms" | "tl" | "sw" | "am" | "ti" | "so" | "af" | "eo" | "eu" | "ca"
-            | "gl" | "ga" | "cy" | "gd" | "mt" | "lb" | "tr" | "sa" | "bo" | "grc" | "ain" | "ja"
+        "en" | "fr"
+            | "de"
+            | "es"
+            | "it"
+            | "pt"
+            | "ru"
+            | "zh"
+            | "ko"
+            | "ar"
+            | "la"
+            | "el"
+            | "nl"
+            | "sv"
+            | "fi"
+            | "da"
+            | "no"
+            | "nb"
+            | "nn"
+            | "is"
+            | "pl"
+            | "cs"
+            | "sk"
+            | "hu"
+            | "ro"
+            | "bg"
+            | "sr"
+            | "hr"
+            | "sl"
+            | "mk"
+            | "sq"
+            | "uk"
+            | "be"
+            | "lt"
+            | "lv"
+            | "et"
+            | "ka"
+            | "hy"
+            | "az"
+            | "kk"
+            | "ky"
+            | "uz"
+            | "tk"
+            | "tg"
+            | "mn"
+            | "fa"
+            | "he"
+            | "hi"
+            | "ur"
+            | "bn"
+            | "ta"
+            | "te"
+            | "ml"
+            | "si"
+            | "ne"
+            | "my"
+            | "th"
+            | "lo"
+            | "km"
+            | "vi"
+            | "id"
+            | "ms"
+            | "tl"
+            | "sw"
+            | "am"
+            | "ti"
+            | "so"
+            | "af"
+            | "eo"
+            | "eu"
+            | "ca"
+            | "gl"
+            | "ga"
+            | "cy"
+            | "gd"
+            | "mt"
+            | "lb"
+            | "tr"
+            | "sa"
+            | "bo"
+            | "grc"
+            | "ain"
+            | "ja"
     )
 }
 
 fn is_disambiguation(name: &str) -> bool {
     matches!(
         name,
-        "aimai" | "曖昧さ回避" | "disambig" | "disambiguation" | "disambiguation page" | "dab" | "disamb"
-            | "hndis" | "geodis" | "人名の曖昧さ回避" | "地名の曖昧さ回避" | "駅名の曖昧さ回避" | "山の曖昧さ回避"
-            | "学校名の曖昧さ回避" | "神社の曖昧さ回避" | "寺の曖昧さ回避" | "船名の曖昧さ回避"
-            | "同名の作品" | "mathdab" | "letter-disambig" | "surname" | "begriffsklärung" | "homonymie"
-            | "disambigua" | "desambiguación" | "desambiguação" | "dp"
+        "aimai"
+            | "曖昧さ回避"
+            | "disambig"
+            | "disambiguation"
+            | "disambiguation page"
+            | "dab"
+            | "disamb"
+            | "hndis"
+            | "geodis"
+            | "人名の曖昧さ回避"
+            | "地名の曖昧さ回避"
+            | "駅名の曖昧さ回避"
+            | "山の曖昧さ回避"
+            | "学校名の曖昧さ回避"
+            | "神社の曖昧さ回避"
+            | "寺の曖昧さ回避"
+            | "船名の曖昧さ回避"
+            | "同名の作品"
+            | "mathdab"
+            | "letter-disambig"
+            | "surname"
+            | "begriffsklärung"
+            | "homonymie"
+            | "disambigua"
+            | "desambiguación"
+            | "desambiguação"
+            | "dp"
     ) || name.ends_with("の曖昧さ回避") && !name.starts_with('要')
         || name.starts_with("disambiguation ")
 }

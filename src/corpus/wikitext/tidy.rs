@@ -70,7 +70,10 @@ impl Tidy {
     }
 
     fn heading(&mut self, source: &str, line: &mut Line) {
-        let level = source.bytes().next().map_or(2, |digit| digit.wrapping_sub(b'0'));
+        let level = source
+            .bytes()
+            .next()
+            .map_or(2, |digit| digit.wrapping_sub(b'0'));
         line.fill(source.get(1..).unwrap_or(""));
         let title = line.finish().to_owned();
         if self.listing.is_none_or(|outer| level <= outer) {
@@ -88,12 +91,48 @@ fn is_listing(title: &str) -> bool {
     let title = title.trim().to_lowercase();
     matches!(
         title.as_str(),
-        "脚注" | "出典" | "注釈" | "注" | "註" | "脚註" | "註釈" | "参考文献" | "関連項目" | "外部リンク" | "参照"
-            | "関連文献" | "関連書籍" | "脚注・出典" | "注釈・出典" | "出典・脚注" | "出典・参考文献" | "参考資料"
-            | "脚注・参考文献" | "外部サイト" | "関連リンク" | "リンク" | "参考" | "文献" | "参考書籍" | "参考図書"
-            | "注釈と出典" | "脚注と出典" | "出典と脚注" | "注記" | "出典・注釈" | "公式サイト"
-            | "references" | "external links" | "see also" | "notes" | "further reading" | "bibliography"
-            | "sources" | "notes and references" | "footnotes" | "citations"
+        "脚注"
+            | "出典"
+            | "注釈"
+            | "注"
+            | "註"
+            | "脚註"
+            | "註釈"
+            | "参考文献"
+            | "関連項目"
+            | "外部リンク"
+            | "参照"
+            | "関連文献"
+            | "関連書籍"
+            | "脚注・出典"
+            | "注釈・出典"
+            | "出典・脚注"
+            | "出典・参考文献"
+            | "参考資料"
+            | "脚注・参考文献"
+            | "外部サイト"
+            | "関連リンク"
+            | "リンク"
+            | "参考"
+            | "文献"
+            | "参考書籍"
+            | "参考図書"
+            | "注釈と出典"
+            | "脚注と出典"
+            | "出典と脚注"
+            | "注記"
+            | "出典・注釈"
+            | "公式サイト"
+            | "references"
+            | "external links"
+            | "see also"
+            | "notes"
+            | "further reading"
+            | "bibliography"
+            | "sources"
+            | "notes and references"
+            | "footnotes"
+            | "citations"
     )
 }
 
@@ -119,7 +158,10 @@ impl Line {
                 mark::BREAK if self.brackets.is_empty() => return at + 1,
                 mark::BREAK => self.space(' '),
                 '\0'..='\u{1f}' | '\u{7f}' => {}
-                '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2064}' | '\u{feff}'
+                '\u{200b}'..='\u{200f}'
+                | '\u{202a}'..='\u{202e}'
+                | '\u{2060}'..='\u{2064}'
+                | '\u{feff}'
                 | '\u{ad}' => {}
                 '\u{3000}' => self.space('\u{3000}'),
                 c if c.is_whitespace() => self.space(' '),
@@ -132,7 +174,11 @@ impl Line {
     fn finish(&mut self) -> &str {
         if self.cut {
             // A separator in front of something removed at the end of the line.
-            let end = self.text.trim_end().trim_end_matches(['、', '，', ',']).len();
+            let end = self
+                .text
+                .trim_end()
+                .trim_end_matches(['、', '，', ','])
+                .len();
             self.text.truncate(end);
         }
         self.text.trim()
@@ -171,7 +217,8 @@ impl Line {
     fn drop_separators(&mut self) {
         let floor = self.inside().unwrap_or(0);
         let kept = self.text[floor..].trim_end().len();
-        if self.brackets.last().is_some() && self.text[floor..floor + kept].ends_with([':', '：']) {
+        if self.brackets.last().is_some() && self.text[floor..floor + kept].ends_with([':', '：'])
+        {
             let inner = &self.text[floor..floor + kept];
             let label = inner
                 .char_indices()
@@ -182,7 +229,8 @@ impl Line {
                 self.text.truncate(floor + label);
             }
         }
-        let end = self.text[floor..].trim_end_matches(|c: char| is_separator(c) || c.is_whitespace());
+        let end =
+            self.text[floor..].trim_end_matches(|c: char| is_separator(c) || c.is_whitespace());
         let end = floor + end.len();
         self.text.truncate(end);
     }
@@ -209,10 +257,12 @@ impl Line {
     }
 
     fn close(&mut self, c: char) {
-        let matching = self
-            .brackets
-            .iter()
-            .rposition(|&at| self.text[at..].chars().next().is_some_and(|open| pairs(open, c)));
+        let matching = self.brackets.iter().rposition(|&at| {
+            self.text[at..]
+                .chars()
+                .next()
+                .is_some_and(|open| pairs(open, c))
+        });
         let Some(index) = matching else {
             self.text.push(c);
             self.cut = false;
@@ -248,11 +298,17 @@ impl Line {
 }
 
 fn opens(c: char) -> bool {
-    matches!(c, '（' | '(' | '「' | '『' | '【' | '〔' | '［' | '[' | '〈' | '《')
+    matches!(
+        c,
+        '（' | '(' | '「' | '『' | '【' | '〔' | '［' | '[' | '〈' | '《'
+    )
 }
 
 fn closes(c: char) -> bool {
-    matches!(c, '）' | ')' | '」' | '』' | '】' | '〕' | '］' | ']' | '〉' | '》')
+    matches!(
+        c,
+        '）' | ')' | '」' | '』' | '】' | '〕' | '］' | ']' | '〉' | '》'
+    )
 }
 
 /// Full and half width mix in practice.
