@@ -8,7 +8,7 @@ use bzip2::{Decompress, Status};
 
 /// How much compressed input the decoder sees at once. A call that comes back with room left in the output has used
 /// up its input, and has therefore finished and checked every block it wrote; small slices make such moments frequent.
-const INPUT_SLICE: usize = 4096;
+const INPUT_SLICE: usize = 32 * 1024;
 
 /// Output is grown by this much at a time.
 const OUTPUT_STEP: usize = 256 * 1024;

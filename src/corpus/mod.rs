@@ -13,6 +13,9 @@ mod segment;
 mod source;
 pub mod wikitext;
 
+#[cfg(test)]
+mod tests;
+
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 

@@ -14,7 +14,11 @@ impl Scanner<'_> {
         let rest = &self.bytes[self.at + indent..];
         match rest.first() {
             Some(b'=') if indent == 0 => self.heading(),
-            Some(b'*' | b'#' | b':' | b';') if indent == 0 => self.list_item(),
+            Some(b'*' | b'#') => {
+                self.at += indent;
+                self.list_item();
+            }
+            Some(b':' | b';') if indent == 0 => self.list_item(),
             Some(b'{') if rest.get(1) == Some(&b'|') && rest.get(2) != Some(&b'}') => {
                 self.at += indent + 2;
                 self.open(Kind::Table);
@@ -95,8 +99,8 @@ impl Scanner<'_> {
         if level == 0 || line.len() <= opening.max(closing) {
             // `a = b` at the start of a line, or a row of signs.
             self.at += opening;
-            if opening < line.len() {
-                self.out.push_str(&"="[..opening.min(1)]);
+            if opening == 1 && line.len() > 1 {
+                self.out.push('=');
             }
             return;
         }

@@ -47,7 +47,7 @@ pub(super) struct RawEnds {
 const COMMENT: usize = RAW.len();
 
 /// A tag has to end within this many bytes.
-const TAG_MAX: usize = 4096;
+const TAG_MAX: usize = 1024;
 
 impl Scanner<'_> {
     pub(super) fn tag(&mut self) {

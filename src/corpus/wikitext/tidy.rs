@@ -136,6 +136,11 @@ fn is_listing(title: &str) -> bool {
     )
 }
 
+/// A label in front of something removed (`英語: `) is at most this many characters long.
+const LABEL_MAX: usize = 16;
+/// A closing bracket looks for its partner among this many open ones.
+const BRACKETS_MAX: usize = 32;
+
 /// One line being tidied.
 #[derive(Debug, Default)]
 struct Line {
@@ -200,8 +205,15 @@ impl Line {
             self.brackets.push(self.text.len());
         } else if self.cut && is_separator(c) {
             return self.separator(c);
-        } else if self.cut && matches!(c, '。' | '．') {
-            self.drop_separators();
+        } else if matches!(c, '。' | '．' | '、' | '，') {
+            if self.cut {
+                self.drop_separators();
+                // A full stop in front of a note and one behind it.
+                if self.text.ends_with('。') {
+                    return;
+                }
+            }
+            self.text.truncate(self.text.trim_end().len());
         }
         self.text.push(c);
         self.cut = false;
@@ -223,9 +235,10 @@ impl Line {
             let label = inner
                 .char_indices()
                 .rev()
+                .take(LABEL_MAX + 2)
                 .find(|(_, c)| matches!(c, '、' | '，' | ',' | ';' | '；' | '。'))
                 .map_or(0, |(at, c)| at + c.len_utf8());
-            if inner[label..].chars().count() <= 16 {
+            if inner[label..].chars().count() <= LABEL_MAX {
                 self.text.truncate(floor + label);
             }
         }
@@ -257,7 +270,8 @@ impl Line {
     }
 
     fn close(&mut self, c: char) {
-        let matching = self.brackets.iter().rposition(|&at| {
+        let deep = self.brackets.len().saturating_sub(BRACKETS_MAX);
+        let matching = self.brackets[deep..].iter().rposition(|&at| {
             self.text[at..]
                 .chars()
                 .next()
@@ -268,8 +282,8 @@ impl Line {
             self.cut = false;
             return;
         };
-        self.brackets.truncate(index + 1);
-        let open = self.brackets[index];
+        self.brackets.truncate(deep + index + 1);
+        let open = self.brackets[deep + index];
         if self.cut {
             self.drop_separators();
         }
