@@ -35,7 +35,7 @@ enum Part {
     Piece {
         place: Place,
         head: Vec<u8>,
-        batch: Option<Batch>,
+        batch: Option<Box<Batch>>,
         tail_place: Place,
         tail: Vec<u8>,
     },
@@ -187,7 +187,7 @@ fn read_piece(place: Place, xml: &[u8], rules: Rules) -> Part {
     Part::Piece {
         place,
         head: xml[..whole.start].to_vec(),
-        batch: Some(batch),
+        batch: Some(Box::new(batch)),
         tail_place: place.plus(whole.end),
         tail: xml[whole.end..].to_vec(),
     }
