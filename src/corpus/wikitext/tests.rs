@@ -265,3 +265,95 @@ fn endless_openings_are_linear() {
     }
     assert!(started.elapsed().as_secs() < 30, "{:?}", started.elapsed());
 }
+
+/// Random rows of markup: nothing panics, nothing of our own marks comes out, and neither tags nor bold do.
+#[test]
+fn random_markup_does_no_harm() {
+    const TOKENS: [&str; 64] = [
+        "{{",
+        "}}",
+        "{{{",
+        "}}}",
+        "[[",
+        "]]",
+        "[",
+        "]",
+        "|",
+        "\n",
+        "\n\n",
+        "{|",
+        "|}",
+        "|-",
+        "!",
+        "=",
+        "==",
+        "== 節 ==",
+        "*",
+        "#",
+        ":",
+        ";",
+        "'''",
+        "''",
+        "<ref>",
+        "</ref>",
+        "<ref name=a />",
+        "<!--",
+        "-->",
+        "<nowiki>",
+        "</nowiki>",
+        "<math>",
+        "</math>",
+        "<table>",
+        "</table>",
+        "<br>",
+        "<td>",
+        "<",
+        ">",
+        "</",
+        "&amp;",
+        "&",
+        "&#0;",
+        "&#x3042;",
+        "__NOTOC__",
+        "__",
+        "-{",
+        "}-",
+        "ruby",
+        "lang",
+        "仮リンク",
+        "ファイル:",
+        "http://a ",
+        "（",
+        "）",
+        "、",
+        "。",
+        "「",
+        "」",
+        "字",
+        "é",
+        "\u{3}",
+        " ",
+        "\u{3000}",
+    ];
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    for _ in 0..60_000 {
+        let mut source = String::new();
+        for _ in 0..24 {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            source.push_str(TOKENS[(state >> 32) as usize % TOKENS.len()]);
+        }
+        for headings in [Headings::Drop, Headings::Keep] {
+            let text = clean("題", &source, headings).text;
+            let control = text.chars().find(|c| c.is_control() && *c != '\n');
+            assert!(control.is_none(), "{control:?} from {source:?}");
+            let literal = source.contains("nowiki") || source.contains("&#");
+            let markup = ["'''", "<ref", "</ref"].iter().find(|m| text.contains(**m));
+            assert!(
+                literal || markup.is_none(),
+                "{markup:?} in {text:?} from {source:?}"
+            );
+        }
+    }
+}
