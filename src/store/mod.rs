@@ -6,5 +6,6 @@
 pub mod examples;
 pub mod format;
 mod reader;
+pub mod sentences;
 
 pub use reader::{Lines, Store};
