@@ -5,7 +5,10 @@
 
 pub mod examples;
 pub mod format;
+pub mod prepare;
 mod reader;
 pub mod sentences;
+pub mod verify;
+pub mod writer;
 
 pub use reader::{Lines, Store};
