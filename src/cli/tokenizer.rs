@@ -44,8 +44,8 @@ struct TrainArgs {
     /// Keep upper case (`prepare` and `encode` must then be told the same)
     #[arg(long)]
     no_lower: bool,
-    /// Train on a random sample of at most this many sentences; 0 takes all (about 0.7 GB a million)
-    #[arg(long, default_value_t = 4_000_000)]
+    /// Train on a random sample of at most this many sentences; 0 takes all
+    #[arg(long, default_value_t = 1_000_000)]
     max_sentences: usize,
     /// Share of the corpus's characters that get a piece of their own
     #[arg(long, default_value_t = 0.9995)]

@@ -377,3 +377,6 @@ impl ExampleStream {
         EpochIndex::build(&self.store, self.seed, epoch, self.max_length)
     }
 }
+
+#[cfg(test)]
+mod tests;

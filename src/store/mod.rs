@@ -6,8 +6,12 @@
 pub mod examples;
 pub mod format;
 pub mod prepare;
+#[cfg(test)]
+mod rates;
 mod reader;
 pub mod sentences;
+#[cfg(test)]
+mod tests;
 pub mod verify;
 pub mod writer;
 
