@@ -176,7 +176,7 @@ fn shuffle(entries: &mut [Entry], key: [u32; 2]) {
             // Beyond 2^32 examples the bias of a plain product is below 2^-31.
             Err(_) => {
                 let bits = u64::from(draws.next_u32()) << 32 | u64::from(draws.next_u32());
-                (u128::from(bits) * u128::from(count) >> 64) as u64
+                ((u128::from(bits) * u128::from(count)) >> 64) as u64
             }
         };
         entries.swap(last, other as usize);

@@ -66,7 +66,8 @@ impl Tokenizer {
         let processor = match ffi::Processor::load(&model) {
             Ok(processor) if processor.size() > 0 => processor,
             Ok(_) => bail!("{name} is not a SentencePiece model: it has no pieces"),
-            Err(error) => bail!("{name} is not a SentencePiece model ({error})"),
+            // SentencePiece's own words here name a line of its source.
+            Err(_) => bail!("{name} is not a SentencePiece model, or is damaged"),
         };
         Ok(Tokenizer {
             path: path.to_path_buf(),
@@ -187,10 +188,19 @@ fn parts(text: &str) -> impl Iterator<Item = &str> {
         if text.len() <= LONGEST_TEXT {
             return Some(text);
         }
-        let (part, after) = text.split_at(text.floor_char_boundary(LONGEST_TEXT));
+        let (part, after) = split_before(text, LONGEST_TEXT);
         rest = Some(after);
         Some(part)
     })
+}
+
+/// The text in two, the first part at most `longest` bytes (of at least one character) long.
+fn split_before(text: &str, longest: usize) -> (&str, &str) {
+    let mut place = longest.min(text.len());
+    while !text.is_char_boundary(place) {
+        place -= 1;
+    }
+    text.split_at(place)
 }
 
 /// Bytes in lower-case hexadecimal.

@@ -110,7 +110,7 @@ impl Sample {
         }
         let mut rest = sentence.as_str();
         while !rest.is_empty() {
-            let (part, after) = rest.split_at(rest.floor_char_boundary(LONGEST_SENTENCE));
+            let (part, after) = super::split_before(rest, LONGEST_SENTENCE);
             self.keep(part.to_string());
             rest = after;
         }
