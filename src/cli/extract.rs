@@ -70,11 +70,7 @@ pub fn run(args: Args) -> Result<()> {
     let _ = ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed));
     let terminal = std::io::stderr().is_terminal();
     let mut progress = |line: &str| {
-        let (start, end) = if terminal {
-            ("\r\x1b[K", "")
-        } else {
-            ("", "\n")
-        };
+        let (start, end) = if terminal { ("\r\x1b[K", "") } else { ("", "\n") };
         let _ = write!(std::io::stderr(), "{start}{line}{end}");
     };
     let result = corpus::extract(&settings, &STOP, &mut progress);

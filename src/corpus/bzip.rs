@@ -36,10 +36,7 @@ pub(super) struct StreamDecoder {
 
 impl StreamDecoder {
     pub(super) fn new() -> Self {
-        Self {
-            inner: Decompress::new(false),
-            verified_out: 0,
-        }
+        Self { inner: Decompress::new(false), verified_out: 0 }
     }
 
     /// Compressed bytes consumed since the stream began.
@@ -104,10 +101,7 @@ pub(super) fn find_stream_start(bytes: &[u8]) -> Option<usize> {
     let mut from = 0;
     while let Some(found) = memchr::memmem::find(&bytes[from..], BLOCK_MAGIC) {
         let magic = from + found;
-        if magic >= 4
-            && bytes[magic - 4..].starts_with(b"BZh")
-            && matches!(bytes[magic - 1], b'1'..=b'9')
-        {
+        if magic >= 4 && bytes[magic - 4..].starts_with(b"BZh") && matches!(bytes[magic - 1], b'1'..=b'9') {
             return Some(magic - 4);
         }
         from = magic + 1;

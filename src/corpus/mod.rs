@@ -6,6 +6,7 @@
 //! Nothing ever holds a whole dump, and the output does not depend on the number of threads.
 
 mod bzip;
+pub mod input;
 mod output;
 mod page;
 mod pipeline;
@@ -73,10 +74,7 @@ impl Place {
     }
 
     fn stream(at: u64, into: u64) -> Self {
-        Self {
-            at,
-            into: Some(into),
-        }
+        Self { at, into: Some(into) }
     }
 
     /// The place `bytes` of XML further on.
@@ -92,11 +90,9 @@ impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.into {
             None => write!(f, "byte {}", self.at),
-            Some(into) => write!(
-                f,
-                "byte {} ({into} bytes into what decodes from the bzip2 stream there)",
-                self.at
-            ),
+            Some(into) => {
+                write!(f, "byte {} ({into} bytes into what decodes from the bzip2 stream there)", self.at)
+            }
         }
     }
 }
@@ -109,9 +105,7 @@ struct Problem {
 
 impl Problem {
     fn at(place: Place, what: &str) -> Self {
-        Self {
-            message: format!("{place}: {what}"),
-        }
+        Self { message: format!("{place}: {what}") }
     }
 
     fn damaged(start: u64, at: u64) -> Self {
@@ -132,8 +126,6 @@ impl Problem {
     }
 
     fn garbage(at: u64) -> Self {
-        Self {
-            message: format!("byte {at}: bytes that belong to no bzip2 stream were skipped"),
-        }
+        Self { message: format!("byte {at}: bytes that belong to no bzip2 stream were skipped") }
     }
 }

@@ -116,14 +116,7 @@ impl Batch {
         self.problems.push(problem);
     }
 
-    pub(super) fn article(
-        &mut self,
-        format: Format,
-        id: &str,
-        title: &str,
-        text: &str,
-        characters: usize,
-    ) {
+    pub(super) fn article(&mut self, format: Format, id: &str, title: &str, text: &str, characters: usize) {
         #[derive(Serialize)]
         struct Line<'a> {
             id: &'a str,
@@ -176,8 +169,7 @@ impl Writer {
                     directory.display()
                 );
             }
-            fs::remove_file(&manifest)
-                .with_context(|| format!("cannot remove {}", manifest.display()))?;
+            fs::remove_file(&manifest).with_context(|| format!("cannot remove {}", manifest.display()))?;
         }
         remove_articles(&directory)?;
         let name = |path: &PathBuf| match path.file_name() {
@@ -231,8 +223,7 @@ impl Writer {
             let number = self.manifest.files.len();
             let name = format!("articles-{number:05}.{}", self.extension);
             let path = self.directory.join(format!("{name}.tmp"));
-            let file =
-                File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+            let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
             self.current = Some((BufWriter::with_capacity(1 << 20, file), name, 0));
         }
         if let Some((file, name, written)) = &mut self.current {
@@ -295,8 +286,7 @@ fn remove_articles(directory: &Path) -> Result<()> {
         let ours = name.strip_prefix("articles-").is_some_and(|rest| {
             let rest = rest.strip_suffix(".tmp").unwrap_or(rest);
             [".jsonl", ".txt"].iter().any(|end| {
-                rest.strip_suffix(end)
-                    .is_some_and(|n| n.len() >= 5 && n.bytes().all(|b| b.is_ascii_digit()))
+                rest.strip_suffix(end).is_some_and(|n| n.len() >= 5 && n.bytes().all(|b| b.is_ascii_digit()))
             })
         });
         if ours {

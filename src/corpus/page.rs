@@ -30,12 +30,7 @@ pub(super) fn whole_pages(xml: &[u8]) -> Option<std::ops::Range<usize>> {
 }
 
 /// Reads every page of `xml` into `batch`. Returns where the first page starts that is not closed, if one is not.
-pub(super) fn read_pages(
-    xml: &[u8],
-    place: Place,
-    rules: Rules,
-    batch: &mut Batch,
-) -> Option<usize> {
+pub(super) fn read_pages(xml: &[u8], place: Place, rules: Rules, batch: &mut Batch) -> Option<usize> {
     let mut at = 0;
     while let Some(found) = memmem::find(&xml[at..], OPEN) {
         let start = at + found;
@@ -96,13 +91,7 @@ fn read_page(xml: &[u8], place: Place, rules: Rules, batch: &mut Batch) {
     if characters < rules.min_chars {
         return batch.skip(Skip::Short);
     }
-    batch.article(
-        rules.format,
-        &page.id,
-        &page.title,
-        &cleaned.text,
-        characters,
-    );
+    batch.article(rules.format, &page.id, &page.title, &cleaned.text, characters);
 }
 
 /// Reads one `<page>…</page>`. The error holds the offset in `xml` and what is wrong.
@@ -152,8 +141,7 @@ fn parse(xml: &[u8]) -> Result<Page, (usize, String)> {
             }
             Event::GeneralRef(reference) => {
                 if let Some(target) = target(&mut page, &path) {
-                    push_reference(target, &reference.into_inner())
-                        .map_err(|what| (before, what))?;
+                    push_reference(target, &reference.into_inner()).map_err(|what| (before, what))?;
                 }
             }
             Event::Eof => return Ok(page),

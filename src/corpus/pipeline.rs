@@ -32,13 +32,7 @@ enum Part {
     /// A dump starts.
     Begin(usize),
     /// A piece of XML: the pages that lie wholly in it are done, the ends are still XML.
-    Piece {
-        place: Place,
-        head: Vec<u8>,
-        batch: Option<Box<Batch>>,
-        tail_place: Place,
-        tail: Vec<u8>,
-    },
+    Piece { place: Place, head: Vec<u8>, batch: Option<Box<Batch>>, tail_place: Place, tail: Vec<u8> },
     /// A gap in the dump.
     Gap(Problem),
     /// The dump ends, or reading it failed.
@@ -50,22 +44,10 @@ enum Part {
 /// # Errors
 /// A dump that cannot be opened or read, an output directory that cannot be written or is taken. Unreadable parts of
 /// a dump are no error: they are listed in [`Extraction::problems`], and everything else is written.
-pub fn extract(
-    settings: &Settings,
-    stop: &Stop,
-    progress: &mut dyn FnMut(&str),
-) -> Result<Extraction> {
-    let inputs = settings
-        .dumps
-        .iter()
-        .map(|path| source::open(path))
-        .collect::<Result<Vec<_>>>()?;
+pub fn extract(settings: &Settings, stop: &Stop, progress: &mut dyn FnMut(&str)) -> Result<Extraction> {
+    let inputs = settings.dumps.iter().map(|path| source::open(path)).collect::<Result<Vec<_>>>()?;
     let mut writer = Writer::create(settings)?;
-    let rules = Rules {
-        format: settings.format,
-        min_chars: settings.min_chars,
-        headings: settings.headings,
-    };
+    let rules = Rules { format: settings.format, min_chars: settings.min_chars, headings: settings.headings };
     let threads = settings.threads.max(1);
     let (order_in, order) = sync_channel::<Receiver<Part>>(threads + 2);
     let (work_in, work) = sync_channel::<(Work, SyncSender<Part>)>(threads + 2);
@@ -95,17 +77,9 @@ pub fn extract(
     let problems = joiner.problems;
     if interrupted {
         let manifest = writer.manifest.clone();
-        return Ok(Extraction {
-            manifest,
-            problems,
-            interrupted,
-        });
+        return Ok(Extraction { manifest, problems, interrupted });
     }
-    Ok(Extraction {
-        manifest: writer.finish(&problems)?,
-        problems,
-        interrupted,
-    })
+    Ok(Extraction { manifest: writer.finish(&problems)?, problems, interrupted })
 }
 
 /// The reading thread: every piece of every dump into the queues.
@@ -169,21 +143,10 @@ fn serve(work: &Mutex<Receiver<(Work, SyncSender<Part>)>>, rules: Rules) {
 /// Reads the pages that lie wholly in a piece.
 fn read_piece(place: Place, xml: &[u8], rules: Rules) -> Part {
     let Some(whole) = page::whole_pages(xml) else {
-        return Part::Piece {
-            place,
-            head: xml.to_vec(),
-            batch: None,
-            tail_place: place,
-            tail: Vec::new(),
-        };
+        return Part::Piece { place, head: xml.to_vec(), batch: None, tail_place: place, tail: Vec::new() };
     };
     let mut batch = Batch::default();
-    page::read_pages(
-        &xml[whole.clone()],
-        place.plus(whole.start),
-        rules,
-        &mut batch,
-    );
+    page::read_pages(&xml[whole.clone()], place.plus(whole.start), rules, &mut batch);
     Part::Piece {
         place,
         head: xml[..whole.start].to_vec(),
@@ -255,13 +218,7 @@ impl Joiner<'_> {
                     self.name(&problem);
                 }
             }
-            Part::Piece {
-                place,
-                head,
-                batch,
-                tail_place,
-                tail,
-            } => {
+            Part::Piece { place, head, batch, tail_place, tail } => {
                 if self.carry.is_empty() {
                     self.carry_place = place;
                 }
@@ -366,8 +323,7 @@ impl Joiner<'_> {
         // A dump that is rotten throughout must not fill the memory with complaints.
         const MAX: usize = 10_000;
         if self.problems.len() < MAX {
-            self.problems
-                .push(format!("{}: {}", self.source, problem.message));
+            self.problems.push(format!("{}: {}", self.source, problem.message));
         }
     }
 }

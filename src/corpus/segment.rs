@@ -17,20 +17,10 @@ type Sink<'a> = dyn FnMut(Decoded) -> bool + 'a;
 /// not matter. Damaged streams become problems; what follows them is decoded all the same.
 pub(super) fn decode(offset: u64, bytes: &[u8], buffer: &mut Vec<u8>, sink: &mut Sink) {
     buffer.clear();
-    let mut segment = Segment {
-        offset,
-        bytes,
-        place: Place::stream(offset, 0),
-        out: buffer,
-        sink,
-    };
+    let mut segment = Segment { offset, bytes, place: Place::stream(offset, 0), out: buffer, sink };
     let mut at = Some(0);
     while let Some(start) = at.filter(|&at| at < bytes.len()) {
-        at = if bytes[start..].starts_with(b"BZh") {
-            segment.stream(start)
-        } else {
-            segment.garbage(start)
-        };
+        at = if bytes[start..].starts_with(b"BZh") { segment.stream(start) } else { segment.garbage(start) };
     }
     let whole = segment.out.len();
     segment.emit(whole);
@@ -90,9 +80,7 @@ impl Segment<'_, '_> {
             let Ok((state, used)) = fed else {
                 let next = find_stream_start(&self.bytes[start + 1..])
                     .map_or(self.bytes.len(), |found| start + 1 + found);
-                return self
-                    .problem(Problem::damaged(from, reached))
-                    .then_some(next);
+                return self.problem(Problem::damaged(from, reached)).then_some(next);
             };
             at += used;
             match state {

@@ -42,14 +42,9 @@ pub(super) fn open(path: &Path) -> Result<Box<dyn Read + Send>> {
         return Ok(Box::new(std::io::stdin()));
     }
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    let metadata = file
-        .metadata()
-        .with_context(|| format!("cannot read {}", path.display()))?;
+    let metadata = file.metadata().with_context(|| format!("cannot read {}", path.display()))?;
     if metadata.is_dir() {
-        bail!(
-            "{} is a directory; give the dump file itself",
-            path.display()
-        );
+        bail!("{} is a directory; give the dump file itself", path.display());
     }
     Ok(Box::new(file))
 }
@@ -74,9 +69,7 @@ pub(super) fn split(input: &mut dyn Read, sink: &mut Sink) -> Result<()> {
     ];
     for (magic, name) in foreign {
         if head.starts_with(magic) {
-            bail!(
-                "byte 0: compressed with {name}; decompress it into `inazuma extract -` or give the .bz2"
-            );
+            bail!("byte 0: compressed with {name}; decompress it into `inazuma extract -` or give the .bz2");
         }
     }
     loop {
@@ -210,13 +203,7 @@ struct Buffer<'a> {
 
 impl<'a> Buffer<'a> {
     fn new(input: &'a mut dyn Read) -> Self {
-        Self {
-            input,
-            bytes: Vec::new(),
-            start: 0,
-            offset: 0,
-            ended: false,
-        }
+        Self { input, bytes: Vec::new(), start: 0, offset: 0, ended: false }
     }
 
     /// The byte of the file at which [`Self::rest`] starts.
@@ -248,9 +235,8 @@ impl<'a> Buffer<'a> {
         self.start = 0;
         let end = self.offset + self.bytes.len() as u64;
         let mut step = (&mut *self.input).take(READ_STEP as u64);
-        let read = step
-            .read_to_end(&mut self.bytes)
-            .with_context(|| format!("cannot read on at byte {end}"))?;
+        let read =
+            step.read_to_end(&mut self.bytes).with_context(|| format!("cannot read on at byte {end}"))?;
         self.ended = read == 0;
         Ok(read > 0)
     }

@@ -23,12 +23,7 @@ fn articles(count: usize) -> Vec<String> {
     (0..count)
         .map(|id| {
             let filler = String::from_utf8(noise(50 + (id * 7919) % 3000)).unwrap();
-            page(
-                id,
-                &format!("記事{id}"),
-                "0",
-                &format!("'''記事{id}'''は&lt;br /&gt;文である。{filler}"),
-            )
+            page(id, &format!("記事{id}"), "0", &format!("'''記事{id}'''は&lt;br /&gt;文である。{filler}"))
         })
         .collect()
 }
@@ -46,10 +41,7 @@ impl Run {
     /// The bytes of all output files in order.
     fn bytes(&self) -> Vec<u8> {
         let files = &self.extraction().manifest.files;
-        files
-            .iter()
-            .flat_map(|name| fs::read(self.out.path().join(name)).unwrap())
-            .collect()
+        files.iter().flat_map(|name| fs::read(self.out.path().join(name)).unwrap()).collect()
     }
 
     fn ids(&self) -> Vec<usize> {
@@ -125,10 +117,7 @@ fn every_container_and_thread_count_gives_the_same_bytes() {
 #[test]
 fn a_stream_too_long_to_hold_is_decoded_piece_by_piece() {
     let filler = String::from_utf8(noise(12_000_000)).unwrap();
-    let pages = [
-        page(1, "長", "0", &filler),
-        page(2, "後", "0", "次の記事。"),
-    ];
+    let pages = [page(1, "長", "0", &filler), page(2, "後", "0", "次の記事。")];
     let mut dump = compress(whole(&pages).as_bytes());
     assert!(dump.len() > 6 << 20);
     assert_eq!(run(&dump, 2).ids(), [1, 2]);
@@ -146,17 +135,12 @@ fn what_is_no_article_is_counted() {
     pages.push(page(3, "転送", "0", "#転送 [[記事0]]"));
     pages.push(page(4, "稲妻 (曖昧さ回避)", "0", "* [[雷]]"));
     pages.push(page(5, "空", "0", "{{x}}"));
-    pages.push(
-        page(6, "転", "0", "文。").replace("<revision>", "<redirect title=\"記事0\" /><revision>"),
-    );
+    pages.push(page(6, "転", "0", "文。").replace("<revision>", "<redirect title=\"記事0\" /><revision>"));
     pages.push(page(7, "表", "0", "{}").replace(">wikitext<", ">json<"));
     let run = run(whole(&pages).as_bytes(), 2);
     let skipped = run.extraction().manifest.skipped;
     assert_eq!(run.ids(), [0, 1]);
-    assert_eq!(
-        (skipped.namespace, skipped.redirect, skipped.disambiguation),
-        (1, 2, 1)
-    );
+    assert_eq!((skipped.namespace, skipped.redirect, skipped.disambiguation), (1, 2, 1));
     assert_eq!((skipped.empty, skipped.model, skipped.malformed), (1, 1, 0));
 }
 
@@ -168,23 +152,13 @@ fn a_truncated_dump_keeps_what_came_before() {
     let ids = cut.ids();
     assert!(ids.len() > 150 && ids.iter().enumerate().all(|(i, id)| i == *id));
     assert!(!cut.extraction().manifest.complete);
-    assert!(
-        cut.problem()
-            .contains(&format!("byte {}", dump.len() * 2 / 3)),
-        "{}",
-        cut.problem()
-    );
+    assert!(cut.problem().contains(&format!("byte {}", dump.len() * 2 / 3)), "{}", cut.problem());
     let text = xml.as_bytes();
     let inside = xml.find("記事200").unwrap() + 6;
     let cut = run(&text[..inside], 2);
     assert_eq!(cut.ids().len(), 200);
     let start = xml[..inside].rfind("<page>").unwrap();
-    assert!(
-        cut.problem()
-            .contains(&format!("byte {start}: the dump is truncated")),
-        "{}",
-        cut.problem()
-    );
+    assert!(cut.problem().contains(&format!("byte {start}: the dump is truncated")), "{}", cut.problem());
     let end = run(&text[..text.len() - FOOT.len()], 1);
     assert_eq!(end.ids().len(), 300);
     assert!(end.problem().contains("without </mediawiki>"));
@@ -219,13 +193,7 @@ fn bad_text_costs_its_page_and_is_named() {
     let mut xml = whole(&pages).into_bytes();
     let at = xml
         .windows(9)
-        .position(|w| {
-            w == "記事3".as_bytes()[..7]
-                .iter()
-                .chain(b"</")
-                .copied()
-                .collect::<Vec<_>>()
-        })
+        .position(|w| w == "記事3".as_bytes()[..7].iter().chain(b"</").copied().collect::<Vec<_>>())
         .unwrap();
     xml[at + 1] = 0xff;
     let run = run(&xml, 2);
@@ -250,20 +218,9 @@ fn an_unclosed_page_does_not_swallow_the_next() {
 
 #[test]
 fn what_is_no_dump_is_refused_or_named() {
-    let utf16: Vec<u8> = whole(&articles(2))
-        .encode_utf16()
-        .flat_map(u16::to_le_bytes)
-        .collect();
-    assert!(
-        run(&utf16, 1)
-            .problem()
-            .contains("byte 0: the dump is UTF-16")
-    );
-    assert!(
-        run(b"<html></html>", 1)
-            .problem()
-            .contains("not a MediaWiki XML dump")
-    );
+    let utf16: Vec<u8> = whole(&articles(2)).encode_utf16().flat_map(u16::to_le_bytes).collect();
+    assert!(run(&utf16, 1).problem().contains("byte 0: the dump is UTF-16"));
+    assert!(run(b"<html></html>", 1).problem().contains("not a MediaWiki XML dump"));
     assert!(run(b"", 1).problem().contains("empty"));
     let gzip = run(&[0x1f, 0x8b, 8, 0], 1);
     assert!(format!("{:#}", gzip.result.unwrap_err()).contains("gzip"));
@@ -276,11 +233,7 @@ fn what_is_no_dump_is_refused_or_named() {
 #[test]
 fn a_page_of_many_megabytes_is_a_page() {
     let long = "長い文である。\n".repeat(400_000);
-    let pages = [
-        page(1, "前", "0", "文。"),
-        page(2, "長", "0", &long),
-        page(3, "後", "0", "文。"),
-    ];
+    let pages = [page(1, "前", "0", "文。"), page(2, "長", "0", &long), page(3, "後", "0", "文。")];
     let run = run(whole(&pages).as_bytes(), 2);
     assert_eq!(run.ids(), [1, 2, 3]);
     assert_eq!(run.problem(), "");
@@ -305,10 +258,7 @@ fn files_are_bounded_and_a_whole_extraction_is_not_overwritten() {
     settings.file_bytes = 64 << 20;
     let again = extract(&settings, &stop, &mut |_| ()).unwrap();
     assert_eq!(again.manifest.files, ["articles-00000.jsonl"]);
-    let names: Vec<_> = fs::read_dir(&settings.out)
-        .unwrap()
-        .map(|e| e.unwrap().file_name())
-        .collect();
+    let names: Vec<_> = fs::read_dir(&settings.out).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names.len(), 2, "{names:?}");
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     assert!(extract(&settings, &stop, &mut |_| ()).unwrap().interrupted);

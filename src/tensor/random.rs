@@ -114,11 +114,7 @@ mod tests {
             (20, pi.0, pi.1, [0xc4923a9c, 0x483df7a0]),
         ];
         for (rounds, key, counter, expected) in cases {
-            assert_eq!(
-                threefry_rounds(key, counter, rounds),
-                expected,
-                "{rounds} rounds"
-            );
+            assert_eq!(threefry_rounds(key, counter, rounds), expected, "{rounds} rounds");
         }
     }
 

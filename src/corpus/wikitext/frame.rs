@@ -126,10 +126,7 @@ impl Scanner<'_> {
             let open_ended = match kind {
                 Kind::ExternalLink => true,
                 Kind::Link => {
-                    let no_label = self
-                        .frames
-                        .last()
-                        .is_some_and(|f| f.first_pipe == self.pipes.len());
+                    let no_label = self.frames.last().is_some_and(|f| f.first_pipe == self.pipes.len());
                     no_label || next == Some(b'\n') || next == Some(b'=')
                 }
                 _ => false,
@@ -149,11 +146,7 @@ impl Scanner<'_> {
             frame.rescue = None;
         } else if frame.rescue.is_none() {
             let inline = !frame.broken && !matches!(frame.kind, Kind::Table | Kind::HtmlTable);
-            frame.rescue = Some(if inline {
-                own_pipe.unwrap_or(frame.start)
-            } else {
-                length
-            });
+            frame.rescue = Some(if inline { own_pipe.unwrap_or(frame.start) } else { length });
         }
         frame.broken = true;
     }
@@ -175,14 +168,8 @@ impl Scanner<'_> {
                     Some(rescue) => rescue,
                     // On the last line: what stands behind the last `|` is the text of most inline templates.
                     None if !frame.broken => {
-                        let pipes = self
-                            .frames
-                            .get(index + 1)
-                            .map_or(self.pipes.len(), |f| f.first_pipe);
-                        self.pipes[frame.first_pipe..pipes]
-                            .last()
-                            .copied()
-                            .unwrap_or(frame.start)
+                        let pipes = self.frames.get(index + 1).map_or(self.pipes.len(), |f| f.first_pipe);
+                        self.pipes[frame.first_pipe..pipes].last().copied().unwrap_or(frame.start)
                     }
                     None => end,
                 },

@@ -7,10 +7,7 @@ use super::scan::Scanner;
 impl Scanner<'_> {
     /// Looks at the start of a line and passes over its markup, if it has any.
     pub(super) fn begin_line(&mut self) {
-        let indent = self.bytes[self.at..]
-            .iter()
-            .take_while(|b| matches!(b, b' ' | b'\t'))
-            .count();
+        let indent = self.bytes[self.at..].iter().take_while(|b| matches!(b, b' ' | b'\t')).count();
         let rest = &self.bytes[self.at + indent..];
         match rest.first() {
             Some(b'=') if indent == 0 => self.heading(),
@@ -64,16 +61,10 @@ impl Scanner<'_> {
 
     fn list_item(&mut self) {
         let rest = &self.bytes[self.at..];
-        let bullets = rest
-            .iter()
-            .take_while(|b| matches!(b, b'*' | b'#' | b':' | b';'))
-            .count();
+        let bullets = rest.iter().take_while(|b| matches!(b, b'*' | b'#' | b':' | b';')).count();
         let term = rest[bullets - 1] == b';';
         self.at += bullets;
-        let spaces = self.bytes[self.at..]
-            .iter()
-            .take_while(|&&b| b == b' ')
-            .count();
+        let spaces = self.bytes[self.at..].iter().take_while(|&&b| b == b' ').count();
         if self.bytes[self.at + spaces..].starts_with(b"{|") {
             self.at += spaces + 2;
             self.open(Kind::Table);
@@ -87,8 +78,8 @@ impl Scanner<'_> {
 
     /// `== Heading ==`, perhaps with comments behind it.
     fn heading(&mut self) {
-        let line_end = memchr::memchr(b'\n', &self.bytes[self.at..])
-            .map_or(self.bytes.len(), |length| self.at + length);
+        let line_end =
+            memchr::memchr(b'\n', &self.bytes[self.at..]).map_or(self.bytes.len(), |length| self.at + length);
         let mut line = self.source[self.at..line_end].trim_end();
         while let Some(start) = line.strip_suffix("-->").and_then(|head| head.rfind("<!--")) {
             line = line[..start].trim_end();

@@ -36,12 +36,7 @@ impl Scanner<'_> {
         // The address ends at a space or at markup.
         let end = rest
             .bytes()
-            .position(|b| {
-                matches!(
-                    b,
-                    b' ' | b']' | b'\n' | b'\t' | b'<' | b'"' | b'[' | b'{' | b'|' | b'}'
-                )
-            })
+            .position(|b| matches!(b, b' ' | b']' | b'\n' | b'\t' | b'<' | b'"' | b'[' | b'{' | b'|' | b'}'))
             .unwrap_or(rest.len());
         self.at += 1 + end;
         self.open(Kind::ExternalLink);
@@ -91,12 +86,10 @@ impl Scanner<'_> {
                 name_start + from..name_start + to
             }
             Some(pipe) => pipe..end,
-            None if name.starts_with("http://") || name.starts_with("https://") => {
-                match name.find(' ') {
-                    Some(space) => name_start + space + 1..end,
-                    None => name_start..end,
-                }
-            }
+            None if name.starts_with("http://") || name.starts_with("https://") => match name.find(' ') {
+                Some(space) => name_start + space + 1..end,
+                None => name_start..end,
+            },
             None => name_start + usize::from(name.starts_with('#'))..end,
         };
         self.keep(&frame, range);

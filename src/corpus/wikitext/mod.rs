@@ -56,10 +56,7 @@ mod mark {
 /// Turns `wikitext` into text. `title` is what `{{PAGENAME}}` stands for. Linear in time and memory.
 pub fn clean(title: &str, wikitext: &str, headings: Headings) -> Cleaned {
     let scanned = scan::scan(title, wikitext);
-    Cleaned {
-        text: tidy::tidy(&scanned.marked, headings),
-        disambiguation: scanned.disambiguation,
-    }
+    Cleaned { text: tidy::tidy(&scanned.marked, headings), disambiguation: scanned.disambiguation }
 }
 
 /// Whether the text of a page sends the reader to another page.
@@ -81,20 +78,13 @@ pub fn is_redirect(wikitext: &str) -> bool {
     let Some(rest) = wikitext.trim_start().strip_prefix(['#', '＃']) else {
         return false;
     };
-    let word: String = rest
-        .trim_start()
-        .chars()
-        .take(20)
-        .flat_map(char::to_lowercase)
-        .collect();
+    let word: String = rest.trim_start().chars().take(20).flat_map(char::to_lowercase).collect();
     WORDS.iter().any(|known| word.starts_with(known))
 }
 
 /// Whether a title says that its page only tells apart others.
 pub fn is_disambiguation_title(title: &str) -> bool {
-    ["(曖昧さ回避)", "（曖昧さ回避）", "(disambiguation)"]
-        .iter()
-        .any(|end| title.ends_with(end))
+    ["(曖昧さ回避)", "（曖昧さ回避）", "(disambiguation)"].iter().any(|end| title.ends_with(end))
 }
 
 /// What `&name;` stands for in HTML, `name` without `&` and `;`. A NUL comes back as it is.
@@ -104,10 +94,7 @@ pub fn entity(name: &str) -> Option<Cow<'static, str>> {
             Some(hex) => u32::from_str_radix(hex, 16),
             None => number.parse(),
         };
-        return code
-            .ok()
-            .and_then(char::from_u32)
-            .map(|c| c.to_string().into());
+        return code.ok().and_then(char::from_u32).map(|c| c.to_string().into());
     }
     quick_xml::escape::resolve_html5_entity(name).map(Cow::Borrowed)
 }

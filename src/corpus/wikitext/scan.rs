@@ -13,10 +13,7 @@ pub(super) struct Scanned {
 pub(super) fn scan(title: &str, source: &str) -> Scanned {
     let mut scanner = Scanner::new(title, source);
     scanner.run();
-    Scanned {
-        marked: scanner.out,
-        disambiguation: scanner.disambiguation,
-    }
+    Scanned { marked: scanner.out, disambiguation: scanner.disambiguation }
 }
 
 /// The state of a scan.
@@ -203,10 +200,7 @@ impl<'a> Scanner<'a> {
     }
 
     fn run_length(&self, byte: u8) -> usize {
-        self.bytes[self.at..]
-            .iter()
-            .take_while(|&&b| b == byte)
-            .count()
+        self.bytes[self.at..].iter().take_while(|&&b| b == byte).count()
     }
 
     /// `''`, `'''` and `'''''` are italics and bold; what goes beyond is apostrophes.
@@ -227,10 +221,7 @@ impl<'a> Scanner<'a> {
     /// `&name;`: decoded text is text, whatever it looks like.
     fn reference(&mut self) {
         let rest = &self.bytes[self.at + 1..];
-        let end = rest
-            .iter()
-            .take(32)
-            .position(|b| !b.is_ascii_alphanumeric() && *b != b'#');
+        let end = rest.iter().take(32).position(|b| !b.is_ascii_alphanumeric() && *b != b'#');
         let Some(end) = end.filter(|&end| end > 0 && rest[end] == b';') else {
             return self.literal("&");
         };

@@ -61,8 +61,7 @@ impl Scanner<'_> {
             .take(24)
             .take_while(|b| b.is_ascii_alphanumeric())
             .count();
-        let name =
-            self.source[name_start.min(self.bytes.len())..][..name_length].to_ascii_lowercase();
+        let name = self.source[name_start.min(self.bytes.len())..][..name_length].to_ascii_lowercase();
         let starts = name.bytes().next().is_some_and(|b| b.is_ascii_alphabetic());
         if !starts {
             if closing {
@@ -131,9 +130,7 @@ impl Scanner<'_> {
         if name == "ref" && self.is_unclosed_reference(content, end) {
             return;
         }
-        let close = self
-            .tag_end(end + 2)
-            .map_or(end + 2 + name.len(), |at| at + 1);
+        let close = self.tag_end(end + 2).map_or(end + 2 + name.len(), |at| at + 1);
         if name == "nowiki" {
             self.literal_text(content, end);
         }
@@ -146,9 +143,7 @@ impl Scanner<'_> {
             let mut text = part;
             if index > 0 {
                 let decoded = part.split_once(';').and_then(|(name, rest)| {
-                    (name.len() <= 32)
-                        .then(|| super::entity(name).map(|e| (e, rest)))
-                        .flatten()
+                    (name.len() <= 32).then(|| super::entity(name).map(|e| (e, rest))).flatten()
                 });
                 match decoded {
                     Some((entity, rest)) => {
@@ -158,8 +153,7 @@ impl Scanner<'_> {
                     None => self.out.push('&'),
                 }
             }
-            self.out
-                .extend(text.chars().filter(|c| *c == '\n' || !c.is_control()));
+            self.out.extend(text.chars().filter(|c| *c == '\n' || !c.is_control()));
         }
     }
 
@@ -212,16 +206,14 @@ impl Scanner<'_> {
                 self.out.push('\n');
                 self.out.push(mark::ITEM);
             }
-            "p" | "div" | "li" | "ul" | "ol" | "dl" | "dt" | "dd" | "blockquote" | "center"
-            | "poem" | "tr" | "td" | "th" | "caption" | "hr" | "h1" | "h2" | "h3" | "h4" | "h5"
-            | "h6" => {
+            "p" | "div" | "li" | "ul" | "ol" | "dl" | "dt" | "dd" | "blockquote" | "center" | "poem"
+            | "tr" | "td" | "th" | "caption" | "hr" | "h1" | "h2" | "h3" | "h4" | "h5" | "h6" => {
                 if self.top() == Some(Kind::HtmlTable)
                     && let Some(frame) = self.frames.last_mut()
                 {
                     frame.rescue = None;
                 }
-                self.out
-                    .push(if self.frames.is_empty() { '\n' } else { ' ' });
+                self.out.push(if self.frames.is_empty() { '\n' } else { ' ' });
                 self.line_start = self.frames.is_empty();
             }
             _ => {}

@@ -4,12 +4,8 @@ use super::{Headings, mark};
 
 /// Makes text of what the scanner left. Linear in `marked`.
 pub(super) fn tidy(marked: &str, headings: Headings) -> String {
-    let mut tidy = Tidy {
-        headings,
-        text: String::with_capacity(marked.len()),
-        pending: Vec::new(),
-        listing: None,
-    };
+    let mut tidy =
+        Tidy { headings, text: String::with_capacity(marked.len()), pending: Vec::new(), listing: None };
     let mut line = Line::default();
     for source in marked.split('\n') {
         tidy.line(source, &mut line);
@@ -70,10 +66,7 @@ impl Tidy {
     }
 
     fn heading(&mut self, source: &str, line: &mut Line) {
-        let level = source
-            .bytes()
-            .next()
-            .map_or(2, |digit| digit.wrapping_sub(b'0'));
+        let level = source.bytes().next().map_or(2, |digit| digit.wrapping_sub(b'0'));
         line.fill(source.get(1..).unwrap_or(""));
         let title = line.finish().to_owned();
         if self.listing.is_none_or(|outer| level <= outer) {
@@ -179,11 +172,7 @@ impl Line {
     fn finish(&mut self) -> &str {
         if self.cut {
             // A separator in front of something removed at the end of the line.
-            let end = self
-                .text
-                .trim_end()
-                .trim_end_matches(['、', '，', ','])
-                .len();
+            let end = self.text.trim_end().trim_end_matches(['、', '，', ',']).len();
             self.text.truncate(end);
         }
         self.text.trim()
@@ -229,8 +218,7 @@ impl Line {
     fn drop_separators(&mut self) {
         let floor = self.inside().unwrap_or(0);
         let kept = self.text[floor..].trim_end().len();
-        if self.brackets.last().is_some() && self.text[floor..floor + kept].ends_with([':', '：'])
-        {
+        if self.brackets.last().is_some() && self.text[floor..floor + kept].ends_with([':', '：']) {
             let inner = &self.text[floor..floor + kept];
             let label = inner
                 .char_indices()
@@ -242,8 +230,7 @@ impl Line {
                 self.text.truncate(floor + label);
             }
         }
-        let end =
-            self.text[floor..].trim_end_matches(|c: char| is_separator(c) || c.is_whitespace());
+        let end = self.text[floor..].trim_end_matches(|c: char| is_separator(c) || c.is_whitespace());
         let end = floor + end.len();
         self.text.truncate(end);
     }
@@ -271,12 +258,9 @@ impl Line {
 
     fn close(&mut self, c: char) {
         let deep = self.brackets.len().saturating_sub(BRACKETS_MAX);
-        let matching = self.brackets[deep..].iter().rposition(|&at| {
-            self.text[at..]
-                .chars()
-                .next()
-                .is_some_and(|open| pairs(open, c))
-        });
+        let matching = self.brackets[deep..]
+            .iter()
+            .rposition(|&at| self.text[at..].chars().next().is_some_and(|open| pairs(open, c)));
         let Some(index) = matching else {
             self.text.push(c);
             self.cut = false;
@@ -289,9 +273,8 @@ impl Line {
         }
         let inside = self.inside().unwrap_or(open);
         let code = c == ')' && self.text[..open].ends_with(|c: char| c.is_ascii_alphanumeric());
-        let empty = self.text[inside.min(self.text.len())..]
-            .chars()
-            .all(|c| c.is_whitespace() || is_separator(c));
+        let empty =
+            self.text[inside.min(self.text.len())..].chars().all(|c| c.is_whitespace() || is_separator(c));
         self.brackets.pop();
         if empty && (self.cut || !code) && !matches!(c, '」' | '』') {
             self.text.truncate(open);
@@ -312,17 +295,11 @@ impl Line {
 }
 
 fn opens(c: char) -> bool {
-    matches!(
-        c,
-        '（' | '(' | '「' | '『' | '【' | '〔' | '［' | '[' | '〈' | '《'
-    )
+    matches!(c, '（' | '(' | '「' | '『' | '【' | '〔' | '［' | '[' | '〈' | '《')
 }
 
 fn closes(c: char) -> bool {
-    matches!(
-        c,
-        '）' | ')' | '」' | '』' | '】' | '〕' | '］' | ']' | '〉' | '》'
-    )
+    matches!(c, '）' | ')' | '」' | '』' | '】' | '〕' | '］' | ']' | '〉' | '》')
 }
 
 /// Full and half width mix in practice.

@@ -18,14 +18,10 @@ impl Arguments<'_> {
     /// The name in lower case, without namespace, `subst:` and marks.
     pub(super) fn name(&self) -> String {
         let end = self.pipes.first().copied().unwrap_or(self.text.len());
-        let raw =
-            self.text[self.start..end].trim_matches(|c: char| c.is_whitespace() || c.is_control());
+        let raw = self.text[self.start..end].trim_matches(|c: char| c.is_whitespace() || c.is_control());
         if raw.len() > NAME_MAX {
             // Enough to tell a parser function by its beginning.
-            let cut = (0..=NAME_MAX)
-                .rev()
-                .find(|&i| raw.is_char_boundary(i))
-                .unwrap_or(0);
+            let cut = (0..=NAME_MAX).rev().find(|&i| raw.is_char_boundary(i)).unwrap_or(0);
             return raw[..cut].to_lowercase();
         }
         let mut name = raw.to_lowercase().replace('_', " ");
@@ -39,11 +35,7 @@ impl Arguments<'_> {
 
     fn all(&self) -> impl Iterator<Item = Range<usize>> + '_ {
         self.pipes.iter().enumerate().map(|(index, &from)| {
-            let to = self
-                .pipes
-                .get(index + 1)
-                .copied()
-                .unwrap_or(self.text.len());
+            let to = self.pipes.get(index + 1).copied().unwrap_or(self.text.len());
             from..to
         })
     }
@@ -55,9 +47,7 @@ impl Arguments<'_> {
             let key = text[..sign].trim();
             let plain = !key.is_empty()
                 && key.len() <= 40
-                && key
-                    .chars()
-                    .all(|c| c.is_alphanumeric() || matches!(c, '-' | '_' | ' '));
+                && key.chars().all(|c| c.is_alphanumeric() || matches!(c, '-' | '_' | ' '));
             if plain {
                 return (Some(key), range.start + sign + 1..range.end);
             }

@@ -29,11 +29,8 @@ enum Shown {
 impl Scanner<'_> {
     pub(super) fn close_template(&mut self) {
         let Some(frame) = self.pop() else { return };
-        let arguments = Arguments {
-            text: &self.out,
-            pipes: &self.pipes[frame.first_pipe..],
-            start: frame.start,
-        };
+        let arguments =
+            Arguments { text: &self.out, pipes: &self.pipes[frame.first_pipe..], start: frame.start };
         let name = arguments.name();
         let rule = names::rule(&name);
         self.disambiguation |= rule == Some(Rule::Disambiguation);

@@ -69,27 +69,18 @@ const TABLE: &[(Rule, &str)] = &[
     (Rule::Nihongo, "nihongo|nihongo3"),
     (Rule::Convert, "convert|cvt|換算|単位変換"),
     (Rule::Fraction, "sfrac|frac|fraction|分数"),
-    (
-        Rule::List,
-        "hlist|flatlist|unbulleted list|ubl|plainlist|plain list|ublist",
-    ),
+    (Rule::List, "hlist|flatlist|unbulleted list|ubl|plainlist|plain list|ublist"),
     (
         Rule::Date,
         "年月日|date|birth date|start date|end date|death date|birth-date|dts|\
          birth date and age|生年月日と年齢|bda|film date|生年月日|没年月日|\
          start date and age",
     ),
-    (
-        Rule::SecondDate,
-        "死亡年月日と没年齢|death date and age|没年月日と没年齢",
-    ),
+    (Rule::SecondDate, "死亡年月日と没年齢|death date and age|没年月日と没年齢"),
     (Rule::Era, "和暦|japanese era|年号"),
     (Rule::WesternAndEra, "西暦和暦|西暦・和暦"),
     (Rule::Number, "val|num|nts|number|formatnum"),
-    (
-        Rule::Label,
-        "仮リンク|ill2|illm|link-interwiki|日本語版にない記事リンク",
-    ),
+    (Rule::Label, "仮リンク|ill2|illm|link-interwiki|日本語版にない記事リンク"),
     (Rule::ForeignLink, "ill"),
     (Rule::PageName, "pagename|fullpagename|basepagename"),
     (Rule::Sign(" "), "nbsp|space|0|spaces|全角"),
@@ -149,9 +140,7 @@ const LANGUAGES: &str = "en|fr|de|es|it|pt|ru|zh|ko|ar|la|el|nl|sv|fi|da|no|nb|n
     grc|ain|ja";
 
 static RULES: LazyLock<HashMap<&str, Rule>> = LazyLock::new(|| {
-    let named = TABLE
-        .iter()
-        .flat_map(|(rule, names)| names.split('|').map(move |name| (name, *rule)));
+    let named = TABLE.iter().flat_map(|(rule, names)| names.split('|').map(move |name| (name, *rule)));
     let languages = LANGUAGES.split('|').map(|code| (code, Rule::First));
     languages.chain(named).collect()
 });

@@ -19,18 +19,11 @@ pub(super) fn foreign_link(args: &Arguments) -> Shown {
         return Shown::Part(label);
     }
     let code = args.str(1);
-    if names::is_language(code) && !args.str(3).is_empty() {
-        args.part(3)
-    } else {
-        args.part(1)
-    }
+    if names::is_language(code) && !args.str(3).is_empty() { args.part(3) } else { args.part(1) }
 }
 
 pub(super) fn nihongo(args: &Arguments) -> Shown {
-    let inside: Vec<&str> = [args.str(2), args.str(3)]
-        .into_iter()
-        .filter(|s| !s.is_empty())
-        .collect();
+    let inside: Vec<&str> = [args.str(2), args.str(3)].into_iter().filter(|s| !s.is_empty()).collect();
     match (args.str(1), inside.is_empty()) {
         ("", _) => Shown::Text(inside.join(" ")),
         (_, true) => args.part(1),
@@ -68,26 +61,17 @@ fn range_sign(word: &str) -> Option<&'static str> {
 
 /// A plain number with a comma every three digits, and a unit if one is named.
 pub(super) fn number(args: &Arguments) -> Shown {
-    let unit = args
-        .named("u")
-        .or_else(|| args.named("ul"))
-        .map_or("", |range| &args.text[range]);
+    let unit = args.named("u").or_else(|| args.named("ul")).map_or("", |range| &args.text[range]);
     let value = grouped(args.str(1));
-    Shown::Text(if unit.is_empty() {
-        value
-    } else {
-        format!("{value} {unit}")
-    })
+    Shown::Text(if unit.is_empty() { value } else { format!("{value} {unit}") })
 }
 
 pub(super) fn grouped(value: &str) -> String {
     let value = value.trim();
     let digits = value.len() - value.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let rest = &value[digits..];
-    let plain = rest.is_empty()
-        || rest
-            .strip_prefix('.')
-            .is_some_and(|r| r.bytes().all(|b| b.is_ascii_digit()));
+    let plain =
+        rest.is_empty() || rest.strip_prefix('.').is_some_and(|r| r.bytes().all(|b| b.is_ascii_digit()));
     if !plain || digits < 4 {
         return value.to_owned();
     }
@@ -120,11 +104,7 @@ pub(super) fn date(args: &Arguments, first: usize) -> Shown {
         text.push_str(value.trim_start_matches('0'));
         text.push_str(unit);
     }
-    if text.is_empty() {
-        args.part(first)
-    } else {
-        Shown::Text(text)
-    }
+    if text.is_empty() { args.part(first) } else { Shown::Text(text) }
 }
 
 fn era_of(year: u32) -> Option<String> {
@@ -144,12 +124,7 @@ fn era_of(year: u32) -> Option<String> {
 
 /// `{{和暦|1980}}`: the year of the Japanese era, or the western one before 1868.
 pub(super) fn era(year: &str) -> Shown {
-    Shown::Text(
-        year.parse()
-            .ok()
-            .and_then(era_of)
-            .unwrap_or_else(|| with_unit(year)),
-    )
+    Shown::Text(year.parse().ok().and_then(era_of).unwrap_or_else(|| with_unit(year)))
 }
 
 pub(super) fn western_and_era(year: &str) -> Shown {
@@ -161,18 +136,10 @@ pub(super) fn western_and_era(year: &str) -> Shown {
 }
 
 fn with_unit(year: &str) -> String {
-    if year.is_empty() {
-        String::new()
-    } else {
-        format!("{year}年")
-    }
+    if year.is_empty() { String::new() } else { format!("{year}年") }
 }
 
 pub(super) fn list(args: &Arguments) -> Shown {
     let items: Vec<&str> = args.positional().filter(|item| !item.is_empty()).collect();
-    if items.is_empty() {
-        Shown::Nothing
-    } else {
-        Shown::Text(items.join("、"))
-    }
+    if items.is_empty() { Shown::Nothing } else { Shown::Text(items.join("、")) }
 }
