@@ -22,7 +22,7 @@ struct Immediates {
   keep_scale: f32,
   site: u32,
 }
-var<immediate> immediate: Immediates;
+var<immediate> immediates: Immediates;
 
 #if VECTOR
 @group(0) @binding(1) var<storage, read> qkv: array<vec4<f32>>;
@@ -43,12 +43,12 @@ const D4: u32 = (HEAD_SIZE + 3u) / 4u;
 
 // First element of a head's part (0 query, 1 key, 2 value) in a row.
 fn qkv_at(row: u32, part: u32, head: u32) -> u32 {
-  return ((row * 3u + part) * immediate.heads + head) * HEAD_SIZE;
+  return ((row * 3u + part) * immediates.heads + head) * HEAD_SIZE;
 }
 
 // The same in a matrix [T, H].
 fn context_at(row: u32, head: u32) -> u32 {
-  return (row * immediate.heads + head) * HEAD_SIZE;
+  return (row * immediates.heads + head) * HEAD_SIZE;
 }
 
 // Columns 4c..4c+3 of the head whose first element is `at`; zeros beyond its end.
@@ -56,12 +56,12 @@ fn load_qkv(at: u32, c: u32) -> vec4<f32> {
 #if VECTOR
   return qkv[at / 4u + c];
 #else
-  let from = at + 4u * c;
+  let begin = at + 4u * c;
   let count = HEAD_SIZE - 4u * c;
-  var v = vec4<f32>(qkv[from], 0.0, 0.0, 0.0);
-  if count > 1u { v.y = qkv[from + 1u]; }
-  if count > 2u { v.z = qkv[from + 2u]; }
-  if count > 3u { v.w = qkv[from + 3u]; }
+  var v = vec4<f32>(qkv[begin], 0.0, 0.0, 0.0);
+  if count > 1u { v.y = qkv[begin + 1u]; }
+  if count > 2u { v.z = qkv[begin + 2u]; }
+  if count > 3u { v.w = qkv[begin + 3u]; }
   return v;
 #endif
 }
@@ -85,16 +85,16 @@ fn main(
   @builtin(num_workgroups) groups: vec3<u32>,
   @builtin(local_invocation_index) local: u32,
 ) {
-  let blocks = (immediate.max_length + 64u - 1u) / 64u;
+  let blocks = (immediates.max_length + 64u - 1u) / 64u;
   let index = workgroup_index(group, groups);
-  let sequence = index / (blocks * immediate.heads);
-  if sequence >= rows_in_use(immediate.extent, immediate.offset, immediate.capacity) { return; }
-  let head = index / blocks % immediate.heads;
+  let sequence = index / (blocks * immediates.heads);
+  if sequence >= rows_in_use(immediates.extent, immediates.offset, immediates.capacity) { return; }
+  let head = index / blocks % immediates.heads;
   let start = starts[sequence];
   let length = starts[sequence + 1u] - start;
   let own = index % blocks * 64u + local;
   if own >= length { return; }
-  let draws = sequence_key(immediate.site, sequence);
+  let draws = sequence_key(immediates.site, sequence);
   var query: array<vec4<f32>, D4>;
   var out: array<vec4<f32>, D4>;
   for (var c = 0u; c < D4; c++) {
@@ -106,7 +106,7 @@ fn main(
     // Keys beyond the end: the last one again, masked below.
     let rows = start + min(vec4<u32>(key, key + 1u, key + 2u, key + 3u), vec4<u32>(length - 1u));
     let exists = vec4<u32>(key, key + 1u, key + 2u, key + 3u) < vec4<u32>(length);
-    let at = vec4<u32>(qkv_at(0u, 1u, head)) + rows * (3u * immediate.heads * HEAD_SIZE);
+    let at = vec4<u32>(qkv_at(0u, 1u, head)) + rows * (3u * immediates.heads * HEAD_SIZE);
     var s = vec4<f32>(0.0);
     for (var c = 0u; c < D4; c++) {
       let q = query[c];
@@ -120,20 +120,20 @@ fn main(
     highest = top;
     s = exp(s - top);
     sum = sum * correction + ((s.x + s.y) + (s.z + s.w));
-    if immediate.threshold != 0u {
+    if immediates.threshold != 0u {
       let row = (head << 16u) | own;
-      s *= dropout_factors(draws, row, key / 4u, immediate.threshold, immediate.keep_scale);
+      s *= dropout_factors(draws, row, key / 4u, immediates.threshold, immediates.keep_scale);
     }
     // The value's part begins H elements after the key's.
-    let from = at + immediate.heads * HEAD_SIZE;
+    let begin = at + immediates.heads * HEAD_SIZE;
     for (var c = 0u; c < D4; c++) {
-      out[c] = out[c] * correction + s.x * load_qkv(from.x, c) + s.y * load_qkv(from.y, c)
-        + s.z * load_qkv(from.z, c) + s.w * load_qkv(from.w, c);
+      out[c] = out[c] * correction + s.x * load_qkv(begin.x, c) + s.y * load_qkv(begin.y, c)
+        + s.z * load_qkv(begin.z, c) + s.w * load_qkv(begin.w, c);
     }
   }
   let row = start + own;
   for (var c = 0u; c < D4; c++) {
     store_context(context_at(row, head), c, out[c] / sum);
   }
-  log_sum_exp[row * immediate.heads + head] = highest + ln_positive(sum);
+  log_sum_exp[row * immediates.heads + head] = highest + ln_positive(sum);
 }

@@ -25,7 +25,7 @@ struct Immediates {
   keep_scale: f32,
   site: u32,
 }
-var<immediate> immediate: Immediates;
+var<immediate> immediates: Immediates;
 
 #if VECTOR
 @group(0) @binding(1) var<storage, read> qkv: array<vec4<f32>>;
@@ -91,12 +91,12 @@ fn sum_over_row(thread: vec2<u32>, partial: vec4<f32>) -> vec4<f32> {
 
 // First element of a head's part (0 query, 1 key, 2 value) in a row.
 fn qkv_at(row: u32, part: u32, head: u32) -> u32 {
-  return ((row * 3u + part) * immediate.heads + head) * HEAD_SIZE;
+  return ((row * 3u + part) * immediates.heads + head) * HEAD_SIZE;
 }
 
 // The same in a matrix [T, H].
 fn context_at(row: u32, head: u32) -> u32 {
-  return (row * immediate.heads + head) * HEAD_SIZE;
+  return (row * immediates.heads + head) * HEAD_SIZE;
 }
 
 // Columns 4c..4c+3 of the head whose first element is `at`; zeros beyond its end.
@@ -104,12 +104,12 @@ fn load_qkv(at: u32, c: u32) -> vec4<f32> {
 #if VECTOR
   return qkv[at / 4u + c];
 #else
-  let from = at + 4u * c;
+  let begin = at + 4u * c;
   let count = HEAD_SIZE - 4u * c;
-  var v = vec4<f32>(qkv[from], 0.0, 0.0, 0.0);
-  if count > 1u { v.y = qkv[from + 1u]; }
-  if count > 2u { v.z = qkv[from + 2u]; }
-  if count > 3u { v.w = qkv[from + 3u]; }
+  var v = vec4<f32>(qkv[begin], 0.0, 0.0, 0.0);
+  if count > 1u { v.y = qkv[begin + 1u]; }
+  if count > 2u { v.z = qkv[begin + 2u]; }
+  if count > 3u { v.w = qkv[begin + 3u]; }
   return v;
 #endif
 }
@@ -170,18 +170,18 @@ fn main(
   @builtin(num_workgroups) groups: vec3<u32>,
   @builtin(local_invocation_index) local: u32,
 ) {
-  let blocks = (immediate.max_length + ROWS - 1u) / ROWS;
+  let blocks = (immediates.max_length + ROWS - 1u) / ROWS;
   let index = workgroup_index(group, groups);
-  let sequence = index / (blocks * immediate.heads);
-  if sequence >= rows_in_use(immediate.extent, immediate.offset, immediate.capacity) { return; }
-  let head = index / blocks % immediate.heads;
+  let sequence = index / (blocks * immediates.heads);
+  if sequence >= rows_in_use(immediates.extent, immediates.offset, immediates.capacity) { return; }
+  let head = index / blocks % immediates.heads;
   let start = starts[sequence];
   let length = starts[sequence + 1u] - start;
   let first_row = index % blocks * ROWS;
   if first_row >= length { return; }
   let thread = vec2<u32>(local % 8u, local / 8u);
   let own = first_row + 4u * thread.y;
-  let draws = sequence_key(immediate.site, sequence);
+  let draws = sequence_key(immediates.site, sequence);
   var highest = vec4<f32>(MASKED_SCORE);
   var sum = vec4<f32>(0.0);
   var out: array<vec4<f32>, 4u * OUT>;
@@ -208,9 +208,9 @@ fn main(
     for (var i = 0u; i < 4u; i++) {
       s[i] = exp(s[i] - top[i]);
       sum[i] += (s[i].x + s[i].y) + (s[i].z + s[i].w);
-      if immediate.threshold != 0u {
+      if immediates.threshold != 0u {
         let row = (head << 16u) | (own + i);
-        s[i] *= dropout_factors(draws, row, key / 4u, immediate.threshold, immediate.keep_scale);
+        s[i] *= dropout_factors(draws, row, key / 4u, immediates.threshold, immediates.keep_scale);
       }
       for (var m = 0u; m < OUT; m++) {
         out[i * OUT + m] *= correction[i];
@@ -250,7 +250,7 @@ fn main(
         if c < D4 { store_context(context_at(row, head), c, out[i * OUT + m] / total[i]); }
       }
       if thread.x == 0u {
-        log_sum_exp[row * immediate.heads + head] = highest[i] + ln_positive(total[i]);
+        log_sum_exp[row * immediates.heads + head] = highest[i] + ln_positive(total[i]);
       }
     }
   }

@@ -25,7 +25,7 @@ struct Immediates {
   keep_scale: f32,
   site: u32,
 }
-var<immediate> immediate: Immediates;
+var<immediate> immediates: Immediates;
 
 #if VECTOR
 @group(0) @binding(1) var<storage, read> qkv: array<vec4<f32>>;
@@ -52,12 +52,12 @@ const D4: u32 = (HEAD_SIZE + 3u) / 4u;
 
 // First element of a head's part (0 query, 1 key, 2 value) in a row.
 fn qkv_at(row: u32, part: u32, head: u32) -> u32 {
-  return ((row * 3u + part) * immediate.heads + head) * HEAD_SIZE;
+  return ((row * 3u + part) * immediates.heads + head) * HEAD_SIZE;
 }
 
 // The same in a matrix [T, H].
 fn context_at(row: u32, head: u32) -> u32 {
-  return (row * immediate.heads + head) * HEAD_SIZE;
+  return (row * immediates.heads + head) * HEAD_SIZE;
 }
 
 // Columns 4c..4c+3 of the head whose first element is `at`; zeros beyond its end.
@@ -65,12 +65,12 @@ fn load_qkv(at: u32, c: u32) -> vec4<f32> {
 #if VECTOR
   return qkv[at / 4u + c];
 #else
-  let from = at + 4u * c;
+  let begin = at + 4u * c;
   let count = HEAD_SIZE - 4u * c;
-  var v = vec4<f32>(qkv[from], 0.0, 0.0, 0.0);
-  if count > 1u { v.y = qkv[from + 1u]; }
-  if count > 2u { v.z = qkv[from + 2u]; }
-  if count > 3u { v.w = qkv[from + 3u]; }
+  var v = vec4<f32>(qkv[begin], 0.0, 0.0, 0.0);
+  if count > 1u { v.y = qkv[begin + 1u]; }
+  if count > 2u { v.z = qkv[begin + 2u]; }
+  if count > 3u { v.w = qkv[begin + 3u]; }
   return v;
 #endif
 }
@@ -80,12 +80,12 @@ fn load_context_gradient(at: u32, c: u32) -> vec4<f32> {
 #if VECTOR
   return context_gradient[at / 4u + c];
 #else
-  let from = at + 4u * c;
+  let begin = at + 4u * c;
   let count = HEAD_SIZE - 4u * c;
-  var v = vec4<f32>(context_gradient[from], 0.0, 0.0, 0.0);
-  if count > 1u { v.y = context_gradient[from + 1u]; }
-  if count > 2u { v.z = context_gradient[from + 2u]; }
-  if count > 3u { v.w = context_gradient[from + 3u]; }
+  var v = vec4<f32>(context_gradient[begin], 0.0, 0.0, 0.0);
+  if count > 1u { v.y = context_gradient[begin + 1u]; }
+  if count > 2u { v.z = context_gradient[begin + 2u]; }
+  if count > 3u { v.w = context_gradient[begin + 3u]; }
   return v;
 #endif
 }
@@ -109,16 +109,16 @@ fn main(
   @builtin(num_workgroups) groups: vec3<u32>,
   @builtin(local_invocation_index) local: u32,
 ) {
-  let blocks = (immediate.max_length + 64u - 1u) / 64u;
+  let blocks = (immediates.max_length + 64u - 1u) / 64u;
   let index = workgroup_index(group, groups);
-  let sequence = index / (blocks * immediate.heads);
-  if sequence >= rows_in_use(immediate.extent, immediate.offset, immediate.capacity) { return; }
-  let head = index / blocks % immediate.heads;
+  let sequence = index / (blocks * immediates.heads);
+  if sequence >= rows_in_use(immediates.extent, immediates.offset, immediates.capacity) { return; }
+  let head = index / blocks % immediates.heads;
   let start = starts[sequence];
   let length = starts[sequence + 1u] - start;
   let own = index % blocks * 64u + local;
   if own >= length { return; }
-  let draws = sequence_key(immediate.site, sequence);
+  let draws = sequence_key(immediates.site, sequence);
   let row = start + own;
   var key: array<vec4<f32>, D4>;
   var value: array<vec4<f32>, D4>;
@@ -129,28 +129,28 @@ fn main(
     value[c] = load_qkv(qkv_at(row, 2u, head), c);
   }
   for (var query = 0u; query < length; query++) {
-    let from = qkv_at(start + query, 0u, head);
+    let begin = qkv_at(start + query, 0u, head);
     let upstream_at = context_at(start + query, head);
     var s = 0.0;
     var g = 0.0;
     for (var c = 0u; c < D4; c++) {
-      s += dot(key[c], load_qkv(from, c));
+      s += dot(key[c], load_qkv(begin, c));
       g += dot(value[c], load_context_gradient(upstream_at, c));
     }
-    let at = (start + query) * immediate.heads + head;
+    let at = (start + query) * immediates.heads + head;
     let probability = exp(s - log_sum_exp[at]);
     var factor = 1.0;
-    if immediate.threshold != 0u {
+    if immediates.threshold != 0u {
       // Four neighbouring threads draw the same block; each keeps its own quarter.
       let factors =
-        dropout_factors(draws, (head << 16u) | query, own / 4u, immediate.threshold, immediate.keep_scale);
+        dropout_factors(draws, (head << 16u) | query, own / 4u, immediates.threshold, immediates.keep_scale);
       factor = factors[own % 4u];
     }
     let kept = probability * factor;
     g = probability * (g * factor - delta[at]) * SCORE_SCALE;
     for (var c = 0u; c < D4; c++) {
       value_out[c] += kept * load_context_gradient(upstream_at, c);
-      key_out[c] += g * load_qkv(from, c);
+      key_out[c] += g * load_qkv(begin, c);
     }
   }
   for (var c = 0u; c < D4; c++) {

@@ -27,7 +27,7 @@ struct Immediates {
   keep_scale: f32,
   site: u32,
 }
-var<immediate> immediate: Immediates;
+var<immediate> immediates: Immediates;
 
 #if VECTOR
 @group(0) @binding(1) var<storage, read> qkv: array<vec4<f32>>;
@@ -99,12 +99,12 @@ fn sum_over_row(thread: vec2<u32>, partial: vec4<f32>) -> vec4<f32> {
 
 // First element of a head's part (0 query, 1 key, 2 value) in a row.
 fn qkv_at(row: u32, part: u32, head: u32) -> u32 {
-  return ((row * 3u + part) * immediate.heads + head) * HEAD_SIZE;
+  return ((row * 3u + part) * immediates.heads + head) * HEAD_SIZE;
 }
 
 // The same in a matrix [T, H].
 fn context_at(row: u32, head: u32) -> u32 {
-  return (row * immediate.heads + head) * HEAD_SIZE;
+  return (row * immediates.heads + head) * HEAD_SIZE;
 }
 
 // Columns 4c..4c+3 of the head whose first element is `at`; zeros beyond its end.
@@ -112,12 +112,12 @@ fn load_qkv(at: u32, c: u32) -> vec4<f32> {
 #if VECTOR
   return qkv[at / 4u + c];
 #else
-  let from = at + 4u * c;
+  let begin = at + 4u * c;
   let count = HEAD_SIZE - 4u * c;
-  var v = vec4<f32>(qkv[from], 0.0, 0.0, 0.0);
-  if count > 1u { v.y = qkv[from + 1u]; }
-  if count > 2u { v.z = qkv[from + 2u]; }
-  if count > 3u { v.w = qkv[from + 3u]; }
+  var v = vec4<f32>(qkv[begin], 0.0, 0.0, 0.0);
+  if count > 1u { v.y = qkv[begin + 1u]; }
+  if count > 2u { v.z = qkv[begin + 2u]; }
+  if count > 3u { v.w = qkv[begin + 3u]; }
   return v;
 #endif
 }
@@ -127,12 +127,12 @@ fn load_context_gradient(at: u32, c: u32) -> vec4<f32> {
 #if VECTOR
   return context_gradient[at / 4u + c];
 #else
-  let from = at + 4u * c;
+  let begin = at + 4u * c;
   let count = HEAD_SIZE - 4u * c;
-  var v = vec4<f32>(context_gradient[from], 0.0, 0.0, 0.0);
-  if count > 1u { v.y = context_gradient[from + 1u]; }
-  if count > 2u { v.z = context_gradient[from + 2u]; }
-  if count > 3u { v.w = context_gradient[from + 3u]; }
+  var v = vec4<f32>(context_gradient[begin], 0.0, 0.0, 0.0);
+  if count > 1u { v.y = context_gradient[begin + 1u]; }
+  if count > 2u { v.z = context_gradient[begin + 2u]; }
+  if count > 3u { v.w = context_gradient[begin + 3u]; }
   return v;
 #endif
 }
@@ -230,18 +230,18 @@ fn main(
   @builtin(num_workgroups) groups: vec3<u32>,
   @builtin(local_invocation_index) local: u32,
 ) {
-  let blocks = (immediate.max_length + ROWS - 1u) / ROWS;
+  let blocks = (immediates.max_length + ROWS - 1u) / ROWS;
   let index = workgroup_index(group, groups);
-  let sequence = index / (blocks * immediate.heads);
-  if sequence >= rows_in_use(immediate.extent, immediate.offset, immediate.capacity) { return; }
-  let head = index / blocks % immediate.heads;
+  let sequence = index / (blocks * immediates.heads);
+  if sequence >= rows_in_use(immediates.extent, immediates.offset, immediates.capacity) { return; }
+  let head = index / blocks % immediates.heads;
   let start = starts[sequence];
   let length = starts[sequence + 1u] - start;
   let first_row = index % blocks * ROWS;
   if first_row >= length { return; }
   let thread = vec2<u32>(local % 8u, local / 8u);
   let own = first_row + 4u * thread.y;
-  let draws = sequence_key(immediate.site, sequence);
+  let draws = sequence_key(immediates.site, sequence);
   var key_out: array<vec4<f32>, 4u * OUT>;
   var value_out: array<vec4<f32>, 4u * OUT>;
   for (var first_column = 0u; first_column < length; first_column += COLUMNS) {
@@ -251,12 +251,12 @@ fn main(
     for (var j = 0u; j < 4u; j++) {
       let query = first_column + 4u * thread.x + j;
       if query < length {
-        let at = (start + query) * immediate.heads + head;
+        let at = (start + query) * immediates.heads + head;
         let probability = exp(s[j] * SCORE_SCALE - log_sum_exp[at]);
         var factor = vec4<f32>(1.0);
-        if immediate.threshold != 0u {
+        if immediates.threshold != 0u {
           let row = (head << 16u) | query;
-          factor = dropout_factors(draws, row, own / 4u, immediate.threshold, immediate.keep_scale);
+          factor = dropout_factors(draws, row, own / 4u, immediates.threshold, immediates.keep_scale);
         }
         s[j] = probability * factor;
         g[j] = probability * (g[j] * factor - delta[at]) * SCORE_SCALE;

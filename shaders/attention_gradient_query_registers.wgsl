@@ -24,7 +24,7 @@ struct Immediates {
   keep_scale: f32,
   site: u32,
 }
-var<immediate> immediate: Immediates;
+var<immediate> immediates: Immediates;
 
 #if VECTOR
 @group(0) @binding(1) var<storage, read> qkv: array<vec4<f32>>;
@@ -56,12 +56,12 @@ const D4: u32 = (HEAD_SIZE + 3u) / 4u;
 
 // First element of a head's part (0 query, 1 key, 2 value) in a row.
 fn qkv_at(row: u32, part: u32, head: u32) -> u32 {
-  return ((row * 3u + part) * immediate.heads + head) * HEAD_SIZE;
+  return ((row * 3u + part) * immediates.heads + head) * HEAD_SIZE;
 }
 
 // The same in a matrix [T, H].
 fn context_at(row: u32, head: u32) -> u32 {
-  return (row * immediate.heads + head) * HEAD_SIZE;
+  return (row * immediates.heads + head) * HEAD_SIZE;
 }
 
 // Columns 4c..4c+3 of the head whose first element is `at`; zeros beyond its end.
@@ -69,12 +69,12 @@ fn load_qkv(at: u32, c: u32) -> vec4<f32> {
 #if VECTOR
   return qkv[at / 4u + c];
 #else
-  let from = at + 4u * c;
+  let begin = at + 4u * c;
   let count = HEAD_SIZE - 4u * c;
-  var v = vec4<f32>(qkv[from], 0.0, 0.0, 0.0);
-  if count > 1u { v.y = qkv[from + 1u]; }
-  if count > 2u { v.z = qkv[from + 2u]; }
-  if count > 3u { v.w = qkv[from + 3u]; }
+  var v = vec4<f32>(qkv[begin], 0.0, 0.0, 0.0);
+  if count > 1u { v.y = qkv[begin + 1u]; }
+  if count > 2u { v.z = qkv[begin + 2u]; }
+  if count > 3u { v.w = qkv[begin + 3u]; }
   return v;
 #endif
 }
@@ -84,12 +84,12 @@ fn load_context(at: u32, c: u32) -> vec4<f32> {
 #if VECTOR
   return context[at / 4u + c];
 #else
-  let from = at + 4u * c;
+  let begin = at + 4u * c;
   let count = HEAD_SIZE - 4u * c;
-  var v = vec4<f32>(context[from], 0.0, 0.0, 0.0);
-  if count > 1u { v.y = context[from + 1u]; }
-  if count > 2u { v.z = context[from + 2u]; }
-  if count > 3u { v.w = context[from + 3u]; }
+  var v = vec4<f32>(context[begin], 0.0, 0.0, 0.0);
+  if count > 1u { v.y = context[begin + 1u]; }
+  if count > 2u { v.z = context[begin + 2u]; }
+  if count > 3u { v.w = context[begin + 3u]; }
   return v;
 #endif
 }
@@ -99,12 +99,12 @@ fn load_context_gradient(at: u32, c: u32) -> vec4<f32> {
 #if VECTOR
   return context_gradient[at / 4u + c];
 #else
-  let from = at + 4u * c;
+  let begin = at + 4u * c;
   let count = HEAD_SIZE - 4u * c;
-  var v = vec4<f32>(context_gradient[from], 0.0, 0.0, 0.0);
-  if count > 1u { v.y = context_gradient[from + 1u]; }
-  if count > 2u { v.z = context_gradient[from + 2u]; }
-  if count > 3u { v.w = context_gradient[from + 3u]; }
+  var v = vec4<f32>(context_gradient[begin], 0.0, 0.0, 0.0);
+  if count > 1u { v.y = context_gradient[begin + 1u]; }
+  if count > 2u { v.z = context_gradient[begin + 2u]; }
+  if count > 3u { v.w = context_gradient[begin + 3u]; }
   return v;
 #endif
 }
@@ -128,16 +128,16 @@ fn main(
   @builtin(num_workgroups) groups: vec3<u32>,
   @builtin(local_invocation_index) local: u32,
 ) {
-  let blocks = (immediate.max_length + 64u - 1u) / 64u;
+  let blocks = (immediates.max_length + 64u - 1u) / 64u;
   let index = workgroup_index(group, groups);
-  let sequence = index / (blocks * immediate.heads);
-  if sequence >= rows_in_use(immediate.extent, immediate.offset, immediate.capacity) { return; }
-  let head = index / blocks % immediate.heads;
+  let sequence = index / (blocks * immediates.heads);
+  if sequence >= rows_in_use(immediates.extent, immediates.offset, immediates.capacity) { return; }
+  let head = index / blocks % immediates.heads;
   let start = starts[sequence];
   let length = starts[sequence + 1u] - start;
   let own = index % blocks * 64u + local;
   if own >= length { return; }
-  let draws = sequence_key(immediate.site, sequence);
+  let draws = sequence_key(immediates.site, sequence);
   let row = start + own;
   var query: array<vec4<f32>, D4>;
   var upstream: array<vec4<f32>, D4>;
@@ -148,15 +148,15 @@ fn main(
     upstream[c] = load_context_gradient(context_at(row, head), c);
     mean += dot(upstream[c], load_context(context_at(row, head), c));
   }
-  delta[row * immediate.heads + head] = mean;
-  let shift = log_sum_exp[row * immediate.heads + head];
+  delta[row * immediates.heads + head] = mean;
+  let shift = log_sum_exp[row * immediates.heads + head];
   for (var key = 0u; key < length; key += 4u) {
     // Keys beyond the end: the last one again, masked below.
     let rows = start + min(vec4<u32>(key, key + 1u, key + 2u, key + 3u), vec4<u32>(length - 1u));
     let exists = vec4<u32>(key, key + 1u, key + 2u, key + 3u) < vec4<u32>(length);
-    let at = vec4<u32>(qkv_at(0u, 1u, head)) + rows * (3u * immediate.heads * HEAD_SIZE);
+    let at = vec4<u32>(qkv_at(0u, 1u, head)) + rows * (3u * immediates.heads * HEAD_SIZE);
     // The value's part begins H elements after the key's.
-    let from = at + immediate.heads * HEAD_SIZE;
+    let begin = at + immediates.heads * HEAD_SIZE;
     var s = vec4<f32>(0.0);
     var g = vec4<f32>(0.0);
     for (var c = 0u; c < D4; c++) {
@@ -166,11 +166,11 @@ fn main(
         dot(q, load_qkv(at.z, c)), dot(q, load_qkv(at.w, c)));
       let u = upstream[c];
       g += vec4<f32>(
-        dot(u, load_qkv(from.x, c)), dot(u, load_qkv(from.y, c)),
-        dot(u, load_qkv(from.z, c)), dot(u, load_qkv(from.w, c)));
+        dot(u, load_qkv(begin.x, c)), dot(u, load_qkv(begin.y, c)),
+        dot(u, load_qkv(begin.z, c)), dot(u, load_qkv(begin.w, c)));
     }
-    if immediate.threshold != 0u {
-      g *= dropout_factors(draws, (head << 16u) | own, key / 4u, immediate.threshold, immediate.keep_scale);
+    if immediates.threshold != 0u {
+      g *= dropout_factors(draws, (head << 16u) | own, key / 4u, immediates.threshold, immediates.keep_scale);
     }
     g = select(vec4<f32>(0.0), exp(s - shift), exists) * (g - mean) * SCORE_SCALE;
     for (var c = 0u; c < D4; c++) {

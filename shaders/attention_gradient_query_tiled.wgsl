@@ -26,7 +26,7 @@ struct Immediates {
   keep_scale: f32,
   site: u32,
 }
-var<immediate> immediate: Immediates;
+var<immediate> immediates: Immediates;
 
 #if VECTOR
 @group(0) @binding(1) var<storage, read> qkv: array<vec4<f32>>;
@@ -103,12 +103,12 @@ fn sum_over_row(thread: vec2<u32>, partial: vec4<f32>) -> vec4<f32> {
 
 // First element of a head's part (0 query, 1 key, 2 value) in a row.
 fn qkv_at(row: u32, part: u32, head: u32) -> u32 {
-  return ((row * 3u + part) * immediate.heads + head) * HEAD_SIZE;
+  return ((row * 3u + part) * immediates.heads + head) * HEAD_SIZE;
 }
 
 // The same in a matrix [T, H].
 fn context_at(row: u32, head: u32) -> u32 {
-  return (row * immediate.heads + head) * HEAD_SIZE;
+  return (row * immediates.heads + head) * HEAD_SIZE;
 }
 
 // Columns 4c..4c+3 of the head whose first element is `at`; zeros beyond its end.
@@ -116,12 +116,12 @@ fn load_qkv(at: u32, c: u32) -> vec4<f32> {
 #if VECTOR
   return qkv[at / 4u + c];
 #else
-  let from = at + 4u * c;
+  let begin = at + 4u * c;
   let count = HEAD_SIZE - 4u * c;
-  var v = vec4<f32>(qkv[from], 0.0, 0.0, 0.0);
-  if count > 1u { v.y = qkv[from + 1u]; }
-  if count > 2u { v.z = qkv[from + 2u]; }
-  if count > 3u { v.w = qkv[from + 3u]; }
+  var v = vec4<f32>(qkv[begin], 0.0, 0.0, 0.0);
+  if count > 1u { v.y = qkv[begin + 1u]; }
+  if count > 2u { v.z = qkv[begin + 2u]; }
+  if count > 3u { v.w = qkv[begin + 3u]; }
   return v;
 #endif
 }
@@ -131,12 +131,12 @@ fn load_context(at: u32, c: u32) -> vec4<f32> {
 #if VECTOR
   return context[at / 4u + c];
 #else
-  let from = at + 4u * c;
+  let begin = at + 4u * c;
   let count = HEAD_SIZE - 4u * c;
-  var v = vec4<f32>(context[from], 0.0, 0.0, 0.0);
-  if count > 1u { v.y = context[from + 1u]; }
-  if count > 2u { v.z = context[from + 2u]; }
-  if count > 3u { v.w = context[from + 3u]; }
+  var v = vec4<f32>(context[begin], 0.0, 0.0, 0.0);
+  if count > 1u { v.y = context[begin + 1u]; }
+  if count > 2u { v.z = context[begin + 2u]; }
+  if count > 3u { v.w = context[begin + 3u]; }
   return v;
 #endif
 }
@@ -146,12 +146,12 @@ fn load_context_gradient(at: u32, c: u32) -> vec4<f32> {
 #if VECTOR
   return context_gradient[at / 4u + c];
 #else
-  let from = at + 4u * c;
+  let begin = at + 4u * c;
   let count = HEAD_SIZE - 4u * c;
-  var v = vec4<f32>(context_gradient[from], 0.0, 0.0, 0.0);
-  if count > 1u { v.y = context_gradient[from + 1u]; }
-  if count > 2u { v.z = context_gradient[from + 2u]; }
-  if count > 3u { v.w = context_gradient[from + 3u]; }
+  var v = vec4<f32>(context_gradient[begin], 0.0, 0.0, 0.0);
+  if count > 1u { v.y = context_gradient[begin + 1u]; }
+  if count > 2u { v.z = context_gradient[begin + 2u]; }
+  if count > 3u { v.w = context_gradient[begin + 3u]; }
   return v;
 #endif
 }
@@ -249,18 +249,18 @@ fn main(
   @builtin(num_workgroups) groups: vec3<u32>,
   @builtin(local_invocation_index) local: u32,
 ) {
-  let blocks = (immediate.max_length + ROWS - 1u) / ROWS;
+  let blocks = (immediates.max_length + ROWS - 1u) / ROWS;
   let index = workgroup_index(group, groups);
-  let sequence = index / (blocks * immediate.heads);
-  if sequence >= rows_in_use(immediate.extent, immediate.offset, immediate.capacity) { return; }
-  let head = index / blocks % immediate.heads;
+  let sequence = index / (blocks * immediates.heads);
+  if sequence >= rows_in_use(immediates.extent, immediates.offset, immediates.capacity) { return; }
+  let head = index / blocks % immediates.heads;
   let start = starts[sequence];
   let length = starts[sequence + 1u] - start;
   let first_row = index % blocks * ROWS;
   if first_row >= length { return; }
   let thread = vec2<u32>(local % 8u, local / 8u);
   let own = first_row + 4u * thread.y;
-  let draws = sequence_key(immediate.site, sequence);
+  let draws = sequence_key(immediates.site, sequence);
   var partial = vec4<f32>(0.0);
   var shift = vec4<f32>(0.0);
   for (var i = 0u; i < 4u; i++) {
@@ -270,13 +270,13 @@ fn main(
       for (var c = thread.x; c < D4; c += 8u) {
         partial[i] += dot(load_context_gradient(at, c), load_context(at, c));
       }
-      shift[i] = log_sum_exp[row * immediate.heads + head];
+      shift[i] = log_sum_exp[row * immediates.heads + head];
     }
   }
   let mean = sum_over_row(thread, partial);
   for (var i = 0u; i < 4u; i++) {
     if thread.x == 0u && own + i < length {
-      delta[(start + own + i) * immediate.heads + head] = mean[i];
+      delta[(start + own + i) * immediates.heads + head] = mean[i];
     }
   }
   var out: array<vec4<f32>, 4u * OUT>;
@@ -286,9 +286,9 @@ fn main(
     let key = first_column + 4u * thread.x;
     let exists = vec4<u32>(key, key + 1u, key + 2u, key + 3u) < vec4<u32>(length);
     for (var i = 0u; i < 4u; i++) {
-      if immediate.threshold != 0u {
+      if immediates.threshold != 0u {
         let row = (head << 16u) | (own + i);
-        g[i] *= dropout_factors(draws, row, key / 4u, immediate.threshold, immediate.keep_scale);
+        g[i] *= dropout_factors(draws, row, key / 4u, immediates.threshold, immediates.keep_scale);
       }
       let probability = select(vec4<f32>(0.0), exp(s[i] * SCORE_SCALE - shift[i]), exists);
       g[i] = probability * (g[i] - mean[i]) * SCORE_SCALE;
