@@ -13,11 +13,14 @@ mod dropout;
 pub mod embedding;
 pub mod gather;
 pub mod gelu;
+mod lanes;
 pub mod matmul;
 pub mod memory;
 pub mod norm;
+mod norm_kernels;
 pub mod scalar;
 pub mod table_gradient;
+mod table_gradient_kernels;
 
 pub use memory::Memory;
 pub use scalar::{Scalar, simd};
