@@ -1,1 +1,6 @@
-//! Kernel tests against the CPU reference, and whole-step tests.
+//! Kernel tests against the CPU reference, and whole-step tests. How to write one: see `harness`.
+
+mod harness;
+mod matmul;
+mod shaders;
+mod tolerances;

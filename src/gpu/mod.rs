@@ -1,1 +1,16 @@
-//! TODO
+//! Runs a plan on a GPU through wgpu (Vulkan, Metal, DirectX 12).
+//!
+//! `adapter` finds and opens devices, `shader` makes WGSL modules, `pipelines` compiles them once, `selector`
+//! picks a candidate of each op, `executor` runs the plan.
+
+pub mod adapter;
+mod executor;
+mod pipelines;
+mod readback;
+pub mod selector;
+pub mod shader;
+mod uploads;
+
+pub use adapter::{Adapter, Capabilities, Gpu, adapters};
+pub use executor::{GpuExecutor, Options};
+pub use selector::Selection;

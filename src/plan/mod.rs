@@ -197,6 +197,11 @@ impl PlanBuilder {
         });
     }
 
+    /// Ops appended so far: the index of the next one.
+    pub fn op_count(&self) -> usize {
+        self.ops.len()
+    }
+
     pub fn info(&self, id: TensorId) -> &TensorInfo {
         &self.tensors[id.0 as usize]
     }

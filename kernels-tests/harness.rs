@@ -1,0 +1,547 @@
+//! What every kernel test uses: one device, small plans on all executors, gradients by central differences.
+//!
+//! **Comparing an op** (`compare`): a closure declares tensors and pushes ops on a `PlanBuilder` and returns a
+//! [`Case`] that says how tensors are filled and which are compared, and how closely:
+//!
+//! ```ignore
+//! let values = step(5, 1, 0); // tokens, sequences, masked slots in use
+//! compare("gelu", &values, |builder| {
+//!     let rows = Rows::of(Extent::Tokens, 8); // capacity 8: rows 5.. are guard zones
+//!     let x = builder.activation("x", rows, 16);
+//!     let y = builder.activation("y", rows, 16);
+//!     builder.push("gelu", Gelu { x, y });
+//!     Case::new().fill(x, Fill::Normal(1.0)).output(y, ELEMENTWISE)
+//! });
+//! ```
+//!
+//! The plan runs on the CPU in f64 (the reference), on the CPU in f32 with one and with two threads (the same
+//! bytes), and on the GPU with every candidate of every op, in checked and in unchecked modules (the latter
+//! twice: the same bytes). All tensors that are not filled start as [`POISON`], so do the rows of filled ones
+//! beyond the extents in use; wherever the reference still holds poison afterwards, the others must hold it bit
+//! for bit. A tensor that is updated in place is filled *and* an output. Integer outputs must be equal.
+//! Every dispatch is also validated and translated to SPIR-V, MSL and HLSL.
+//!
+//! **Gradients** (`gradient_check`): forward and backward ops in one plan, put the op in the middle (a `product`
+//! before and one after it), see [`GradientCase`].
+//!
+//! `INAZUMA_TEST_DEVICE` chooses the adapter as `--device` does; without it the hardware GPU, else lavapipe.
+
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+
+use inazuma::cpu::{CpuExecutor, PlanScalar};
+use inazuma::device::DeviceChoice;
+use inazuma::gpu::{Capabilities, Gpu, GpuExecutor, Options, Selection, adapters, selector};
+use inazuma::ops::matmul::{Epilogue, Form, MatMul};
+use inazuma::plan::{Data, Executor, Plan, PlanBuilder, Upload};
+use inazuma::tensor::random::{Stream, derive, root};
+use inazuma::tensor::{Element, Role, Rows, StepValues, TensorId};
+
+use crate::shaders;
+use crate::tolerances::{GRADIENT_CHECK, Tolerance};
+
+/// What outputs hold before they are written; exact in f32 and f64.
+pub const POISON: f32 = 1.0e30;
+/// The same for integers: an index nobody can follow.
+pub const POISON_UINT: u32 = 0x0bad_f00d;
+
+/// The device of all tests.
+pub fn gpu() -> Arc<Gpu> {
+    static GPU: OnceLock<Arc<Gpu>> = OnceLock::new();
+    GPU.get_or_init(|| {
+        let adapters = adapters();
+        let capabilities: Vec<Capabilities> = adapters.iter().map(|a| a.capabilities.clone()).collect();
+        let index = match std::env::var("INAZUMA_TEST_DEVICE") {
+            Ok(text) => text.parse::<DeviceChoice>().unwrap().resolve(&capabilities).unwrap(),
+            Err(_) => DeviceChoice::Auto
+                .resolve(&capabilities)
+                .unwrap()
+                .or_else(|| capabilities.iter().position(|c| c.immediates)),
+        };
+        let index = index.expect(
+            "kernel tests need an adapter, and there is none: install a Vulkan driver \
+             (Debian: apt install mesa-vulkan-drivers gives lavapipe)",
+        );
+        Gpu::open(&adapters[index]).expect("the adapter opens")
+    })
+    .clone()
+}
+
+/// Step values with these extents; whole-batch denominators equal to them, a fixed key.
+pub fn step(tokens: u32, sequences: u32, masked: u32) -> StepValues {
+    StepValues {
+        tokens,
+        sequences,
+        masked,
+        first_sequence: 3,
+        key: derive(root(20_240_229), 7, 1),
+        learning_rate: 5e-4,
+        loss_scale: 1.0,
+        masked_total: masked as f32,
+        tokens_total: tokens as f32,
+        ..StepValues::default()
+    }
+}
+
+/// Initial values of a tensor: random ones in its rows in use, given ones from its first element on. The rest
+/// is poison.
+#[derive(Clone, Debug)]
+#[allow(dead_code)] // each op's tests use what they need
+pub enum Fill {
+    /// Normal with this standard deviation.
+    Normal(f64),
+    Uniform(f64, f64),
+    Constant(f64),
+    Floats(Vec<f32>),
+    Integers(Vec<u32>),
+    /// Uniform in 0..n.
+    Below(u32),
+}
+
+/// Tensors of a test: how they start, and what is compared.
+#[derive(Clone, Debug, Default)]
+pub struct Case {
+    fills: Vec<(TensorId, Fill)>,
+    outputs: Vec<(TensorId, Tolerance)>,
+}
+
+impl Case {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub fn fill(mut self, tensor: TensorId, fill: Fill) -> Self {
+        self.fills.push((tensor, fill));
+        self
+    }
+
+    pub fn output(mut self, tensor: TensorId, tolerance: Tolerance) -> Self {
+        self.outputs.push((tensor, tolerance));
+        self
+    }
+
+    /// All tensors that need memory of their own.
+    fn kept(&self) -> Vec<TensorId> {
+        let filled = self.fills.iter().map(|(tensor, _)| *tensor);
+        filled.chain(self.outputs.iter().map(|(tensor, _)| *tensor)).collect()
+    }
+}
+
+/// A plain matrix product, for putting ops in the middle of something.
+pub fn product(
+    form: Form,
+    a: TensorId,
+    b: TensorId,
+    c: TensorId,
+    rows: Rows,
+    n: usize,
+    inner: usize,
+) -> MatMul {
+    MatMul {
+        form,
+        a: a.into(),
+        b: b.into(),
+        c: c.into(),
+        rows,
+        n,
+        inner,
+        epilogue: Epilogue::None,
+        bias_gradient: None,
+        partials: None,
+    }
+}
+
+/// Runs the plan on every executor and strategy and compares with the CPU in f64. See the top of this file.
+pub fn compare(name: &str, values: &StepValues, build: impl Fn(&mut PlanBuilder) -> Case) {
+    let make = || {
+        let mut builder = PlanBuilder::new();
+        let case = build(&mut builder);
+        let plan = builder.build(&case.kept()).unwrap_or_else(|error| panic!("{name}: {error:#}"));
+        (plan, case)
+    };
+    let reference = on_cpu::<f64>(name, make(), values, 2);
+    let single = on_cpu::<f32>(name, make(), values, 1);
+    check(name, "CPU f32", &make(), &reference, &single);
+    let double = on_cpu::<f32>(name, make(), values, 2);
+    assert!(single == double, "{name}: the number of threads changes the result");
+
+    let gpu = gpu();
+    let strategies = {
+        let (plan, _) = make();
+        let fitting = |op: &inazuma::plan::PlannedOp| {
+            let candidates = op.op.candidates();
+            candidates.iter().filter(|c| selector::fits(&c.requires, &gpu.capabilities)).count()
+        };
+        plan.ops.iter().flat_map(|op| op.op.candidates()).for_each(|c| shaders::validate(&c));
+        plan.ops.iter().map(fitting).max().unwrap_or(0)
+    };
+    for strategy in 0..strategies {
+        for checked in [true, false] {
+            let (plan, case) = make();
+            let options = Options { selection: Selection::Nth(strategy), checked };
+            let mut executor = GpuExecutor::new(gpu.clone(), plan, options)
+                .unwrap_or_else(|error| panic!("{name}: {error:#}"));
+            let modules = if checked { "checked" } else { "unchecked" };
+            let label = format!("GPU, {}, {modules} modules", executor.strategies().join(" + "));
+            let mut results = || {
+                prepare(name, &mut executor, &case, values);
+                let all = 0..executor.plan().ops.len();
+                executor.run(all, values, &[]).unwrap_or_else(|error| panic!("{name}: {label}: {error:#}"));
+                outputs(&mut executor, &case)
+            };
+            let first = results();
+            check(name, &label, &make(), &reference, &first);
+            if !checked {
+                assert!(first == results(), "{name}: {label}: a second run gives other bytes");
+            }
+        }
+    }
+}
+
+/// An output as read back: bits of f32 or integers, so that equality means the same bytes.
+type Bits = Vec<Vec<u32>>;
+
+/// The reference: floats in f64 or integers.
+trait Outputs {
+    fn value(&self, output: usize, element: usize) -> f64;
+}
+
+impl Outputs for Vec<Vec<f64>> {
+    fn value(&self, output: usize, element: usize) -> f64 {
+        self[output][element]
+    }
+}
+
+fn outputs(executor: &mut dyn Executor, case: &Case) -> Bits {
+    let read = |(tensor, _): &(TensorId, Tolerance)| match executor.plan().info(*tensor).element {
+        Element::Float => bytemuck::cast_vec(executor.read(*tensor).expect("outputs can be read")),
+        Element::Uint => executor.read_uint(*tensor).expect("outputs can be read"),
+    };
+    case.outputs.iter().map(read).collect()
+}
+
+/// What a CPU executor gives: f64 values for the reference, bits for f32.
+trait CpuResult: PlanScalar {
+    type Result;
+    fn collect(executor: &mut CpuExecutor<Self>, case: &Case) -> Self::Result;
+}
+
+impl CpuResult for f32 {
+    type Result = Bits;
+    fn collect(executor: &mut CpuExecutor<f32>, case: &Case) -> Bits {
+        outputs(executor, case)
+    }
+}
+
+impl CpuResult for f64 {
+    type Result = Vec<Vec<f64>>;
+    fn collect(executor: &mut CpuExecutor<f64>, case: &Case) -> Vec<Vec<f64>> {
+        let mut read = |(tensor, _): &(TensorId, Tolerance)| match executor.plan().info(*tensor).element {
+            Element::Float => executor.read_exact(*tensor).expect("outputs can be read"),
+            Element::Uint => {
+                let integers = executor.read_uint(*tensor).expect("outputs can be read");
+                integers.into_iter().map(f64::from).collect()
+            }
+        };
+        case.outputs.iter().map(&mut read).collect()
+    }
+}
+
+fn on_cpu<S: CpuResult>(
+    name: &str,
+    (plan, case): (Plan, Case),
+    values: &StepValues,
+    threads: usize,
+) -> S::Result {
+    let mut executor = CpuExecutor::<S>::new(plan, threads).expect("threads start");
+    prepare(name, &mut executor, &case, values);
+    let all = 0..executor.plan().ops.len();
+    executor.run(all, values, &[]).unwrap_or_else(|error| panic!("{name}: CPU: {error:#}"));
+    S::collect(&mut executor, &case)
+}
+
+/// Poisons everything, then fills.
+fn prepare(name: &str, executor: &mut dyn Executor, case: &Case, values: &StepValues) {
+    let tensors: Vec<(TensorId, Element, usize)> = {
+        let plan = executor.plan();
+        let ids = (0..plan.tensors.len()).map(|id| TensorId(id as u32));
+        let placed = ids.filter(|id| plan.placement(*id).buffer < plan.buffers.len());
+        placed.map(|id| (id, plan.info(id).element, plan.info(id).elements())).collect()
+    };
+    let filled = |id: TensorId| case.fills.iter().find(|(tensor, _)| *tensor == id);
+    for &(id, element, elements) in tensors.iter().filter(|(id, ..)| filled(*id).is_none()) {
+        set(executor, id, element, &vec![POISON; elements], &vec![POISON_UINT; elements]);
+    }
+    for &(id, element, _) in &tensors {
+        if let Some((_, fill)) = filled(id) {
+            let (floats, integers) = fill_values(name, executor.plan(), id, fill, values);
+            set(executor, id, element, &floats, &integers);
+        }
+    }
+    for (id, _) in &case.fills {
+        let known = tensors.iter().any(|(tensor, ..)| tensor == id);
+        assert!(known, "{name}: {} is filled but not used", executor.plan().info(*id).name);
+    }
+}
+
+fn set(executor: &mut dyn Executor, id: TensorId, element: Element, floats: &[f32], integers: &[u32]) {
+    let data = match element {
+        Element::Float => Data::Float(floats),
+        Element::Uint => Data::Uint(integers),
+    };
+    let upload = [Upload { tensor: id, data }];
+    executor.run(0..0, &StepValues::default(), &upload).expect("tensors can be uploaded");
+}
+
+/// The initial values of a tensor at full capacity, as floats or as integers.
+fn fill_values(
+    name: &str,
+    plan: &Plan,
+    id: TensorId,
+    fill: &Fill,
+    values: &StepValues,
+) -> (Vec<f32>, Vec<u32>) {
+    let info = plan.info(id);
+    let used = info.rows.count(&values.extents()) * info.columns;
+    let seed =
+        name.bytes().fold(1469598103934665603u64, |h, b| (h ^ u64::from(b)).wrapping_mul(1099511628211));
+    let mut stream = Stream::new(derive(root(seed), id.0, 0));
+    let mut floats = vec![POISON; info.elements()];
+    let mut integers = vec![POISON_UINT; info.elements()];
+    match fill {
+        Fill::Normal(deviation) => floats[..used].fill_with(|| (deviation * normal(&mut stream)) as f32),
+        Fill::Uniform(low, high) => {
+            floats[..used].fill_with(|| (low + (high - low) * stream.uniform()) as f32);
+        }
+        Fill::Constant(value) => floats[..used].fill(*value as f32),
+        Fill::Floats(given) => floats[..given.len()].copy_from_slice(given),
+        Fill::Integers(given) => integers[..given.len()].copy_from_slice(given),
+        Fill::Below(n) => integers[..used].fill_with(|| stream.below(*n)),
+    }
+    (floats, integers)
+}
+
+/// A standard normal draw (Box and Muller).
+pub fn normal(stream: &mut Stream) -> f64 {
+    let radius = (-2.0 * (1.0 - stream.uniform()).ln()).sqrt();
+    radius * (2.0 * std::f64::consts::PI * stream.uniform()).cos()
+}
+
+fn check(name: &str, label: &str, (plan, case): &(Plan, Case), reference: &Vec<Vec<f64>>, got: &Bits) {
+    for (output, (tensor, tolerance)) in case.outputs.iter().enumerate() {
+        let info = plan.info(*tensor);
+        let poison = match info.element {
+            Element::Float => f64::from(POISON),
+            Element::Uint => f64::from(POISON_UINT),
+        };
+        let expected = &reference[output];
+        let largest = expected.iter().filter(|&&x| x != poison).fold(0.0, |max: f64, x| max.max(x.abs()));
+        let allowed = match info.element {
+            Element::Float => tolerance.relative * largest + tolerance.absolute,
+            Element::Uint => 0.0,
+        };
+        let mut worst = (0.0, 0);
+        for (element, &bits) in got[output].iter().enumerate() {
+            let expected = reference.value(output, element);
+            let value = match info.element {
+                Element::Float => f64::from(f32::from_bits(bits)),
+                Element::Uint => f64::from(bits),
+            };
+            let at = || format!("{}[{}, {}]", info.name, element / info.columns, element % info.columns);
+            if expected == poison {
+                assert!(
+                    value == poison,
+                    "{name}: {label}: {} was written ({value:e}), the reference leaves it alone",
+                    at()
+                );
+                continue;
+            }
+            let difference = (value - expected).abs();
+            assert!(difference.is_finite(), "{name}: {label}: {} is {value}, not {expected:e}", at());
+            if difference > worst.0 {
+                worst = (difference, element);
+            }
+        }
+        let (difference, element) = worst;
+        assert!(
+            difference <= allowed,
+            "{name}: {label}: {}[{}, {}] is {:e}, not {:e}: off by {difference:.2e}, allowed {allowed:.2e}",
+            info.name,
+            element / info.columns,
+            element % info.columns,
+            match info.element {
+                Element::Float => f64::from(f32::from_bits(got[output][element])),
+                Element::Uint => f64::from(got[output][element]),
+            },
+            expected[element],
+        );
+    }
+}
+
+/// A plan whose backward ops are checked against central differences of its forward ops.
+pub struct GradientCase {
+    /// Ranges of ops, from `PlanBuilder::op_count` before and after pushing them.
+    pub forward: Range<usize>,
+    pub backward: Range<usize>,
+    /// Inputs or parameters, each with the tensor that receives its gradient.
+    pub wrt: Vec<(TensorId, TensorId)>,
+    /// The loss is the sum of its elements in use, with fixed random weights …
+    pub output: TensorId,
+    /// … which are put here before the backward ops run.
+    pub output_gradient: TensorId,
+    /// Initial values of all that the forward ops read (and of what they accumulate into).
+    pub fills: Vec<(TensorId, Fill)>,
+}
+
+/// Elements of each tensor that are differenced one by one: those of the largest gradients, and random ones.
+const LARGEST: usize = 8;
+const RANDOM: usize = 16;
+/// Step of the five-point stencil: its error is h⁴/30 of the fifth derivative, and 1e-16/h of rounding.
+const STEP: f64 = 1e-3;
+
+/// Compares the backward ops with central differences in f64, element by element and along one random direction
+/// of all elements. Gradients of role `Gradient` start at 1.5 (they must be added to), others as poison (they
+/// must be written).
+pub fn gradient_check(name: &str, values: &StepValues, build: impl FnOnce(&mut PlanBuilder) -> GradientCase) {
+    let mut builder = PlanBuilder::new();
+    let case = build(&mut builder);
+    let mut keep: Vec<TensorId> = case.fills.iter().map(|(id, _)| *id).collect();
+    keep.extend(case.wrt.iter().flat_map(|&(input, gradient)| [input, gradient]));
+    keep.extend([case.output, case.output_gradient]);
+    let plan = builder.build(&keep).unwrap_or_else(|error| panic!("{name}: {error:#}"));
+    let mut check = GradientCheck::new(name, plan, case, *values);
+    let wrt = check.case.wrt.clone();
+    let analytic = check.backward();
+    for ((input, _), gradient) in wrt.into_iter().zip(analytic) {
+        check.elements(input, &gradient);
+        check.direction(input, &gradient);
+    }
+}
+
+struct GradientCheck<'a> {
+    name: &'a str,
+    executor: CpuExecutor<f64>,
+    case: GradientCase,
+    values: StepValues,
+    start: Vec<(TensorId, Vec<f64>)>,
+    weights: Vec<f64>,
+}
+
+impl<'a> GradientCheck<'a> {
+    fn new(name: &'a str, plan: Plan, case: GradientCase, values: StepValues) -> Self {
+        let mut executor = CpuExecutor::<f64>::new(plan, 2).expect("threads start");
+        let fills = Case { fills: case.fills.clone(), outputs: vec![] };
+        prepare(name, &mut executor, &fills, &values);
+        let plan = executor.plan();
+        let floats =
+            case.fills.iter().map(|(id, _)| *id).filter(|id| plan.info(*id).element == Element::Float);
+        let floats: Vec<TensorId> = floats.collect();
+        let used = used(plan, case.output, &values);
+        assert!(used > 0, "{name}: the output has no rows in use");
+        let start = floats.into_iter().map(|id| (id, executor.read_exact(id).expect("filled"))).collect();
+        let mut stream = Stream::new(root(99));
+        let weights = (0..used).map(|_| normal(&mut stream)).collect();
+        GradientCheck { name, executor, case, values, start, weights }
+    }
+
+    fn run(&mut self, ops: Range<usize>) {
+        let values = self.values;
+        self.executor.run(ops, &values, &[]).unwrap_or_else(|error| panic!("{}: {error:#}", self.name));
+    }
+
+    /// The loss with `input` (in use: its first elements) shifted by `scale · direction`.
+    fn loss(&mut self, input: TensorId, scale: f64, direction: &[f64]) -> f64 {
+        for (id, start) in &self.start {
+            let mut data = start.clone();
+            if *id == input {
+                data.iter_mut().zip(direction).for_each(|(x, d)| *x += scale * d);
+            }
+            self.executor.write_exact(*id, &data).expect("filled");
+        }
+        self.run(self.case.forward.clone());
+        let output = self.executor.read_exact(self.case.output).expect("output");
+        self.weights.iter().zip(&output).map(|(w, y)| w * y).sum()
+    }
+
+    /// The gradients the backward ops compute, in use only.
+    fn backward(&mut self) -> Vec<Vec<f64>> {
+        self.loss(self.case.output, 0.0, &[]);
+        let mut initial = Vec::new();
+        for (_, gradient) in self.case.wrt.clone() {
+            let info = self.executor.plan().info(gradient);
+            let accumulated = info.role == Role::Gradient;
+            initial.push(if accumulated { 1.5 } else { 0.0 });
+            let value = if accumulated { 1.5 } else { f64::from(POISON) };
+            let data = vec![value; info.elements()];
+            self.executor.write_exact(gradient, &data).expect("a gradient");
+        }
+        let (target, weights) = (self.case.output_gradient, self.weights.clone());
+        self.executor.write_exact(target, &weights).expect("the gradient of the output");
+        self.run(self.case.backward.clone());
+        let mut gradients = Vec::new();
+        for ((input, gradient), initial) in self.case.wrt.clone().into_iter().zip(initial) {
+            let mut data = self.executor.read_exact(gradient).expect("a gradient");
+            data.truncate(used(self.executor.plan(), input, &self.values));
+            data.iter_mut().for_each(|x| *x -= initial);
+            gradients.push(data);
+        }
+        gradients
+    }
+
+    fn difference(&mut self, input: TensorId, direction: &[f64]) -> f64 {
+        let mut at = |scale| self.loss(input, scale, direction);
+        let (near, far) = (at(STEP) - at(-STEP), at(2.0 * STEP) - at(-2.0 * STEP));
+        (8.0 * near - far) / (12.0 * STEP)
+    }
+
+    fn elements(&mut self, input: TensorId, gradient: &[f64]) {
+        let mut order: Vec<usize> = (0..gradient.len()).collect();
+        order.sort_by(|&a, &b| gradient[b].abs().total_cmp(&gradient[a].abs()));
+        let mut stream = Stream::new(derive(root(98), input.0, 0));
+        let mut chosen: Vec<usize> = order.into_iter().take(LARGEST).collect();
+        chosen.extend((0..RANDOM).map(|_| stream.below(gradient.len() as u32) as usize));
+        chosen.sort_unstable();
+        chosen.dedup();
+        let largest = gradient.iter().fold(0.0, |max: f64, g| max.max(g.abs()));
+        let mut direction = vec![0.0; gradient.len()];
+        for element in chosen {
+            direction[element] = 1.0;
+            let numeric = self.difference(input, &direction);
+            direction[element] = 0.0;
+            let off = (numeric - gradient[element]).abs();
+            let allowed = GRADIENT_CHECK * largest.max(1e-3);
+            assert!(
+                off <= allowed,
+                "{}: gradient of {} at {element}: backward gives {:e}, differences {numeric:e}: \
+                 off by {off:.1e}, allowed {allowed:.1e}",
+                self.name,
+                self.executor.plan().info(input).name,
+                gradient[element],
+            );
+        }
+    }
+
+    fn direction(&mut self, input: TensorId, gradient: &[f64]) {
+        let mut stream = Stream::new(derive(root(97), input.0, 0));
+        let mut direction: Vec<f64> = gradient.iter().map(|_| normal(&mut stream)).collect();
+        let norm = direction.iter().map(|d| d * d).sum::<f64>().sqrt();
+        direction.iter_mut().for_each(|d| *d /= norm);
+        let numeric = self.difference(input, &direction);
+        let analytic: f64 = gradient.iter().zip(&direction).map(|(g, d)| g * d).sum();
+        let length = gradient.iter().map(|g| g * g).sum::<f64>().sqrt();
+        let (off, allowed) = ((numeric - analytic).abs(), GRADIENT_CHECK * length.max(1e-3));
+        assert!(
+            off <= allowed,
+            "{}: gradient of {} along a direction: backward gives {analytic:e}, differences {numeric:e}: \
+             off by {off:.1e}, allowed {allowed:.1e}",
+            self.name,
+            self.executor.plan().info(input).name,
+        );
+    }
+}
+
+/// Elements of a tensor in use in this step.
+fn used(plan: &Plan, tensor: TensorId, values: &StepValues) -> usize {
+    let info = plan.info(tensor);
+    info.rows.count(&values.extents()) * info.columns
+}

@@ -1,0 +1,197 @@
+//! Matrix products: forms, epilogues, awkward shapes, offsets, splits, no rows at all.
+
+use inazuma::ops::matmul::{Epilogue, Form, MatMul, Operand};
+use inazuma::plan::Initial;
+use inazuma::tensor::{Element, Extent, Role, Rows};
+
+use crate::harness::{Case, Fill, GradientCase, compare, gradient_check, product, step};
+use crate::tolerances::MATMUL;
+
+/// A product of C[rows, n], the varying dimension in use up to `used`, with rows of every operand skipped.
+#[derive(Clone, Copy)]
+struct Shape {
+    used: usize,
+    n: usize,
+    inner: usize,
+    skip: usize,
+}
+
+fn shape(used: usize, n: usize, inner: usize) -> Shape {
+    Shape { used, n, inner, skip: 0 }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum After {
+    None,
+    Bias,
+    BiasGelu,
+    GeluGradient,
+    Add,
+}
+
+/// `Nt` and `Nn`: C has three rows more than are used.
+fn rows_product(form: Form, after: After, s: Shape) {
+    let name = format!("matmul {form:?} {after:?} {}×{}×{} skip {}", s.used, s.n, s.inner, s.skip);
+    compare(&name, &step(s.used as u32, 1, 0), |builder| {
+        let rows = Rows::of(Extent::Tokens, s.used + 3);
+        let b_rows = if form == Form::Nt { s.n } else { s.inner };
+        let b_columns = if form == Form::Nt { s.inner } else { s.n };
+        let fixed = |extra| Rows::fixed(extra + s.skip);
+        let a = builder.activation("a", if s.skip == 0 { rows } else { fixed(s.used) }, s.inner);
+        let b = builder.activation("b", fixed(b_rows), b_columns);
+        let c = builder.activation("c", fixed(rows.capacity), s.n);
+        let mut case = Case::new().fill(a, Fill::Normal(1.0)).fill(b, Fill::Normal(1.0)).output(c, MATMUL);
+        let bias = builder.activation("bias", Rows::fixed(1), s.n);
+        let other = builder.activation("other", rows, s.n);
+        if matches!(after, After::Bias | After::BiasGelu) {
+            case = case.fill(bias, Fill::Normal(1.0));
+        }
+        if matches!(after, After::GeluGradient | After::Add) {
+            case = case.fill(other, Fill::Normal(1.0));
+        }
+        if after == After::BiasGelu {
+            case = case.output(other, MATMUL);
+        }
+        let operand = |tensor| Operand { tensor, first_row: s.skip };
+        builder.push(
+            "product",
+            MatMul {
+                a: operand(a),
+                b: operand(b),
+                c: operand(c),
+                epilogue: match after {
+                    After::None => Epilogue::None,
+                    After::Bias => Epilogue::Bias(bias),
+                    After::BiasGelu => Epilogue::BiasGelu { bias, before: other },
+                    After::GeluGradient => Epilogue::GeluGradient { before: other },
+                    After::Add => Epilogue::Add(other),
+                },
+                ..product(form, a, b, c, rows, s.n, s.inner)
+            },
+        );
+        case
+    });
+}
+
+/// `Tn`: C[inner, n] += Aᵀ·B over the rows in use, with or without bias gradient and splits.
+fn gradient_product(s: Shape, bias: bool, splits: Option<usize>) {
+    let name =
+        format!("matmul Tn {}×{}×{} skip {} bias {bias} splits {splits:?}", s.inner, s.n, s.used, s.skip);
+    compare(&name, &step(s.used as u32, 1, 0), |builder| {
+        let rows = Rows::of(Extent::Tokens, s.used + 3);
+        let operands = if s.skip == 0 { rows } else { Rows::fixed(rows.capacity + s.skip) };
+        let a = builder.activation("a", operands, s.inner);
+        let b = builder.activation("b", operands, s.n);
+        let c = builder.activation("c", Rows::fixed(s.inner + s.skip), s.n);
+        let sums = builder.activation("sums", Rows::fixed(1), s.inner);
+        let partials = splits.map(|splits| {
+            let rows = Rows::fixed(splits);
+            let columns = s.inner * s.n + s.inner;
+            (builder.tensor("partials", rows, columns, Element::Float, Role::Scratch), splits)
+        });
+        let operand = |tensor| Operand { tensor, first_row: s.skip };
+        builder.push(
+            "product",
+            MatMul {
+                a: operand(a),
+                b: operand(b),
+                c: operand(c),
+                bias_gradient: bias.then_some(sums),
+                partials,
+                ..product(Form::Tn, a, b, c, rows, s.n, s.inner)
+            },
+        );
+        let mut case = Case::new()
+            .fill(a, Fill::Normal(1.0))
+            .fill(b, Fill::Normal(1.0))
+            .fill(c, Fill::Normal(1.0))
+            .output(c, MATMUL);
+        if bias {
+            case = case.fill(sums, Fill::Normal(1.0)).output(sums, MATMUL);
+        }
+        case
+    });
+}
+
+/// Rows, columns, inner: ones, primes, one more than a tile, whole tiles.
+const SHAPES: [(usize, usize, usize); 8] = [
+    (1, 1, 1),
+    (2, 1, 37),
+    (1, 67, 3),
+    (13, 7, 17),
+    (65, 65, 65),
+    (64, 64, 64),
+    (31, 130, 33),
+    (129, 33, 16),
+];
+
+#[test]
+fn forms_at_awkward_shapes() {
+    for (used, n, inner) in SHAPES {
+        rows_product(Form::Nt, After::None, shape(used, n, inner));
+        rows_product(Form::Nn, After::None, shape(used, n, inner));
+        gradient_product(shape(used, n, inner), false, None);
+        gradient_product(shape(used, n, inner), true, None);
+    }
+}
+
+#[test]
+fn epilogues() {
+    for after in [After::Bias, After::BiasGelu, After::GeluGradient, After::Add] {
+        for (used, n, inner) in [(1, 1, 1), (37, 67, 19)] {
+            rows_product(Form::Nt, after, shape(used, n, inner));
+            rows_product(Form::Nn, after, shape(used, n, inner));
+        }
+    }
+}
+
+/// y = gelu(x·W₁ᵀ + b)·W₂ᵀ, loss Σ w·y: every form and the epilogues of both ways, in the middle of a plan.
+#[test]
+fn gradients() {
+    gradient_check("matmul gradients", &step(11, 1, 0), |builder| {
+        let rows = Rows::of(Extent::Tokens, 13);
+        let (inner, hidden, out) = (5, 7, 3);
+        let x = builder.activation("x", rows, inner);
+        let w1 = builder.parameter(&[("w1".into(), hidden)], inner, false, Initial::Zero);
+        let b1 = builder.parameter(&[("b1.bias".into(), 1)], hidden, true, Initial::Zero);
+        let w2 = builder.parameter(&[("w2".into(), out)], hidden, false, Initial::Zero);
+        let before = builder.activation("before", rows, hidden);
+        let h = builder.activation("h", rows, hidden);
+        let y = builder.activation("y", rows, out);
+        let [dx, dh, dy] = [("dx", inner), ("dh", hidden), ("dy", out)]
+            .map(|(name, columns)| builder.gradient(name, rows, columns));
+        builder.push(
+            "first",
+            MatMul {
+                epilogue: Epilogue::BiasGelu { bias: b1.value, before },
+                ..product(Form::Nt, x, w1.value, h, rows, hidden, inner)
+            },
+        );
+        builder.push("second", product(Form::Nt, h, w2.value, y, rows, out, hidden));
+        let middle = builder.op_count();
+        builder.push("second weights", product(Form::Tn, dy, h, w2.gradient, rows, hidden, out));
+        builder.push(
+            "second input",
+            MatMul {
+                epilogue: Epilogue::GeluGradient { before },
+                ..product(Form::Nn, dy, w2.value, dh, rows, hidden, out)
+            },
+        );
+        builder.push(
+            "first weights",
+            MatMul {
+                bias_gradient: Some(b1.gradient),
+                ..product(Form::Tn, dh, x, w1.gradient, rows, inner, hidden)
+            },
+        );
+        builder.push("first input", product(Form::Nn, dh, w1.value, dx, rows, inner, hidden));
+        GradientCase {
+            forward: 0..middle,
+            backward: middle..builder.op_count(),
+            wrt: vec![(x, dx), (w1.value, w1.gradient), (b1.value, b1.gradient), (w2.value, w2.gradient)],
+            output: y,
+            output_gradient: dy,
+            fills: [x, w1.value, b1.value, w2.value].map(|id| (id, Fill::Normal(0.7))).to_vec(),
+        }
+    });
+}

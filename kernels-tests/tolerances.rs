@@ -1,0 +1,30 @@
+//! How far results may be from the f64 reference, each with its reason.
+
+/// `|Δ| ≤ relative · max|reference| + absolute`, the maximum over the elements of the tensor in use.
+#[derive(Clone, Copy, Debug)]
+pub struct Tolerance {
+    pub relative: f64,
+    pub absolute: f64,
+}
+
+const fn relative(relative: f64) -> Tolerance {
+    Tolerance { relative, absolute: 0.0 }
+}
+
+/// Copies, integers, draws: nothing is rounded, or both sides round alike.
+#[allow(dead_code)]
+pub const EXACT: Tolerance = relative(0.0);
+
+/// A few operations on each element, without a long sum: some units of f32's 6e-8, and the 2e-7 of our
+/// polynomial elementary functions.
+#[allow(dead_code)]
+pub const ELEMENTWISE: Tolerance = relative(1e-6);
+
+/// Matrix products. A running f32 sum of k terms of random sign errs by about 6e-8·√k of its own size; the
+/// largest output is some times that size. 1e-5 holds up to k = 1000 with a margin of five and would not hide
+/// a lost term (1/k of the sum).
+pub const MATMUL: Tolerance = relative(1e-5);
+
+/// Central differences in f64 with a five-point stencil err by less than 1e-9; what is left is the backward
+/// pass in f64. The polynomials of the f32 path are not used there.
+pub const GRADIENT_CHECK: f64 = 1e-6;

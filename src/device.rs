@@ -1,0 +1,118 @@
+//! `--device`: what may be asked for, and the executor it leads to.
+
+use std::str::FromStr;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+
+use crate::cpu::CpuExecutor;
+use crate::gpu::{Capabilities, Gpu, GpuExecutor, Options, adapter, adapters};
+use crate::plan::{Executor, Plan};
+
+/// The argument of `--device`: `auto`, `cpu`, `gpu`, `gpu:N`, or a part of an adapter's name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The fastest hardware GPU, else the CPU executor.
+    #[default]
+    Auto,
+    Cpu,
+    /// The fastest hardware GPU, or the only adapter there is.
+    Gpu,
+    /// The adapter with this number in `inazuma devices`.
+    Index(usize),
+    /// The first adapter with this in its name.
+    Name(String),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "" => Err("expected auto, cpu, gpu, gpu:N or a part of an adapter's name".into()),
+            "auto" => Ok(DeviceChoice::Auto),
+            "cpu" => Ok(DeviceChoice::Cpu),
+            "gpu" => Ok(DeviceChoice::Gpu),
+            _ => match text.strip_prefix("gpu:") {
+                Some(number) => number
+                    .parse()
+                    .map(DeviceChoice::Index)
+                    .map_err(|_| format!("\"{number}\" is not the number of an adapter")),
+                None => Ok(DeviceChoice::Name(text.to_owned())),
+            },
+        }
+    }
+}
+
+impl std::fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            DeviceChoice::Auto => f.write_str("auto"),
+            DeviceChoice::Cpu => f.write_str("cpu"),
+            DeviceChoice::Gpu => f.write_str("gpu"),
+            DeviceChoice::Index(n) => write!(f, "gpu:{n}"),
+            DeviceChoice::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+impl DeviceChoice {
+    /// The index of the adapter to use; `None` means the CPU executor.
+    pub fn resolve(&self, adapters: &[Capabilities]) -> Result<Option<usize>> {
+        match self {
+            DeviceChoice::Auto => Ok(adapter::best_hardware(adapters)),
+            DeviceChoice::Cpu => Ok(None),
+            DeviceChoice::Gpu => adapter::any_gpu(adapters).map(Some),
+            DeviceChoice::Index(n) if *n < adapters.len() => Ok(Some(*n)),
+            DeviceChoice::Index(n) => {
+                anyhow::bail!("there is no gpu:{n}, only {} adapters (see inazuma devices)", adapters.len())
+            }
+            DeviceChoice::Name(name) => adapter::by_name(adapters, name).map(Some),
+        }
+    }
+}
+
+/// Opens the adapter of a choice; `None` means the CPU executor.
+pub fn open_gpu(choice: &DeviceChoice) -> Result<Option<Arc<Gpu>>> {
+    if *choice == DeviceChoice::Cpu {
+        return Ok(None);
+    }
+    let adapters = adapters();
+    let capabilities: Vec<Capabilities> = adapters.iter().map(|a| a.capabilities.clone()).collect();
+    match choice.resolve(&capabilities).with_context(|| format!("--device {choice}"))? {
+        Some(index) => Gpu::open(&adapters[index]).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The executor of a choice for this plan. `threads` is for the CPU executor; 0 means one for each core.
+pub fn open_executor(choice: &DeviceChoice, plan: Plan, threads: usize) -> Result<Box<dyn Executor>> {
+    Ok(match open_gpu(choice)? {
+        Some(gpu) => Box::new(GpuExecutor::new(gpu, plan, Options::default())?),
+        None => Box::new(CpuExecutor::<f32>::new(plan, threads)?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parses_and_prints() {
+        for text in ["auto", "cpu", "gpu", "gpu:3", "Radeon VII"] {
+            assert_eq!(text.parse::<DeviceChoice>().unwrap().to_string(), text);
+        }
+        assert!("gpu:x".parse::<DeviceChoice>().is_err());
+        assert!("".parse::<DeviceChoice>().is_err());
+    }
+
+    #[test]
+    fn auto_never_takes_a_software_adapter() {
+        let lavapipe = Capabilities { software: true, kind: "software", ..Capabilities::baseline() };
+        let only = std::slice::from_ref(&lavapipe);
+        assert_eq!(DeviceChoice::Auto.resolve(only).unwrap(), None);
+        assert_eq!(DeviceChoice::Gpu.resolve(only).unwrap(), Some(0));
+        assert!(DeviceChoice::Index(1).resolve(only).is_err());
+        assert_eq!(DeviceChoice::Auto.resolve(&[lavapipe, Capabilities::baseline()]).unwrap(), Some(1));
+    }
+}

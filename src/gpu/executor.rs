@@ -1,0 +1,332 @@
+//! Runs a plan on a GPU: everything is made with the executor, a run only records and submits.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+
+use crate::ops::memory::Placement;
+use crate::ops::{Access, Dispatch, Grid};
+use crate::plan::{Data, Executor, Plan, Upload};
+use crate::tensor::{Element, Extents, Role, StepValues, TensorId};
+
+use super::adapter::IMMEDIATE_BYTES;
+use super::pipelines::Pipeline;
+use super::readback::{Readback, read_now};
+use super::uploads::Uploads;
+use super::{Gpu, Selection, selector};
+
+/// How the kernels are chosen and compiled.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    pub selection: Selection,
+    /// Test every index in the kernels and clear workgroup memory: slower, for tests.
+    pub checked: bool,
+}
+
+/// A dispatch with everything that does not vary from step to step.
+struct Kernel {
+    pipeline: Arc<Pipeline>,
+    bind_group: wgpu::BindGroup,
+    immediates: Vec<u32>,
+    grid: Grid,
+}
+
+/// The GPU executor.
+pub struct GpuExecutor {
+    gpu: Arc<Gpu>,
+    plan: Plan,
+    buffers: Vec<wgpu::Buffer>,
+    uniform: wgpu::Buffer,
+    /// The kernels of every op, and the strategy they come from.
+    kernels: Vec<(&'static str, Vec<Kernel>)>,
+    uploads: Uploads,
+    readback: Readback,
+}
+
+impl GpuExecutor {
+    /// Allocates all memory of the plan, compiles its kernels and makes their bind groups.
+    pub fn new(gpu: Arc<Gpu>, plan: Plan, options: Options) -> Result<Self> {
+        let buffers = make_buffers(&gpu, &plan)?;
+        let uniform = gpu.guarded(|| {
+            gpu.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("step"),
+                size: size_of::<StepValues>() as u64,
+                usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            })
+        })?;
+        let batch: usize =
+            plan.tensors.iter().filter(|t| t.role == Role::Batch).map(|t| t.elements() + 1).sum();
+        let uploads = Uploads::new(&gpu, 4 * batch as u64)?;
+        let mut executor = GpuExecutor {
+            gpu,
+            plan,
+            buffers,
+            uniform,
+            kernels: vec![],
+            uploads,
+            readback: Readback::default(),
+        };
+        for index in 0..executor.plan.ops.len() {
+            let op = &executor.plan.ops[index];
+            let kernels = executor.prepare(index, options).with_context(|| op.label.clone())?;
+            executor.kernels.push(kernels);
+        }
+        Ok(executor)
+    }
+
+    /// The strategy chosen for each op, in order.
+    pub fn strategies(&self) -> Vec<&'static str> {
+        self.kernels.iter().map(|(strategy, _)| *strategy).collect()
+    }
+
+    fn prepare(&self, index: usize, options: Options) -> Result<(&'static str, Vec<Kernel>)> {
+        let candidates = self.plan.ops[index].op.candidates();
+        let candidate = selector::select(candidates, &self.gpu.capabilities, options.selection)?;
+        let kernels = candidate.dispatches.into_iter().map(|dispatch| {
+            let name = dispatch.shader;
+            self.kernel(dispatch, options.checked).with_context(|| format!("kernel {name}"))
+        });
+        Ok((candidate.strategy, kernels.collect::<Result<_>>()?))
+    }
+
+    fn kernel(&self, dispatch: Dispatch, checked: bool) -> Result<Kernel> {
+        if 4 * dispatch.immediates.len() > IMMEDIATE_BYTES as usize {
+            bail!("{} words of immediates, 32 at most", dispatch.immediates.len());
+        }
+        self.check_bindings(&dispatch)?;
+        let pipeline = self.gpu.pipeline(&dispatch, checked)?;
+        let mut entries =
+            vec![wgpu::BindGroupEntry { binding: 0, resource: self.uniform.as_entire_binding() }];
+        for (index, binding) in dispatch.bindings.iter().enumerate() {
+            let place = self.plan.placement(binding.tensor);
+            let resource = wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                buffer: &self.buffers[place.buffer],
+                offset: 4 * place.offset as u64,
+                size: wgpu::BufferSize::new(4 * place.length as u64),
+            });
+            entries.push(wgpu::BindGroupEntry { binding: index as u32 + 1, resource });
+        }
+        let bind_group = self.gpu.guarded(|| {
+            self.gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: Some(dispatch.shader),
+                layout: &pipeline.layout,
+                entries: &entries,
+            })
+        })?;
+        Ok(Kernel { pipeline, bind_group, immediates: dispatch.immediates, grid: dispatch.grid })
+    }
+
+    /// wgpu would find these mistakes only at the first submission, and would name no tensor.
+    fn check_bindings(&self, dispatch: &Dispatch) -> Result<()> {
+        let buffer = |tensor| self.plan.placement(tensor).buffer;
+        let name = |tensor| self.plan.info(tensor).name.as_str();
+        for binding in &dispatch.bindings {
+            if self.plan.placement(binding.tensor).length == 0 {
+                bail!("{} has no elements", name(binding.tensor));
+            }
+            let writer = dispatch.bindings.iter().find(|other| {
+                other.access == Access::ReadWrite && buffer(other.tensor) == buffer(binding.tensor)
+            });
+            if let (Access::Read, Some(writer)) = (binding.access, writer) {
+                bail!("reads {} and writes {} in one buffer", name(binding.tensor), name(writer.tensor));
+            }
+        }
+        Ok(())
+    }
+
+    fn place(&self, tensor: TensorId, element: Element, elements: usize) -> Result<Placement> {
+        let (info, place) = (self.plan.info(tensor), self.plan.placement(tensor));
+        if place.buffer >= self.buffers.len() || info.element != element {
+            bail!("tensor {} holds no elements of this type", info.name);
+        }
+        if elements > place.length {
+            bail!("{elements} elements do not fit into {} ({})", info.name, place.length);
+        }
+        Ok(place)
+    }
+
+    fn part(&self, place: Placement) -> (&wgpu::Buffer, u64, u64) {
+        (&self.buffers[place.buffer], 4 * place.offset as u64, 4 * place.length as u64)
+    }
+
+    fn record(&self, encoder: &mut wgpu::CommandEncoder, ops: Range<usize>, extents: &Extents) -> Result<()> {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        let mut pipeline: Option<&Arc<Pipeline>> = None;
+        for kernel in self.kernels[ops].iter().flat_map(|(_, kernels)| kernels) {
+            let workgroups = kernel.grid.workgroups(extents);
+            if workgroups == 0 {
+                continue;
+            }
+            let [x, y] = fold(workgroups, self.gpu.capabilities.workgroups as usize)?;
+            if !pipeline.is_some_and(|last| Arc::ptr_eq(last, &kernel.pipeline)) {
+                pass.set_pipeline(&kernel.pipeline.pipeline);
+                pipeline = Some(&kernel.pipeline);
+            }
+            pass.set_bind_group(0, &kernel.bind_group, &[]);
+            if !kernel.immediates.is_empty() {
+                pass.set_immediates(0, bytemuck::cast_slice(&kernel.immediates));
+            }
+            pass.dispatch_workgroups(x, y, 1);
+        }
+        Ok(())
+    }
+}
+
+/// Folds a number of workgroups into two dimensions of at most `limit`. The product may exceed the number:
+/// kernels return where theirs is beyond their work.
+fn fold(workgroups: usize, limit: usize) -> Result<[u32; 2]> {
+    let y = workgroups.div_ceil(limit);
+    if y > limit {
+        bail!("{workgroups} workgroups are more than a grid can hold");
+    }
+    Ok([workgroups.div_ceil(y) as u32, y as u32])
+}
+
+fn make_buffers(gpu: &Gpu, plan: &Plan) -> Result<Vec<wgpu::Buffer>> {
+    check_sizes(gpu, plan)?;
+    let mut made = 0;
+    let mut buffers = Vec::with_capacity(plan.buffers.len());
+    for (index, info) in plan.buffers.iter().enumerate() {
+        let bytes = 4 * info.elements as u64;
+        let buffer = gpu.guarded(|| {
+            gpu.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("plan"),
+                size: bytes,
+                usage: wgpu::BufferUsages::STORAGE
+                    | wgpu::BufferUsages::COPY_SRC
+                    | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            })
+        });
+        buffers.push(buffer.with_context(|| {
+            format!(
+                "allocating {} MB for {} after {} of {} MB: try a smaller micro_batch",
+                bytes >> 20,
+                tenant(plan, index),
+                made >> 20,
+                plan.bytes() >> 20
+            )
+        })?);
+        made += bytes;
+    }
+    Ok(buffers)
+}
+
+/// The largest tensor that lies in a buffer.
+fn tenant(plan: &Plan, buffer: usize) -> &str {
+    let tenants = (0..plan.tensors.len()).filter(|&id| plan.placements[id].buffer == buffer);
+    let largest = tenants.max_by_key(|&id| plan.placements[id].length);
+    largest.map_or("a buffer", |id| plan.tensors[id].name.as_str())
+}
+
+fn check_sizes(gpu: &Gpu, plan: &Plan) -> Result<()> {
+    let limits = &gpu.capabilities;
+    for (index, info) in plan.buffers.iter().enumerate() {
+        let bytes = 4 * info.elements as u64;
+        if bytes > limits.buffer_bytes {
+            bail!(
+                "{} needs a buffer of {} MB, and {} allows {} MB: try a smaller micro_batch or model",
+                tenant(plan, index),
+                bytes >> 20,
+                limits.name,
+                limits.buffer_bytes >> 20
+            );
+        }
+    }
+    for (id, place) in plan.placements.iter().enumerate() {
+        let (info, bytes) = (&plan.tensors[id], 4 * place.length as u64);
+        if place.buffer < plan.buffers.len() && bytes > limits.binding_bytes {
+            bail!(
+                "{} ({} MB) exceeds the {} MB that {} can bind: try a smaller micro_batch",
+                info.name,
+                bytes >> 20,
+                limits.binding_bytes >> 20,
+                limits.name
+            );
+        }
+    }
+    Ok(())
+}
+
+impl Executor for GpuExecutor {
+    fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn run(&mut self, ops: Range<usize>, values: &StepValues, uploads: &[Upload<'_>]) -> Result<()> {
+        let mut copies = vec![(&self.uniform, 0, bytemuck::bytes_of(values))];
+        for upload in uploads {
+            let (element, data): (_, &[u8]) = match upload.data {
+                Data::Uint(data) => (Element::Uint, bytemuck::cast_slice(data)),
+                Data::Float(data) => (Element::Float, bytemuck::cast_slice(data)),
+            };
+            let place = self.place(upload.tensor, element, data.len() / 4)?;
+            copies.push((&self.buffers[place.buffer], 4 * place.offset as u64, data));
+        }
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        self.uploads.record(&self.gpu, &mut encoder, &copies)?;
+        let recorded = self.record(&mut encoder, ops, &values.extents());
+        let submission = self.gpu.queue.submit([encoder.finish()]);
+        self.uploads.submitted(submission);
+        recorded?;
+        self.gpu.check()
+    }
+
+    fn write(&mut self, tensor: TensorId, data: &[f32]) -> Result<()> {
+        let place = self.place(tensor, Element::Float, data.len())?;
+        let buffer = &self.buffers[place.buffer];
+        // Lands before the next submission and after the last, which is what callers expect.
+        self.gpu.queue.write_buffer(buffer, 4 * place.offset as u64, bytemuck::cast_slice(data));
+        self.gpu.check()
+    }
+
+    fn read(&mut self, tensor: TensorId) -> Result<Vec<f32>> {
+        let place = self.place(tensor, Element::Float, 0)?;
+        Ok(bytemuck::cast_vec(read_now(&self.gpu, self.part(place))?))
+    }
+
+    fn read_uint(&mut self, tensor: TensorId) -> Result<Vec<u32>> {
+        let place = self.place(tensor, Element::Uint, 0)?;
+        read_now(&self.gpu, self.part(place))
+    }
+
+    fn request(&mut self, tag: u64, tensors: &[TensorId]) -> Result<()> {
+        let mut places = Vec::with_capacity(tensors.len());
+        for &tensor in tensors {
+            places.push(self.place(tensor, self.plan.info(tensor).element, 0)?);
+        }
+        let part = |place: &Placement| {
+            (&self.buffers[place.buffer], 4 * place.offset as u64, 4 * place.length as u64)
+        };
+        let parts: Vec<_> = places.iter().map(part).collect();
+        self.readback.request(&self.gpu, tag, &parts)
+    }
+
+    fn poll(&mut self, wait: bool) -> Result<Option<(u64, Vec<Vec<u32>>)>> {
+        self.readback.poll(&self.gpu, wait)
+    }
+
+    fn describe(&self) -> String {
+        let Gpu { capabilities: c, .. } = self.gpu.as_ref();
+        format!("{} ({}, {}, {})", c.name, c.kind, c.backend, c.driver)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grids_fold_into_two_dimensions() {
+        assert_eq!(fold(1, 65_535).unwrap(), [1, 1]);
+        assert_eq!(fold(65_535, 65_535).unwrap(), [65_535, 1]);
+        for n in [65_536, 65_537, 3 * 65_536 + 1, 10_000_019] {
+            let [x, y] = fold(n, 65_535).unwrap();
+            assert!((x * y) as usize >= n && x <= 65_535 && y <= 65_535, "{n}: {x}×{y}");
+            assert!((x * y) as usize - n < y as usize, "{n}: {x}×{y} wastes");
+        }
+        assert!(fold(65_535 * 65_535 + 1, 65_535).is_err());
+    }
+}

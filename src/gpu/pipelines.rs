@@ -1,0 +1,106 @@
+//! Compiled kernels, shared by all executors of a device: one pipeline for each shader with its constants.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+
+use crate::ops::{Access, Dispatch};
+
+use super::adapter::{IMMEDIATE_BYTES, one_line};
+use super::{Gpu, shader};
+
+/// What makes two pipelines differ.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct PipelineKey {
+    shader: &'static str,
+    constants: Vec<(&'static str, u32)>,
+    /// Which bindings are written.
+    written: Vec<bool>,
+    immediate_words: usize,
+    checked: bool,
+}
+
+pub(super) struct Pipeline {
+    pub pipeline: wgpu::ComputePipeline,
+    pub layout: wgpu::BindGroupLayout,
+}
+
+impl Gpu {
+    /// The pipeline of a dispatch, compiled on its first use. `checked` modules test every index and zero
+    /// workgroup memory: slower, for tests.
+    pub(super) fn pipeline(&self, dispatch: &Dispatch, checked: bool) -> Result<Arc<Pipeline>> {
+        let key = PipelineKey {
+            shader: dispatch.shader,
+            constants: dispatch.constants.clone(),
+            written: dispatch.bindings.iter().map(|binding| binding.access == Access::ReadWrite).collect(),
+            immediate_words: dispatch.immediates.len(),
+            checked,
+        };
+        let mut cache = self.pipelines.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(known) = cache.get(&key) {
+            return Ok(known.clone());
+        }
+        let pipeline = Arc::new(self.compile(&key)?);
+        cache.insert(key, pipeline.clone());
+        Ok(pipeline)
+    }
+
+    fn compile(&self, key: &PipelineKey) -> Result<Pipeline> {
+        let source = shader::assemble(key.shader, &key.constants)?;
+        let descriptor = wgpu::ShaderModuleDescriptor {
+            label: Some(key.shader),
+            source: wgpu::ShaderSource::Wgsl(source.text.as_str().into()),
+        };
+        let checks = if key.checked {
+            wgpu::ShaderRuntimeChecks::checked()
+        } else {
+            wgpu::ShaderRuntimeChecks::unchecked()
+        };
+        let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        // SAFETY: the shaders are ours, and tested in checked modules for indices out of bounds.
+        let module = unsafe { self.device.create_shader_module_trusted(descriptor, checks) };
+        if let Some(error) = pollster::block_on(scope.pop()) {
+            let info = pollster::block_on(module.get_compilation_info());
+            let location = info.messages.iter().find_map(|message| message.location);
+            let line = location.map(|at| source.locate(at.line_number as usize));
+            let place = line.unwrap_or_else(|| format!("shaders/{}.wgsl", key.shader));
+            anyhow::bail!("{place}: {}", one_line(&error.to_string()));
+        }
+        self.guarded(|| self.create(key, &module))
+            .with_context(|| format!("shaders/{}.wgsl with {:?}", key.shader, key.constants))
+    }
+
+    fn create(&self, key: &PipelineKey, module: &wgpu::ShaderModule) -> Pipeline {
+        let entry = |(binding, ty): (usize, wgpu::BufferBindingType)| wgpu::BindGroupLayoutEntry {
+            binding: binding as u32,
+            visibility: wgpu::ShaderStages::COMPUTE,
+            ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+            count: None,
+        };
+        let storage =
+            key.written.iter().map(|&written| wgpu::BufferBindingType::Storage { read_only: !written });
+        let entries: Vec<_> =
+            std::iter::once(wgpu::BufferBindingType::Uniform).chain(storage).enumerate().map(entry).collect();
+        let layout = self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+            label: Some(key.shader),
+            entries: &entries,
+        });
+        let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: Some(key.shader),
+            bind_group_layouts: &[Some(&layout)],
+            immediate_size: (4 * key.immediate_words as u32).min(IMMEDIATE_BYTES),
+        });
+        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(key.shader),
+            layout: Some(&pipeline_layout),
+            module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: &[],
+                zero_initialize_workgroup_memory: key.checked,
+            },
+            cache: None,
+        });
+        Pipeline { pipeline, layout }
+    }
+}

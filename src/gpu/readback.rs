@@ -1,0 +1,109 @@
+//! Copies of tensors on their way back to the host, without stalling the device.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use anyhow::{Context, Result, bail};
+
+use super::Gpu;
+
+/// A part of a device buffer: buffer, byte offset, bytes.
+pub(super) type Part<'a> = (&'a wgpu::Buffer, u64, u64);
+
+struct Request {
+    tag: u64,
+    buffer: wgpu::Buffer,
+    /// Words of each tensor in the order asked for.
+    words: Vec<usize>,
+    /// 0 under way, 1 mapped, 2 failed.
+    state: Arc<AtomicU8>,
+    submission: wgpu::SubmissionIndex,
+}
+
+/// Queued copies, oldest first, and the buffers that wait to be used again.
+#[derive(Default)]
+pub(super) struct Readback {
+    queue: VecDeque<Request>,
+    spare: Vec<wgpu::Buffer>,
+}
+
+impl Readback {
+    /// Queues a copy of `parts`, as they are after everything submitted so far.
+    pub fn request(&mut self, gpu: &Gpu, tag: u64, parts: &[Part<'_>]) -> Result<()> {
+        let bytes: u64 = parts.iter().map(|part| part.2).sum();
+        let fitting = self.spare.iter().position(|buffer| buffer.size() >= bytes);
+        let buffer = match fitting {
+            Some(index) => self.spare.swap_remove(index),
+            None => gpu.guarded(|| {
+                gpu.device.create_buffer(&wgpu::BufferDescriptor {
+                    label: Some("readback"),
+                    size: bytes.next_multiple_of(256).max(256),
+                    usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+                    mapped_at_creation: false,
+                })
+            })?,
+        };
+        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        let mut offset = 0;
+        for &(source, at, bytes) in parts {
+            encoder.copy_buffer_to_buffer(source, at, &buffer, offset, bytes);
+            offset += bytes;
+        }
+        let submission = gpu.queue.submit([encoder.finish()]);
+        let state = Arc::new(AtomicU8::new(0));
+        let shared = state.clone();
+        buffer.map_async(wgpu::MapMode::Read, .., move |result| {
+            shared.store(if result.is_ok() { 1 } else { 2 }, Ordering::Release);
+        });
+        let words = parts.iter().map(|part| part.2 as usize / 4).collect();
+        self.queue.push_back(Request { tag, buffer, words, state, submission });
+        gpu.check()
+    }
+
+    /// The oldest copy if it has arrived (or, if `wait`, as soon as it has).
+    pub fn poll(&mut self, gpu: &Gpu, wait: bool) -> Result<Option<(u64, Vec<Vec<u32>>)>> {
+        let Some(oldest) = self.queue.front() else { return Ok(None) };
+        if wait {
+            gpu.wait(oldest.submission.clone())?;
+        } else {
+            let polled = gpu.device.poll(wgpu::PollType::Poll);
+            gpu.check()?;
+            polled.context("asking the device for results")?;
+        }
+        match (oldest.state.load(Ordering::Acquire), wait) {
+            (0, false) => return Ok(None),
+            (1, _) => {}
+            _ => bail!("{}: results could not be read back", gpu.capabilities.name),
+        }
+        let Some(request) = self.queue.pop_front() else { return Ok(None) };
+        let view = request.buffer.get_mapped_range(..)?;
+        let mut bytes: &[u8] = &view;
+        let mut tensors = Vec::with_capacity(request.words.len());
+        for words in request.words {
+            let (head, tail) = bytes.split_at(4 * words);
+            tensors.push(bytemuck::pod_collect_to_vec(head));
+            bytes = tail;
+        }
+        drop(view);
+        request.buffer.unmap();
+        self.spare.push(request.buffer);
+        Ok(Some((request.tag, tensors)))
+    }
+}
+
+/// One part of a buffer, waited for, in pieces that keep the staging memory small.
+pub(super) fn read_now(gpu: &Gpu, (buffer, offset, bytes): Part<'_>) -> Result<Vec<u32>> {
+    const PIECE: u64 = 64 << 20;
+    let mut readback = Readback::default();
+    let mut words = Vec::with_capacity(bytes as usize / 4);
+    let mut done = 0;
+    while done < bytes {
+        let piece = PIECE.min(bytes - done);
+        readback.request(gpu, 0, &[(buffer, offset + done, piece)])?;
+        let (_, mut tensors) = readback.poll(gpu, true)?.context("a copy that was just queued")?;
+        words.append(&mut tensors[0]);
+        done += piece;
+    }
+    Ok(words)
+}

@@ -1,0 +1,92 @@
+//! Picks one of the ways to compute an op, against what an adapter can do. No device is touched here.
+
+use anyhow::{Context, Result};
+
+use crate::ops::{Candidate, Requirements};
+
+use super::Capabilities;
+
+/// Which candidate is wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Selection {
+    /// The first that fits and suits the kind of adapter.
+    #[default]
+    Best,
+    /// The n-th of those that fit, whether or not it suits; the last where there are fewer. For tests.
+    Nth(usize),
+}
+
+/// Whether the adapter can run it at all. Zero means WebGPU's defaults, which every adapter has.
+pub fn fits(requires: &Requirements, capabilities: &Capabilities) -> bool {
+    requires.workgroup_memory <= capabilities.workgroup_memory
+        && requires.invocations <= capabilities.invocations
+        && requires.storage_buffers <= capabilities.storage_buffers
+        && (!requires.subgroups || capabilities.subgroups)
+}
+
+fn suits(requires: &Requirements, capabilities: &Capabilities) -> bool {
+    if capabilities.software { !requires.hardware } else { !requires.software }
+}
+
+/// The candidate to use.
+pub fn select(
+    candidates: Vec<Candidate>,
+    capabilities: &Capabilities,
+    selection: Selection,
+) -> Result<Candidate> {
+    let mut fitting: Vec<Candidate> =
+        candidates.into_iter().filter(|candidate| fits(&candidate.requires, capabilities)).collect();
+    let last = fitting.len().checked_sub(1).context("no kernel of this op fits the adapter")?;
+    let index = match selection {
+        Selection::Nth(n) => n.min(last),
+        Selection::Best => {
+            let suitable = |c: &Candidate| suits(&c.requires, capabilities);
+            // A software adapter takes what was written for it, before what merely runs on it.
+            let special = |c: &Candidate| capabilities.software && c.requires.software;
+            let found = fitting.iter().position(special).or_else(|| fitting.iter().position(suitable));
+            found.unwrap_or(last)
+        }
+    };
+    Ok(fitting.swap_remove(index))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidate(strategy: &'static str, requires: Requirements) -> Candidate {
+        Candidate { strategy, requires, dispatches: vec![] }
+    }
+
+    fn all() -> Vec<Candidate> {
+        let default = Requirements::default();
+        vec![
+            candidate("subgroups", Requirements { subgroups: true, hardware: true, ..default }),
+            candidate("tiled", Requirements { hardware: true, ..default }),
+            candidate("plain", default),
+            candidate("software", Requirements { software: true, ..default }),
+        ]
+    }
+
+    #[test]
+    fn takes_the_first_that_fits_and_suits() {
+        let mut capabilities = Capabilities::baseline();
+        let best =
+            |capabilities: &Capabilities| select(all(), capabilities, Selection::Best).unwrap().strategy;
+        assert_eq!(best(&capabilities), "tiled");
+        capabilities.subgroups = true;
+        assert_eq!(best(&capabilities), "subgroups");
+        capabilities.software = true;
+        assert_eq!(best(&capabilities), "software");
+        let nth = |n| select(all(), &capabilities, Selection::Nth(n)).unwrap().strategy;
+        assert_eq!((nth(0), nth(2), nth(9)), ("subgroups", "plain", "software"));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_never_taken() {
+        let large = Requirements { workgroup_memory: 32 << 10, ..Requirements::default() };
+        assert!(
+            select(vec![candidate("large", large)], &Capabilities::baseline(), Selection::Nth(0)).is_err()
+        );
+    }
+}

@@ -1,0 +1,170 @@
+//! The embedded shaders, and the small preprocessor that makes one WGSL module of constants, prelude and source.
+//!
+//! Lines that start with `#` are ours: `#if NAME`, `#if NAME == value`, `#if NAME != value`, `#else`, `#endif`,
+//! nested as one likes. NAME is a constant of the dispatch; a name nobody set is an error, not zero.
+
+use anyhow::{Context, Result, bail};
+
+include!(concat!(env!("OUT_DIR"), "/shaders.rs"));
+
+const PRELUDE: &str = "prelude";
+
+/// A WGSL module ready to be compiled.
+#[derive(Clone, Debug)]
+pub struct Source {
+    pub text: String,
+    name: String,
+    /// Lines of the text that are constants, and of those that are the prelude.
+    constants: usize,
+    prelude: usize,
+}
+
+impl Source {
+    /// Where line `line` (from 1) of the text comes from: `shaders/matmul_tiled.wgsl:12`.
+    pub fn locate(&self, line: usize) -> String {
+        if line <= self.constants {
+            format!("constants of shaders/{}.wgsl", self.name)
+        } else if line <= self.constants + self.prelude {
+            format!("shaders/{PRELUDE}.wgsl:{}", line - self.constants)
+        } else {
+            format!("shaders/{}.wgsl:{}", self.name, line - self.constants - self.prelude)
+        }
+    }
+}
+
+fn embedded(name: &str) -> Result<&'static str> {
+    let found = SHADERS.iter().find(|(known, _)| *known == name);
+    Ok(found.with_context(|| format!("there is no shaders/{name}.wgsl"))?.1)
+}
+
+/// The module of `shaders/<name>.wgsl` with these constants: `const NAME: u32 = value;` lines, the prelude,
+/// and the source with its `#if` lines resolved.
+pub fn assemble(name: &str, constants: &[(&str, u32)]) -> Result<Source> {
+    let body = preprocess(name, embedded(name)?, constants)?;
+    let mut text = String::new();
+    for (constant, value) in constants {
+        text += &format!("const {constant}: u32 = {value}u;\n");
+    }
+    let prelude = embedded(PRELUDE)?;
+    text += prelude;
+    if !prelude.ends_with('\n') {
+        text.push('\n');
+    }
+    text += &body;
+    Ok(Source { text, name: name.to_owned(), constants: constants.len(), prelude: prelude.lines().count() })
+}
+
+/// One open `#if`.
+struct Block {
+    line: usize,
+    /// The lines in this branch are kept (and those of all blocks around it).
+    active: bool,
+    /// What `active` becomes at `#else`.
+    otherwise: bool,
+    has_else: bool,
+}
+
+/// Resolves the `#` lines. Dropped lines stay as empty ones, so that line numbers hold.
+fn preprocess(name: &str, source: &str, constants: &[(&str, u32)]) -> Result<String> {
+    let mut output = String::with_capacity(source.len());
+    let mut blocks: Vec<Block> = Vec::new();
+    for (index, line) in source.lines().enumerate() {
+        let number = index + 1;
+        let at = |message: String| anyhow::anyhow!("shaders/{name}.wgsl:{number}: {message}");
+        let active = blocks.last().is_none_or(|block| block.active);
+        if let Some(directive) = line.trim_start().strip_prefix('#') {
+            let words: Vec<&str> = directive.split("//").next().unwrap_or("").split_whitespace().collect();
+            match words.as_slice() {
+                ["if", condition @ ..] => {
+                    let holds = evaluate(condition, constants).map_err(at)?;
+                    blocks.push(Block {
+                        line: number,
+                        active: active && holds,
+                        otherwise: active && !holds,
+                        has_else: false,
+                    });
+                }
+                ["else"] => match blocks.last_mut() {
+                    Some(block) if !block.has_else => {
+                        block.active = block.otherwise;
+                        block.has_else = true;
+                    }
+                    _ => return Err(at("#else without its #if".into())),
+                },
+                ["endif"] => {
+                    blocks.pop().ok_or_else(|| at("#endif without its #if".into()))?;
+                }
+                _ => return Err(at(format!("unknown directive \"{}\"", line.trim()))),
+            }
+        } else if active {
+            // The name of a variable hides that of the address space: WGSL, not only naga, calls this recursive.
+            if line.contains("var<immediate> immediate:") {
+                return Err(at("call the variable `immediates`: `immediate` is the address space".into()));
+            }
+            output += line;
+        }
+        output.push('\n');
+    }
+    if let Some(block) = blocks.last() {
+        bail!("shaders/{name}.wgsl:{}: this #if has no #endif", block.line);
+    }
+    Ok(output)
+}
+
+fn evaluate(condition: &[&str], constants: &[(&str, u32)]) -> Result<bool, String> {
+    let value = |name: &str| {
+        let found = constants.iter().find(|(known, _)| *known == name);
+        found.map(|(_, value)| *value).ok_or_else(|| {
+            let known: Vec<&str> = constants.iter().map(|(known, _)| *known).collect();
+            format!("#if: no constant {name} (this dispatch has {})", known.join(", "))
+        })
+    };
+    let number = |text: &str| {
+        text.trim_end_matches('u').parse::<u32>().map_err(|_| format!("#if: {text} is not a number"))
+    };
+    match condition {
+        [name] => Ok(value(name)? != 0),
+        [name, "==", other] => Ok(value(name)? == number(other)?),
+        [name, "!=", other] => Ok(value(name)? != number(other)?),
+        _ => Err(format!(
+            "#if: expected NAME, NAME == value or NAME != value, not \"{}\"",
+            condition.join(" ")
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NESTED: &str = "a\n#if X == 2\nb\n  #if Y\nc\n  #else\nd\n  #endif\n#else\ne\n#endif\nf";
+
+    fn kept(x: u32, y: u32) -> String {
+        preprocess("test", NESTED, &[("X", x), ("Y", y)]).unwrap().split_whitespace().collect()
+    }
+
+    #[test]
+    fn nested_conditions_and_line_numbers() {
+        assert_eq!(kept(2, 1), "abcf");
+        assert_eq!(kept(2, 0), "abdf");
+        assert_eq!(kept(1, 1), "aef");
+        let text = preprocess("test", NESTED, &[("X", 1), ("Y", 1)]).unwrap();
+        assert_eq!(text.lines().nth(11), Some("f"));
+    }
+
+    #[test]
+    fn errors_name_file_and_line() {
+        let cases = [
+            ("x\n#if Z\n#endif", "shaders/test.wgsl:2: #if: no constant Z (this dispatch has X)"),
+            ("#if X\n", "shaders/test.wgsl:1: this #if has no #endif"),
+            ("\n\n#endif", "shaders/test.wgsl:3: #endif without its #if"),
+            ("#if X\n#else\n#else\n#endif", "shaders/test.wgsl:3: #else without its #if"),
+            ("#if X ~ 3\n#endif", "shaders/test.wgsl:1: #if: expected NAME"),
+            ("#define A", "shaders/test.wgsl:1: unknown directive"),
+        ];
+        for (source, expected) in cases {
+            let error = preprocess("test", source, &[("X", 1)]).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{error}");
+        }
+    }
+}
