@@ -4,7 +4,9 @@ use rayon::prelude::*;
 
 use crate::tensor::{Extents, Rows, TensorId};
 
-use super::{Candidate, CpuOp, Describe, Io, Kernels, Memory, Scalar};
+use super::lanes::{Lanes, immediates};
+use super::{Candidate, CpuOp, Describe, Dispatch, Io, Kernels, Memory, Requirements, Scalar};
+use super::{read, write};
 
 /// Rows a task of the CPU copies.
 const TASK_ROWS: usize = 64;
@@ -103,12 +105,30 @@ impl<S: Scalar> CpuOp<S> for GatherGradient {
 
 impl Kernels for Gather {
     fn candidates(&self) -> Vec<Candidate> {
-        Vec::new()
+        let lanes = Lanes::elementwise(self.columns);
+        let constants = lanes.constants();
+        let dispatch = Dispatch {
+            shader: "gather_forward",
+            constants,
+            bindings: vec![read(self.input), read(self.list), write(self.output)],
+            immediates: immediates(self.rows, self.columns),
+            grid: lanes.grid(self.rows),
+        };
+        vec![Candidate { strategy: "rows", requires: Requirements::default(), dispatches: vec![dispatch] }]
     }
 }
 
 impl Kernels for GatherGradient {
     fn candidates(&self) -> Vec<Candidate> {
-        Vec::new()
+        let lanes = Lanes::elementwise(self.columns);
+        let constants = lanes.constants();
+        let dispatch = Dispatch {
+            shader: "gather_gradient",
+            constants,
+            bindings: vec![read(self.gradient), read(self.slots), write(self.output)],
+            immediates: immediates(self.rows, self.columns),
+            grid: lanes.grid(self.rows),
+        };
+        vec![Candidate { strategy: "rows", requires: Requirements::default(), dispatches: vec![dispatch] }]
     }
 }
