@@ -2,6 +2,9 @@
 
 mod attention;
 mod harness;
+mod losses;
 mod matmul;
+mod optimizer;
 mod shaders;
+mod steps;
 mod tolerances;

@@ -33,3 +33,10 @@ pub const GRADIENT_CHECK: f64 = 1e-6;
 /// to five products of at most some hundred terms follow each other; scores of hundreds (the largest tested) err
 /// by 3e-5 before exp, so this stands at the rounding of those.
 pub const ATTENTION: Tolerance = relative(2e-5);
+
+/// Losses, their gradients and sums of some hundred of them: exp and ln err by 2e-7 of their result each, and
+/// an argument of ±10 brings 10 · 6e-8 more.
+pub const LOSS: Tolerance = relative(3e-6);
+
+/// Whole-step gradients under another grouping of the same sums (DESIGN.md's bound for micro-batches).
+pub const REGROUPED: f64 = 1e-5;

@@ -1,4 +1,4 @@
-// output [T, C]: output[t] = gradient[slots[t]], or 0 where row t is in no slot (0xffffffff).
+// output [T, C]: output[t] = gradient[slots[t]], or 0 where row t is in no slot (0xffffffff, or padding: 0xfffffffe).
 //
 // Bindings: gradient [M, C], slots [T], output.
 // Dispatch: one workgroup for each ROWS rows of the output.
@@ -28,7 +28,8 @@ var<immediate> immediates: Immediates;
 @group(0) @binding(2) var<storage, read> slots: array<u32>;
 @group(0) @binding(3) var<storage, read_write> output: array<Lane>;
 
-const NO_SLOT: u32 = 0xffffffffu;
+// No slot is 0xffffffff, padding one less.
+const FIRST_NONE: u32 = 0xfffffffeu;
 
 @compute @workgroup_size(WIDTH)
 fn main(
@@ -45,7 +46,7 @@ fn main(
   let slot = slots[row];
   for (var lane = local % THREADS; lane < lanes; lane += THREADS) {
     var value = Lane(0.0);
-    if (slot != NO_SLOT) {
+    if (slot < FIRST_NONE) {
       value = gradient[slot * lanes + lane];
     }
     output[row * lanes + lane] = value;

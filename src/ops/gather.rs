@@ -13,6 +13,8 @@ const TASK_ROWS: usize = 64;
 
 /// Says that a row is in no slot (`GatherGradient::slots`).
 pub const NO_SLOT: u32 = u32::MAX;
+/// As `NO_SLOT`, for rows that are padding. Packed batches have none; padded ones, made to compare with, do.
+pub const PADDING: u32 = u32::MAX - 1;
 
 /// output[m] = input[list[m]].
 #[derive(Clone, Debug)]
@@ -95,6 +97,7 @@ impl<S: Scalar> CpuOp<S> for GatherGradient {
         output.zip(slots).for_each(|(output, slots)| {
             for (to, &slot) in output.chunks_exact_mut(c).zip(slots) {
                 match slot {
+                    PADDING => to.fill(S::ZERO),
                     NO_SLOT => to.fill(S::ZERO),
                     slot => to.copy_from_slice(&gradient[slot as usize * c..][..c]),
                 }

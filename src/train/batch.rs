@@ -1,5 +1,7 @@
 //! Sequences packed into rows without padding, with the lists that kernels need to read and sum them.
 
+use crate::ops::gather::PADDING;
+
 /// A sequence after masking.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MaskedExample {
@@ -96,6 +98,27 @@ impl PackedBatch {
         let discriminator_words = WordLists::new(kept.map(pair).collect(), tokens);
         batch.generator_words = WordLists::new(all.map(pair).collect(), tokens);
         batch.discriminator_words = discriminator_words;
+        batch
+    }
+
+    /// As [`PackedBatch::pack`], then every sequence's padding up to `length` as a sequence of its own: the
+    /// work of a padded batch, the losses and gradients of the packed one. To compare with, not to train with.
+    pub fn padded(first_sequence: usize, examples: &[MaskedExample], length: usize, pad: u32) -> PackedBatch {
+        let mut batch = PackedBatch::pack(first_sequence, examples);
+        for (index, example) in examples.iter().enumerate() {
+            let missing = length.saturating_sub(example.input_ids.len());
+            let sequence = (examples.len() + index) as u32;
+            let padding = MaskedExample::new(vec![pad; missing], missing, Vec::new());
+            batch.append(sequence, &padding);
+            let real = batch.slot_of_row.len() - missing;
+            batch.slot_of_row[real..].fill(PADDING);
+        }
+        // Where there are more rows than distinct ids, the lists need their end.
+        for words in [&mut batch.generator_words, &mut batch.discriminator_words] {
+            if words.ids.last() != Some(&NO_ID) {
+                words.ids.push(NO_ID);
+            }
+        }
         batch
     }
 
