@@ -22,7 +22,7 @@ struct Immediates {
   capacity: u32,
   columns: u32,
 }
-var<immediate> immediate: Immediates;
+var<immediate> immediates: Immediates;
 
 @group(0) @binding(1) var<storage, read> gradient: array<Lane>;
 @group(0) @binding(2) var<storage, read> slots: array<u32>;
@@ -36,12 +36,12 @@ fn main(
   @builtin(num_workgroups) groups: vec3<u32>,
   @builtin(local_invocation_index) local: u32,
 ) {
-  let rows = rows_in_use(immediate.extent, immediate.offset, immediate.capacity);
+  let rows = rows_in_use(immediates.extent, immediates.offset, immediates.capacity);
   let row = workgroup_index(group, groups) * ROWS + local / THREADS;
   if (row >= rows) {
     return;
   }
-  let lanes = immediate.columns / LANE;
+  let lanes = immediates.columns / LANE;
   let slot = slots[row];
   for (var lane = local % THREADS; lane < lanes; lane += THREADS) {
     var value = Lane(0.0);

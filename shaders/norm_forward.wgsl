@@ -32,7 +32,7 @@ struct Immediates {
   scale: f32,
   site: u32,
 }
-var<immediate> immediate: Immediates;
+var<immediate> immediates: Immediates;
 
 #if RESIDUAL
 @group(0) @binding(1) var<storage, read_write> input: array<Lane>;
@@ -56,9 +56,9 @@ var<immediate> immediate: Immediates;
 // The factors of one lane of channels under dropout.
 fn factors(key: vec2<u32>, position: u32, lane: u32) -> Lane {
 #if VEC
-  return dropout_factors(key, position, lane, immediate.threshold, immediate.scale);
+  return dropout_factors(key, position, lane, immediates.threshold, immediates.scale);
 #else
-  return dropout_factors(key, position, lane / 4u, immediate.threshold, immediate.scale)[lane % 4u];
+  return dropout_factors(key, position, lane / 4u, immediates.threshold, immediates.scale)[lane % 4u];
 #endif
 }
 #endif
@@ -104,7 +104,7 @@ fn main(
   @builtin(num_workgroups) groups: vec3<u32>,
   @builtin(local_invocation_index) local: u32,
 ) {
-  let rows = rows_in_use(immediate.extent, immediate.offset, immediate.capacity);
+  let rows = rows_in_use(immediates.extent, immediates.offset, immediates.capacity);
   let first_row = workgroup_index(group, groups) * ROWS;
   if (first_row >= rows) {
     return;
@@ -112,10 +112,10 @@ fn main(
   let thread = local % THREADS;
   // Threads beyond the last row follow along for the barriers, and touch no memory.
   let row = min(first_row + local / THREADS, rows - 1u);
-  let lanes = select(0u, immediate.columns / LANE, first_row + local / THREADS < rows);
-  let start = row * (immediate.columns / LANE);
+  let lanes = select(0u, immediates.columns / LANE, first_row + local / THREADS < rows);
+  let start = row * (immediates.columns / LANE);
 #if DROPOUT
-  let key = sequence_key(immediate.site, sequences[row]);
+  let key = sequence_key(immediates.site, sequences[row]);
   let position = positions[row];
 #endif
 
@@ -136,7 +136,7 @@ fn main(
       sum += total(value);
     }
   }
-  let count = f32(immediate.columns);
+  let count = f32(immediates.columns);
   let mean = row_total(sum, local) / count;
 
   var squares = 0.0;
@@ -146,7 +146,7 @@ fn main(
       squares += total(deviation * deviation);
     }
   }
-  let inverse_deviation = 1.0 / sqrt(row_total(squares, local) / count + immediate.epsilon);
+  let inverse_deviation = 1.0 / sqrt(row_total(squares, local) / count + immediates.epsilon);
 
   for (var i = 0u; i < PER_THREAD; i++) {
     let lane = thread + i * THREADS;

@@ -29,7 +29,7 @@ struct Immediates {
   scale: f32,
   site: u32,
 }
-var<immediate> immediate: Immediates;
+var<immediate> immediates: Immediates;
 
 @group(0) @binding(1) var<storage, read> output_gradient: array<Lane>;
 @group(0) @binding(2) var<storage, read> sum: array<Lane>;
@@ -51,9 +51,9 @@ var<immediate> immediate: Immediates;
 // The factors of one lane of channels under dropout.
 fn factors(key: vec2<u32>, position: u32, lane: u32) -> Lane {
 #if VEC
-  return dropout_factors(key, position, lane, immediate.threshold, immediate.scale);
+  return dropout_factors(key, position, lane, immediates.threshold, immediates.scale);
 #else
-  return dropout_factors(key, position, lane / 4u, immediate.threshold, immediate.scale)[lane % 4u];
+  return dropout_factors(key, position, lane / 4u, immediates.threshold, immediates.scale)[lane % 4u];
 #endif
 }
 #endif
@@ -99,7 +99,7 @@ fn main(
   @builtin(num_workgroups) groups: vec3<u32>,
   @builtin(local_invocation_index) local: u32,
 ) {
-  let rows = rows_in_use(immediate.extent, immediate.offset, immediate.capacity);
+  let rows = rows_in_use(immediates.extent, immediates.offset, immediates.capacity);
   let first_row = workgroup_index(group, groups) * ROWS;
   if (first_row >= rows) {
     return;
@@ -107,12 +107,12 @@ fn main(
   let thread = local % THREADS;
   // Threads beyond the last row follow along for the barriers, and touch no memory.
   let row = min(first_row + local / THREADS, rows - 1u);
-  let lanes = select(0u, immediate.columns / LANE, first_row + local / THREADS < rows);
-  let start = row * (immediate.columns / LANE);
+  let lanes = select(0u, immediates.columns / LANE, first_row + local / THREADS < rows);
+  let start = row * (immediates.columns / LANE);
   let mean = statistics[row].x;
   let inverse_deviation = statistics[row].y;
 #if DROPOUT
-  let key = sequence_key(immediate.site, sequences[row]);
+  let key = sequence_key(immediates.site, sequences[row]);
   let position = positions[row];
 #endif
 
@@ -134,7 +134,7 @@ fn main(
       products += total(g * x);
     }
   }
-  let count = f32(immediate.columns);
+  let count = f32(immediates.columns);
   let a = row_total(gradients, local) / count;
   let b = row_total(products, local) / count;
 

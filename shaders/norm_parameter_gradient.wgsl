@@ -32,7 +32,7 @@ struct Immediates {
   scale: f32,
   site: u32,
 }
-var<immediate> immediate: Immediates;
+var<immediate> immediates: Immediates;
 
 @group(0) @binding(1) var<storage, read> output_gradient: array<Lane>;
 @group(0) @binding(2) var<storage, read> sum: array<Lane>;
@@ -45,9 +45,9 @@ var<immediate> immediate: Immediates;
 // The factors of one lane of channels under dropout.
 fn factors(key: vec2<u32>, position: u32, lane: u32) -> Lane {
 #if VEC
-  return dropout_factors(key, position, lane, immediate.threshold, immediate.scale);
+  return dropout_factors(key, position, lane, immediates.threshold, immediates.scale);
 #else
-  return dropout_factors(key, position, lane / 4u, immediate.threshold, immediate.scale)[lane % 4u];
+  return dropout_factors(key, position, lane / 4u, immediates.threshold, immediates.scale)[lane % 4u];
 #endif
 }
 #endif
@@ -61,14 +61,14 @@ fn main(
   @builtin(num_workgroups) groups: vec3<u32>,
   @builtin(local_invocation_index) local: u32,
 ) {
-  let rows = rows_in_use(immediate.extent, immediate.offset, immediate.capacity);
-  let lanes = immediate.columns / LANE;
+  let rows = rows_in_use(immediates.extent, immediates.offset, immediates.capacity);
+  let lanes = immediates.columns / LANE;
   let strips = (lanes + THREADS - 1u) / THREADS;
   let index = workgroup_index(group, groups);
   let block = index / strips;
-  let per_block = (rows + immediate.partials - 1u) / immediate.partials;
+  let per_block = (rows + immediates.partials - 1u) / immediates.partials;
   // Blocks without rows write nothing: sum_partials.wgsl does not read them.
-  if (block >= immediate.partials || block * per_block >= rows) {
+  if (block >= immediates.partials || block * per_block >= rows) {
     return;
   }
   let lane = (index % strips) * THREADS + local % THREADS;
@@ -79,7 +79,7 @@ fn main(
   for (var row = block * per_block + local / THREADS; row < end; row += ROWS) {
     var g = output_gradient[row * lanes + lane];
 #if DROPOUT
-    g *= factors(sequence_key(immediate.site, sequences[row]), positions[row], lane);
+    g *= factors(sequence_key(immediates.site, sequences[row]), positions[row], lane);
 #endif
     let statistic = statistics[row];
     weight_sum += g * ((sum[row * lanes + lane] - statistic.x) * statistic.y);

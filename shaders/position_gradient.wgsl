@@ -23,7 +23,7 @@ struct Immediates {
   columns: u32,
   positions: u32,
 }
-var<immediate> immediate: Immediates;
+var<immediate> immediates: Immediates;
 
 @group(0) @binding(1) var<storage, read> gradient: array<Lane>;
 @group(0) @binding(2) var<storage, read_write> table: array<Lane>;
@@ -57,11 +57,11 @@ fn main(
   @builtin(local_invocation_index) local: u32,
 ) {
   let position = workgroup_index(group, groups);
-  if (position >= immediate.positions) {
+  if (position >= immediates.positions) {
     return;
   }
-  let sequences = rows_in_use(immediate.extent, immediate.offset, immediate.capacity);
-  let lanes = immediate.columns / LANE;
+  let sequences = rows_in_use(immediates.extent, immediates.offset, immediates.capacity);
+  let lanes = immediates.columns / LANE;
   for (var first = 0u; first < lanes; first += THREADS) {
     let lane = first + local % THREADS;
     var sum = Lane(0.0);

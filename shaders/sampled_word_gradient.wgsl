@@ -25,7 +25,7 @@ struct Immediates {
   capacity: u32,
   columns: u32,
 }
-var<immediate> immediate: Immediates;
+var<immediate> immediates: Immediates;
 
 @group(0) @binding(1) var<storage, read> gradient: array<Lane>;
 @group(0) @binding(2) var<storage, read_write> table: array<Lane>;
@@ -66,7 +66,7 @@ fn main(
   @builtin(local_invocation_index) local: u32,
 ) {
   let slot = workgroup_index(group, groups);
-  let slots = rows_in_use(immediate.extent, immediate.offset, immediate.capacity);
+  let slots = rows_in_use(immediates.extent, immediates.offset, immediates.capacity);
   if (slot >= slots) {
     return;
   }
@@ -86,7 +86,7 @@ fn main(
     return;
   }
 
-  let lanes = immediate.columns / LANE;
+  let lanes = immediates.columns / LANE;
   for (var window = slot; window < slots; window += WIDTH * 32u) {
     workgroupBarrier();
     atomicStore(&equal[local], 0u);

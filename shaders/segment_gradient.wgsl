@@ -22,7 +22,7 @@ struct Immediates {
   columns: u32,
   partials: u32,
 }
-var<immediate> immediate: Immediates;
+var<immediate> immediates: Immediates;
 
 @group(0) @binding(1) var<storage, read> gradient: array<Lane>;
 @group(0) @binding(2) var<storage, read> segments: array<u32>;
@@ -36,14 +36,14 @@ fn main(
   @builtin(num_workgroups) groups: vec3<u32>,
   @builtin(local_invocation_index) local: u32,
 ) {
-  let rows = rows_in_use(immediate.extent, immediate.offset, immediate.capacity);
-  let lanes = immediate.columns / LANE;
+  let rows = rows_in_use(immediates.extent, immediates.offset, immediates.capacity);
+  let lanes = immediates.columns / LANE;
   let strips = (lanes + THREADS - 1u) / THREADS;
   let index = workgroup_index(group, groups);
   let block = index / strips;
-  let per_block = (rows + immediate.partials - 1u) / immediate.partials;
+  let per_block = (rows + immediates.partials - 1u) / immediates.partials;
   // Blocks without rows write nothing: sum_partials.wgsl does not read them.
-  if (block >= immediate.partials || block * per_block >= rows) {
+  if (block >= immediates.partials || block * per_block >= rows) {
     return;
   }
   let lane = (index % strips) * THREADS + local % THREADS;

@@ -16,7 +16,7 @@ struct Immediates {
   columns: u32,
   partials: u32,
 }
-var<immediate> immediate: Immediates;
+var<immediate> immediates: Immediates;
 
 @group(0) @binding(1) var<storage, read> partials: array<f32>;
 @group(0) @binding(2) var<storage, read_write> first: array<f32>;
@@ -32,15 +32,15 @@ fn main(
   @builtin(num_workgroups) groups: vec3<u32>,
   @builtin(local_invocation_index) local: u32,
 ) {
-  let rows = rows_in_use(immediate.extent, immediate.offset, immediate.capacity);
-  let per_block = max((rows + immediate.partials - 1u) / immediate.partials, 1u);
+  let rows = rows_in_use(immediates.extent, immediates.offset, immediates.capacity);
+  let per_block = max((rows + immediates.partials - 1u) / immediates.partials, 1u);
   let blocks = (rows + per_block - 1u) / per_block;
   let column = workgroup_index(group, groups) * COLUMNS + local % COLUMNS;
-  let end = select(0u, blocks, column < immediate.columns);
+  let end = select(0u, blocks, column < immediates.columns);
 
   var sum = 0.0;
   for (var block = local / COLUMNS; block < end; block += PARTS) {
-    sum += partials[block * immediate.columns + column];
+    sum += partials[block * immediates.columns + column];
   }
   sums[local] = sum;
   for (var stride = WIDTH / 2u; stride >= COLUMNS; stride /= 2u) {
@@ -49,9 +49,9 @@ fn main(
       sums[local] += sums[local + stride];
     }
   }
-  if (local < COLUMNS && column < immediate.columns) {
+  if (local < COLUMNS && column < immediates.columns) {
 #if OUTPUTS == 2
-    let half_columns = immediate.columns / 2u;
+    let half_columns = immediates.columns / 2u;
     if (column >= half_columns) {
       second[column - half_columns] += sums[local];
       return;

@@ -23,7 +23,7 @@ struct Immediates {
   capacity: u32,
   columns: u32,
 }
-var<immediate> immediate: Immediates;
+var<immediate> immediates: Immediates;
 
 @group(0) @binding(1) var<storage, read> gradient: array<Lane>;
 @group(0) @binding(2) var<storage, read_write> table: array<Lane>;
@@ -61,14 +61,14 @@ fn main(
   @builtin(local_invocation_index) local: u32,
 ) {
   let index = workgroup_index(group, groups);
-  if (index >= rows_in_use(immediate.extent, immediate.offset, immediate.capacity)) {
+  if (index >= rows_in_use(immediates.extent, immediates.offset, immediates.capacity)) {
     return;
   }
   let id = ids[index];
   if (id == NO_ID) {
     return;
   }
-  let lanes = immediate.columns / LANE;
+  let lanes = immediates.columns / LANE;
   let end = starts[index + 1u];
   for (var first = 0u; first < lanes; first += THREADS) {
     let lane = first + local % THREADS;
