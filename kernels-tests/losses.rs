@@ -18,13 +18,13 @@ fn uint(builder: &mut PlanBuilder, name: &str, rows: Rows) -> TensorId {
 }
 
 fn vocabulary_loss(vocabulary: usize, used: u32, offset: usize, draws: bool, gradient: bool) {
-    let name = format!("vocabulary_loss {used}×{vocabulary} from {offset}, draws {draws}, gradient {gradient}");
+    let name =
+        format!("vocabulary_loss {used}×{vocabulary} from {offset}, draws {draws}, gradient {gradient}");
     compare(&name, &step(50, 4, used), |builder| {
         let all = Rows::of(Extent::Masked, 9);
         let chunk = all.chunk(offset, 5);
         // The chunk's own rows: what `chunk` leaves in use, as many as it can hold.
-        let logits =
-            builder.activation("logits", Rows { offset, ..Rows::of(Extent::Masked, 5) }, vocabulary);
+        let logits = builder.activation("logits", Rows { offset, ..Rows::of(Extent::Masked, 5) }, vocabulary);
         let [targets, sequences, slots, sampled] =
             ["targets", "sequences", "slots", "sampled"].map(|name| uint(builder, name, all));
         let results = builder.activation("results", all, RESULTS);
@@ -123,13 +123,8 @@ fn replaced_token_detection() {
             let metrics = builder.tensor("metrics", Rows::fixed(16), 1, Element::Float, Role::Metric);
             let histogram =
                 builder.tensor("histogram", Rows::fixed(2), AUC_BINS, Element::Uint, Role::Metric);
-            let partials = builder.tensor(
-                "partials",
-                Rows::fixed(PARTIALS),
-                columns + 1,
-                Element::Float,
-                Role::Scratch,
-            );
+            let partials =
+                builder.tensor("partials", Rows::fixed(PARTIALS), columns + 1, Element::Float, Role::Scratch);
             builder.push(
                 "loss",
                 ReplacedToken {
@@ -144,10 +139,8 @@ fn replaced_token_detection() {
                     discriminator_weight: 50.0,
                 },
             );
-            builder.push(
-                "metrics",
-                ReplacedTokenMetrics { logits, results, labels, metrics, histogram, rows },
-            );
+            builder
+                .push("metrics", ReplacedTokenMetrics { logits, results, labels, metrics, histogram, rows });
             builder.push(
                 "gradient",
                 ReplacedTokenGradient {

@@ -1,9 +1,13 @@
 //! Kernel tests against the CPU reference, and whole-step tests. How to write one: see `harness`.
 
 mod attention;
+mod embedding;
+mod gather;
+mod gelu;
 mod harness;
 mod losses;
 mod matmul;
+mod norm;
 mod optimizer;
 mod shaders;
 mod steps;

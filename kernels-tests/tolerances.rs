@@ -25,6 +25,14 @@ pub const ELEMENTWISE: Tolerance = relative(1e-6);
 /// a lost term (1/k of the sum).
 pub const MATMUL: Tolerance = relative(1e-5);
 
+/// Norms: a sum over the columns (in a tree or 16 lanes: a few units), a root, and about six more operations.
+/// Statistics count the same, mean and 1/σ against the larger of the two.
+pub const NORM: Tolerance = relative(3e-6);
+
+/// The way back through norms, and sums over rows (parameter and table gradients): blocks of at most a few
+/// hundred f32 terms of random sign, about 6e-8·√n of their size.
+pub const NORM_GRADIENT: Tolerance = relative(5e-6);
+
 /// Central differences in f64 with a five-point stencil err by less than 1e-9; what is left is the backward
 /// pass in f64. The polynomials of the f32 path are not used there.
 pub const GRADIENT_CHECK: f64 = 1e-6;

@@ -2,8 +2,8 @@
 
 use crate::tensor::{Extents, Rows, TensorId};
 
-use super::{Candidate, Count, CpuOp, Describe, Dispatch, Grid, Io, Kernels, Memory, Requirements, Scalar};
 use super::gather::{NO_SLOT, PADDING};
+use super::{Candidate, Count, CpuOp, Describe, Dispatch, Grid, Io, Kernels, Memory, Requirements, Scalar};
 use super::{read, write};
 
 /// The label of padding: no loss, no gradient, not counted.

@@ -4,8 +4,8 @@ use rayon::prelude::*;
 
 use crate::tensor::{Extents, Rows, StepValues, TensorId};
 
-use super::{Candidate, Count, CpuOp, Describe, Dispatch, Grid, Io, Kernels, Memory, Requirements, Scalar};
 use super::replace::IGNORED;
+use super::{Candidate, Count, CpuOp, Describe, Dispatch, Grid, Io, Kernels, Memory, Requirements, Scalar};
 use super::{read, simd, write};
 
 /// Bins of the histogram from which the area under the ROC curve is computed:

@@ -134,8 +134,9 @@ pub(super) fn assign(builder: &PlanBuilder, keep: &[TensorId]) -> Result<(Vec<Bu
         let ids = [parameter.value, parameter.gradient, parameter.first_moment, parameter.second_moment];
         for id in ids {
             let info = builder.info(id);
-            placements[id.0 as usize] =
-                Placement { buffer: flat[&info.role], offset, length: info.elements() };
+            if let Some(&buffer) = flat.get(&info.role) {
+                placements[id.0 as usize] = Placement { buffer, offset, length: info.elements() };
+            }
         }
     }
     for alias in &builder.aliases {
