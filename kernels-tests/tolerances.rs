@@ -28,3 +28,8 @@ pub const MATMUL: Tolerance = relative(1e-5);
 /// Central differences in f64 with a five-point stencil err by less than 1e-9; what is left is the backward
 /// pass in f64. The polynomials of the f32 path are not used there.
 pub const GRADIENT_CHECK: f64 = 1e-6;
+
+/// Attention: scores of some units err by 1e-7 of their size, exp passes that on to the probabilities, and up
+/// to five products of at most some hundred terms follow each other; scores of hundreds (the largest tested) err
+/// by 3e-5 before exp, so this stands at the rounding of those.
+pub const ATTENTION: Tolerance = relative(2e-5);

@@ -1,8 +1,139 @@
-use anyhow::Result;
+//! `inazuma extract`: MediaWiki dumps into articles of plain text.
 
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Result, bail};
+
+use crate::corpus::{self, Format, Headings, Manifest, Settings};
+
+/// Set by Ctrl-C; a signal handler can reach nothing else.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// Extract the articles of MediaWiki XML dumps as plain text
 #[derive(clap::Args)]
-pub struct Args {}
+#[command(after_help = "\
+Example:
+  inazuma extract jawiki-latest-pages-articles-multistream.xml.bz2 --out articles
 
-pub fn run(_args: Args) -> Result<()> {
-    anyhow::bail!("not built yet")
+DIR gets articles-00000.jsonl and so on, one {\"id\",\"title\",\"text\"} a line, and at last manifest.json.
+Damaged or truncated dumps: what can be read is kept, each gap is named with its byte offset, the manifest says
+\"complete\": false and the exit status is 1 (0 with --allow-truncated).")]
+pub struct Args {
+    /// Dumps: .xml or .xml.bz2 (single or multistream), UTF-8; `-` reads standard input
+    #[arg(required = true, value_name = "DUMP")]
+    dumps: Vec<PathBuf>,
+    /// Directory for the articles and manifest.json
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// jsonl: one object a line; text: a paragraph a line, a blank line after each article
+    #[arg(long, value_enum, default_value = "jsonl")]
+    format: Format,
+    /// Threads that decode and clean [default: all cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// Skip articles of fewer characters
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    min_chars: usize,
+    /// Headings of sections with text: drop them, or keep each on a line of its own
+    #[arg(long, value_enum, default_value = "drop")]
+    headings: Headings,
+    /// Exit with status 0 although a dump is truncated or damaged
+    #[arg(long)]
+    allow_truncated: bool,
+    /// Replace a complete extraction in DIR (an incomplete one is always replaced)
+    #[arg(long)]
+    force: bool,
+    /// Print the manifest as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the extraction and reports it.
+///
+/// # Errors
+/// Whatever [`corpus::extract`] refuses; a dump with unreadable parts, unless `--allow-truncated`.
+pub fn run(args: Args) -> Result<()> {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let settings = Settings {
+        dumps: args.dumps,
+        out: args.out,
+        format: args.format,
+        threads: args.threads.map_or(cores, usize::from),
+        min_chars: args.min_chars,
+        headings: args.headings,
+        file_bytes: 64 << 20,
+        force: args.force,
+    };
+    // Where a handler is installed already, Ctrl-C ends the run at once: the manifest is missing all the same.
+    let _ = ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed));
+    let terminal = std::io::stderr().is_terminal();
+    let mut progress = |line: &str| {
+        let (start, end) = if terminal { ("\r\x1b[K", "") } else { ("", "\n") };
+        let _ = write!(std::io::stderr(), "{start}{line}{end}");
+    };
+    let result = corpus::extract(&settings, &STOP, &mut progress);
+    if terminal {
+        let _ = write!(std::io::stderr(), "\r\x1b[K");
+    }
+    let extraction = result?;
+    if extraction.interrupted {
+        return Err(super::Interrupted(format!(
+            "interrupted; {} holds no manifest, run the command again to start over",
+            settings.out.display()
+        ))
+        .into());
+    }
+    print(&extraction.manifest, args.json)?;
+    let Some((first, more)) = extraction.problems.split_first() else {
+        return Ok(());
+    };
+    for problem in more.iter().take(20) {
+        let _ = writeln!(std::io::stderr(), "inazuma: {problem}");
+    }
+    let count = match more.len() {
+        0 => String::new(),
+        n => format!(" (and {n} more, see manifest.json)"),
+    };
+    if args.allow_truncated {
+        let _ = writeln!(std::io::stderr(), "inazuma: {first}{count}");
+        return Ok(());
+    }
+    bail!(
+        "{first}{count}; what could be read is in {}: fetch the dump again, or accept this with --allow-truncated",
+        settings.out.display()
+    )
+}
+
+fn print(manifest: &Manifest, json: bool) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    if json {
+        writeln!(out, "{}", serde_json::to_string(manifest)?)?;
+        return Ok(());
+    }
+    let skipped = manifest.skipped;
+    writeln!(
+        out,
+        "{} articles, {} characters in {} file{}",
+        manifest.articles,
+        manifest.characters,
+        manifest.files.len(),
+        if manifest.files.len() == 1 { "" } else { "s" },
+    )?;
+    writeln!(
+        out,
+        "skipped: {} redirects, {} outside the main namespace, {} disambiguation pages, {} not wikitext, {} empty, {} short, {} malformed",
+        skipped.redirect,
+        skipped.namespace,
+        skipped.disambiguation,
+        skipped.model,
+        skipped.empty,
+        skipped.short,
+        skipped.malformed,
+    )?;
+    if !manifest.complete {
+        writeln!(out, "not complete: {} problems", manifest.problems.len())?;
+    }
+    Ok(())
 }

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod extract;
+mod parity;
 mod prepare;
 mod store;
 mod tokenizer;
@@ -23,6 +24,7 @@ struct Cli {
 enum Command {
     Extract(extract::Args),
     Tokenizer(tokenizer::Args),
+    Parity(parity::Args),
     Prepare(prepare::Args),
     Store(store::Args),
 }
@@ -44,6 +46,7 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Extract(args) => extract::run(args),
         Command::Tokenizer(args) => tokenizer::run(args),
+        Command::Parity(args) => parity::run(args),
         Command::Prepare(args) => prepare::run(args),
         Command::Store(args) => store::run(args),
     };

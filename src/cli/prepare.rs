@@ -1,8 +1,139 @@
+//! `inazuma prepare`: text to a token store.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
 use anyhow::Result;
 
-#[derive(clap::Args)]
-pub struct Args {}
+use crate::corpus::input::Documents;
+use crate::store::format::Header;
+use crate::store::prepare::{Options, Progress, prepare};
+use crate::store::{Lines, writer};
+use crate::tokenizer::Tokenizer;
 
-pub fn run(_args: Args) -> Result<()> {
-    anyhow::bail!("not built yet")
+/// Encode text into a token store, which `pretrain` maps into memory
+#[derive(clap::Args)]
+#[command(
+    after_help = "Example:\n  inazuma prepare articles/ --tokenizer wiki-32k.model --out wiki.store --held-out 0.5%"
+)]
+pub struct Args {
+    /// Directories that `extract` wrote, JSONL with a `text` field, or plain text
+    #[arg(required = true)]
+    input: Vec<PathBuf>,
+    /// A SentencePiece model with [PAD] [CLS] [SEP] [MASK]
+    #[arg(long, value_name = "MODEL")]
+    tokenizer: PathBuf,
+    #[arg(long, value_name = "STORE")]
+    out: PathBuf,
+    /// Threads that encode [default: all cores]; the store is the same for any number
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// Do not lower-case the text first
+    #[arg(long)]
+    no_lower: bool,
+    /// Split paragraphs into sentences, or leave them whole
+    #[arg(long, value_enum, default_value_t = Lines::Sentence)]
+    lines: Lines,
+    /// Write this share of the documents, chosen by a hash of their text, to STORE.held-out instead
+    #[arg(long, value_name = "SHARE", value_parser = parse_share, default_value = "0%")]
+    held_out: f64,
+}
+
+fn parse_share(text: &str) -> Result<f64, String> {
+    let share = match text.strip_suffix('%') {
+        Some(percent) => percent.trim().parse::<f64>().map(|percent| percent / 100.0),
+        None => text.parse::<f64>(),
+    };
+    match share {
+        Ok(share) if (0.0..1.0).contains(&share) => Ok(share),
+        _ => Err("a share such as 0.5% or 0.005, below 100%".to_string()),
+    }
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let tokenizer = Tokenizer::open(&args.tokenizer, !args.no_lower)?;
+    let documents = Documents::open(&args.input)?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let options = Options {
+        lines: args.lines,
+        threads: args.threads.map_or(cores, usize::from),
+        held_out: args.held_out,
+    };
+    let start = Instant::now();
+    let mut reporter = Reporter::new(start);
+    let summary = prepare(documents, &tokenizer, &args.out, &options, |progress| reporter.report(progress))?;
+    reporter.clear();
+    let seconds = start.elapsed().as_secs_f64();
+    let tokens = summary.store.tokens + summary.held_out.map_or(0, |header| header.tokens);
+    let describe = |path: PathBuf, header: &Header| {
+        eprintln!(
+            "wrote {}: {} documents, {} lines, {} tokens ({:.3}% unknown), {:.1} MB",
+            path.display(),
+            header.documents,
+            header.lines,
+            header.tokens,
+            100.0 * header.unknown as f64 / header.tokens.max(1) as f64,
+            header.file_length as f64 / 1e6
+        );
+    };
+    if let Some(header) = &summary.held_out {
+        describe(writer::with_suffix(&args.out, ".held-out"), header);
+    }
+    describe(args.out, &summary.store);
+    if summary.empty_documents > 0 {
+        eprintln!("{} documents gave no piece and were left out", summary.empty_documents);
+    }
+    eprintln!("{seconds:.1} s, {:.2} million tokens/s", tokens as f64 / seconds / 1e6);
+    Ok(())
+}
+
+/// Progress on stderr: a line that rewrites itself on a terminal, a plain line now and then elsewhere.
+struct Reporter {
+    start: Instant,
+    next: Instant,
+    terminal: bool,
+    shown: bool,
+}
+
+impl Reporter {
+    fn new(start: Instant) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let mut reporter = Reporter { start, next: start, terminal, shown: false };
+        reporter.next += reporter.interval();
+        reporter
+    }
+
+    fn interval(&self) -> Duration {
+        Duration::from_millis(if self.terminal { 200 } else { 15_000 })
+    }
+
+    fn report(&mut self, progress: Progress) {
+        let now = Instant::now();
+        if now < self.next {
+            return;
+        }
+        self.next = now + self.interval();
+        let share = progress.bytes_read as f64 / progress.bytes_total.max(1) as f64;
+        let seconds = (now - self.start).as_secs_f64();
+        let line = format!(
+            "{:5.1}%  {:.1} million tokens, {:.2} million/s, {:.0} s left",
+            100.0 * share,
+            progress.tokens as f64 / 1e6,
+            progress.tokens as f64 / seconds / 1e6,
+            seconds / share.max(1e-6) * (1.0 - share)
+        );
+        let mut stderr = std::io::stderr();
+        let _ = match self.terminal {
+            true => write!(stderr, "\r\x1b[K{line}"),
+            false => writeln!(stderr, "{line}"),
+        };
+        self.shown = true;
+    }
+
+    fn clear(&self) {
+        if self.terminal && self.shown {
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
+        }
+    }
 }

@@ -1,8 +1,189 @@
-use anyhow::Result;
+//! `inazuma tokenizer train` and `inazuma tokenizer encode`.
 
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use clap::Subcommand;
+use rayon::prelude::*;
+
+use crate::corpus::input::Documents;
+use crate::store::sentences;
+use crate::tokenizer::{Tokenizer, train};
+
+/// Train a SentencePiece model, or encode text with one
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
 
-pub fn run(_args: Args) -> Result<()> {
-    anyhow::bail!("not built yet")
+#[derive(Subcommand)]
+enum Command {
+    Train(TrainArgs),
+    Encode(EncodeArgs),
+}
+
+/// Train a unigram model with [PAD] [CLS] [SEP] [MASK] as control symbols
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  inazuma tokenizer train articles/ --out wiki-32k --vocab-size 32000")]
+struct TrainArgs {
+    /// Directories that `extract` wrote, JSONL with a `text` field, or plain text
+    #[arg(required = true)]
+    input: Vec<PathBuf>,
+    /// Writes PREFIX.model, PREFIX.vocab and SentencePiece's own log PREFIX.log
+    #[arg(long, value_name = "PREFIX")]
+    out: PathBuf,
+    #[arg(long, default_value_t = 32_000, value_parser = clap::value_parser!(u32).range(8..=1_000_000))]
+    vocab_size: u32,
+    /// Decides which sentences are sampled
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Keep upper case (`prepare` and `encode` must then be told the same)
+    #[arg(long)]
+    no_lower: bool,
+    /// Train on a random sample of at most this many sentences; 0 takes all
+    #[arg(long, default_value_t = 1_000_000)]
+    max_sentences: usize,
+    /// Share of the corpus's characters that get a piece of their own
+    #[arg(long, default_value_t = 0.9995)]
+    character_coverage: f64,
+}
+
+/// Encode standard input, one text a line, to one JSON array of ids a line
+#[derive(clap::Args)]
+#[command(
+    after_help = "Example:\n  echo 国境の長いトンネル | inazuma tokenizer encode --model wiki-32k.model"
+)]
+struct EncodeArgs {
+    #[arg(long)]
+    model: PathBuf,
+    /// Do not lower-case the text first
+    #[arg(long)]
+    no_lower: bool,
+    /// The lines are JSON objects: take the text from this field
+    #[arg(long, value_name = "FIELD")]
+    jsonl: Option<String>,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    match args.command {
+        Command::Train(args) => run_train(args),
+        Command::Encode(args) => run_encode(args),
+    }
+}
+
+fn run_train(args: TrainArgs) -> Result<()> {
+    if !(0.9..=1.0).contains(&args.character_coverage) {
+        bail!("--character-coverage is {}; it must lie in 0.9..=1", args.character_coverage);
+    }
+    let mut documents = Documents::open(&args.input)?;
+    let mut waiting = Vec::new().into_iter();
+    let stream = std::iter::from_fn(move || {
+        loop {
+            if let Some(sentence) = waiting.next() {
+                return Some(Ok(sentence));
+            }
+            match documents.next()? {
+                Ok(document) => waiting = sentences_of(&document).into_iter(),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    });
+    let options = train::Options {
+        vocab_size: args.vocab_size as usize,
+        seed: args.seed,
+        character_coverage: args.character_coverage,
+        max_sentences: args.max_sentences,
+        lower: !args.no_lower,
+    };
+    let start = std::time::Instant::now();
+    eprintln!("training {} pieces; SentencePiece's log: {}.log", args.vocab_size, args.out.display());
+    let summary = train::train(stream, &options, &args.out)?;
+    eprintln!(
+        "wrote {}: {} pieces from {} of {} sentences in {:.1} s",
+        summary.model.display(),
+        summary.pieces,
+        summary.sentences_used,
+        summary.sentences_seen,
+        start.elapsed().as_secs_f64()
+    );
+    Ok(())
+}
+
+/// The sentences that `prepare` will encode, so that the model is trained on what it will see.
+fn sentences_of(document: &crate::corpus::input::Document) -> Vec<String> {
+    let mut found = Vec::new();
+    for paragraph in document.paragraphs() {
+        sentences::split(paragraph, |sentence| found.push(sentence.to_string()));
+    }
+    found
+}
+
+/// Lines that are encoded together, on all cores.
+const BATCH_BYTES: usize = 1 << 20;
+
+fn run_encode(args: EncodeArgs) -> Result<()> {
+    let tokenizer = Tokenizer::open(&args.model, !args.no_lower)?;
+    let mut input = BufReader::with_capacity(BATCH_BYTES, std::io::stdin().lock());
+    let mut output = BufWriter::new(std::io::stdout().lock());
+    let mut first = 1usize;
+    loop {
+        let mut lines: Vec<Vec<u8>> = Vec::new();
+        let mut size = 0;
+        // As many lines as have arrived: whoever types them gets an answer to each.
+        while size < BATCH_BYTES && (size == 0 || input.buffer().contains(&b'\n')) {
+            let mut line = Vec::new();
+            let read = input.read_until(b'\n', &mut line).context("cannot read standard input")?;
+            if read == 0 {
+                break;
+            }
+            size += read;
+            lines.push(line);
+        }
+        if lines.is_empty() {
+            return Ok(output.flush()?);
+        }
+        let encoded: Vec<Result<Vec<u8>>> = lines
+            .par_iter()
+            .enumerate()
+            .map(|(n, line)| {
+                encode_line(&tokenizer, line, args.jsonl.as_deref())
+                    .with_context(|| format!("standard input, line {}", first + n))
+            })
+            .collect();
+        for line in encoded {
+            match line {
+                Ok(line) => output.write_all(&line)?,
+                Err(error) => {
+                    output.flush()?;
+                    return Err(error);
+                }
+            }
+        }
+        output.flush()?;
+        first += lines.len();
+    }
+}
+
+fn encode_line(tokenizer: &Tokenizer, line: &[u8], field: Option<&str>) -> Result<Vec<u8>> {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    let line = match std::str::from_utf8(line) {
+        Ok(line) => line,
+        Err(error) => bail!("invalid UTF-8 at byte {} of the line", error.valid_up_to()),
+    };
+    let ids = match field {
+        None => tokenizer.encode(line),
+        Some(field) => {
+            let row: serde_json::Value =
+                serde_json::from_str(line).map_err(|error| anyhow::anyhow!("not JSON ({error})"))?;
+            match row.get(field).and_then(|text| text.as_str()) {
+                Some(text) => tokenizer.encode(text),
+                None => bail!("no string field {field:?}"),
+            }
+        }
+    };
+    let mut out = serde_json::to_vec(&ids)?;
+    out.push(b'\n');
+    Ok(out)
 }

@@ -1,1 +1,13 @@
-//! TODO
+//! ELECTRA: its configuration, its parameters, and the plan of a training step.
+//!
+//! There is one description of the model; pre-training, evaluation and (later) fine-tuning are plans built
+//! from it. Forward and backward of a layer stand side by side in `encoder`.
+
+pub mod config;
+pub mod electra;
+pub mod encoder;
+pub mod heads;
+pub mod parameters;
+
+pub use config::ModelConfig;
+pub use electra::{BatchCapacity, Mode, PretrainPlan, StepOptions};

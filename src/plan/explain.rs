@@ -1,1 +1,131 @@
 //! `--explain`: the plan as text.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use crate::tensor::{Extent, Extents, Role, TensorId};
+
+use super::{Phase, Plan};
+
+/// Memory and work of a plan at full capacity.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    pub ops: usize,
+    pub buffers: usize,
+    /// Bytes by role; activations count what is allocated, after sharing by lifetime.
+    pub bytes_by_role: BTreeMap<String, u64>,
+    pub bytes: u64,
+    /// What activations would take without sharing.
+    pub unshared_activation_bytes: u64,
+    /// FLOPs of one micro-batch, forward and backward.
+    pub micro_flops: f64,
+    /// FLOPs of the update.
+    pub update_flops: f64,
+}
+
+fn transient(role: Role) -> bool {
+    matches!(role, Role::Activation | Role::ActivationGradient | Role::Scratch)
+}
+
+impl Plan {
+    pub fn summary(&self, extents: &Extents) -> Summary {
+        let mut bytes_by_role = BTreeMap::new();
+        for buffer in &self.buffers {
+            *bytes_by_role.entry(role_name(buffer.role).to_owned()).or_default() +=
+                buffer.elements as u64 * 4;
+        }
+        let activations = self.tensors.iter().filter(|tensor| transient(tensor.role));
+        Summary {
+            ops: self.ops.len(),
+            buffers: self.buffers.len(),
+            bytes_by_role,
+            bytes: self.bytes(),
+            unshared_activation_bytes: activations.map(|tensor| tensor.elements() as u64 * 4).sum(),
+            micro_flops: self.flops(Phase::Micro, extents),
+            update_flops: self.flops(Phase::Update, extents),
+        }
+    }
+
+    /// Every op with what it writes and its work, then memory by role.
+    pub fn explain(&self, extents: &Extents) -> String {
+        let mut text = String::new();
+        let _ = writeln!(
+            text,
+            "{:>5}  {:<7} {:<22} {:<58} {:>12}  writes",
+            "op", "phase", "kind", "place", "MFLOP"
+        );
+        for (index, op) in self.ops.iter().enumerate() {
+            let phase = match op.phase {
+                Phase::Clear => "clear",
+                Phase::Micro => "micro",
+                Phase::Update => "update",
+            };
+            let written = op.io.writes.iter().chain(&op.io.updates);
+            let shapes: Vec<String> = written.map(|&id| self.shape(id)).collect();
+            let _ = writeln!(
+                text,
+                "{index:>5}  {phase:<7} {:<22} {:<58} {:>12.3}  {}",
+                op.op.name(),
+                op.label,
+                op.op.flops(extents) / 1e6,
+                shapes.join(" ")
+            );
+        }
+        let summary = self.summary(extents);
+        let _ = writeln!(
+            text,
+            "\nmemory, at a capacity of {} tokens in {} sequences with {} masked slots a micro-batch",
+            extents.tokens, extents.sequences, extents.masked
+        );
+        for (role, bytes) in &summary.bytes_by_role {
+            let _ = writeln!(text, "  {role:<20} {:>10.1} MB", *bytes as f64 / 1e6);
+        }
+        let _ = writeln!(
+            text,
+            "  {:<20} {:>10.1} MB in {} buffers",
+            "total",
+            summary.bytes as f64 / 1e6,
+            summary.buffers
+        );
+        let _ = writeln!(
+            text,
+            "  activations share memory by lifetime: {:.1} MB of tensors in {:.1} MB",
+            summary.unshared_activation_bytes as f64 / 1e6,
+            summary.bytes_by_role.get("activations").copied().unwrap_or(0) as f64 / 1e6
+        );
+        let _ = writeln!(
+            text,
+            "work: {:.2} GFLOP a micro-batch (matrix products, attention and heads), {:.3} GFLOP an update",
+            summary.micro_flops / 1e9,
+            summary.update_flops / 1e9
+        );
+        text
+    }
+
+    /// `name[rows×columns]`, varying rows by their letter: T tokens, B sequences, M masked slots.
+    fn shape(&self, id: TensorId) -> String {
+        let info = self.info(id);
+        let rows = match info.rows.extent {
+            Extent::Fixed => info.rows.capacity.to_string(),
+            Extent::Tokens => "T".into(),
+            Extent::Sequences => "B".into(),
+            Extent::Masked => "M".into(),
+        };
+        let name = info.name.rsplit_once("layer.").map_or(info.name.as_str(), |(_, rest)| rest);
+        format!("{name}[{rows}×{}]", info.columns)
+    }
+}
+
+fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Parameter => "parameters",
+        Role::Gradient => "gradients",
+        Role::FirstMoment => "first moments",
+        Role::SecondMoment => "second moments",
+        Role::Batch => "batch",
+        Role::Metric => "metrics",
+        Role::Activation | Role::ActivationGradient | Role::Scratch => "activations",
+    }
+}

@@ -121,6 +121,11 @@ pub(super) fn assign(builder: &PlanBuilder, keep: &[TensorId]) -> Result<(Vec<Bu
     let mut flat = HashMap::new();
     if !builder.parameters.is_empty() {
         for role in [Role::Parameter, Role::Gradient, Role::FirstMoment, Role::SecondMoment] {
+            // A plan without a way back has neither gradients nor moments.
+            let used = builder.tensors.iter().zip(&lifetimes).any(|(t, l)| t.role == role && l.is_some());
+            if !used && role != Role::Parameter {
+                continue;
+            }
             flat.insert(role, buffers.len());
             buffers.push(BufferInfo { elements: kinds[1].end, element: Element::Float, role });
         }
@@ -142,7 +147,8 @@ pub(super) fn assign(builder: &PlanBuilder, keep: &[TensorId]) -> Result<(Vec<Bu
     // What outlives the micro-batch, or is read from outside: a buffer each.
     let mut coloured = Vec::new();
     for (index, info) in builder.tensors.iter().enumerate() {
-        if placements[index] != nowhere {
+        let of_parameters = info.role <= Role::SecondMoment;
+        if placements[index] != nowhere || of_parameters {
             continue;
         }
         let transient = matches!(info.role, Role::Activation | Role::ActivationGradient | Role::Scratch);

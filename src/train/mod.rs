@@ -1,1 +1,3 @@
-//! TODO
+pub mod batch;
+pub mod parity;
+pub mod schedule;

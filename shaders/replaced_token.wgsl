@@ -1,0 +1,59 @@
+// Last layer of the discriminator and its loss: logit = hidden·weight + bias, results = (loss, logit gradient).
+//
+// hidden [T, H], weight [H], bias [1], labels [T]; logits [T], results [T, 2].
+// Dispatch: 16 rows a workgroup of 256: 16 threads share a row, so 16 neighbouring words are read together.
+// Numerics: max(x, 0) − x·y + ln(1 + e^−|x|) cannot overflow; for small e^−|x| the logarithm is taken as the
+// series, which the plain form would round away.
+struct Immediates {
+  rows_extent: u32,
+  rows_offset: u32,
+  rows_capacity: u32,
+  columns: u32,
+  discriminator_weight: f32,
+}
+var<immediate> immediates: Immediates;
+
+@group(0) @binding(1) var<storage, read> hidden: array<f32>;
+@group(0) @binding(2) var<storage, read> weight: array<f32>;
+@group(0) @binding(3) var<storage, read> bias: array<f32>;
+@group(0) @binding(4) var<storage, read> labels: array<u32>;
+@group(0) @binding(5) var<storage, read_write> logits: array<f32>;
+@group(0) @binding(6) var<storage, read_write> results: array<f32>;
+
+var<workgroup> sums: array<f32, 256>;
+
+@compute @workgroup_size(256)
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let rows = rows_in_use(immediates.rows_extent, immediates.rows_offset, immediates.rows_capacity);
+  let row = workgroup_index(group, groups) * 16u + thread / 16u;
+  let lane = thread % 16u;
+  var sum = 0.0;
+  if row < rows {
+    for (var c = lane; c < immediates.columns; c += 16u) {
+      sum += hidden[row * immediates.columns + c] * weight[c];
+    }
+  }
+  sums[thread] = sum;
+  workgroupBarrier();
+  for (var half = 8u; half > 0u; half /= 2u) {
+    if lane < half {
+      sums[thread] += sums[thread + half];
+    }
+    workgroupBarrier();
+  }
+  if lane == 0u && row < rows {
+    let x = sums[thread] + bias[0];
+    let label = f32(labels[row]);
+    let small = exp(-abs(x));
+    let log_part = select(ln_positive(1.0 + small), small * (1.0 - 0.5 * small), small < 1e-4);
+    let sigmoid = select(small, 1.0, x > 0.0) / (1.0 + small);
+    logits[row] = x;
+    results[row * 2u] = max(x, 0.0) - x * label + log_part;
+    results[row * 2u + 1u] =
+      (sigmoid - label) * immediates.discriminator_weight * step.loss_scale / (step.tokens_total + 1e-6);
+  }
+}

@@ -1,0 +1,248 @@
+//! The parameters of both networks: names (SPEC.md §6), shapes, and how they start (SPEC.md §2).
+
+use anyhow::Result;
+
+use crate::plan::{Executor, Initial, Parameter, PlanBuilder};
+use crate::tensor::random::{self, Stream};
+
+use super::ModelConfig;
+
+const NORMAL: Initial = Initial::TruncatedNormal(0.02);
+
+/// A dense layer: weight `[out, in]` and bias `[out]`. Fused layers hold several under one another.
+#[derive(Clone)]
+pub struct Dense {
+    pub weight: Parameter,
+    pub bias: Parameter,
+    pub inputs: usize,
+    pub outputs: usize,
+}
+
+#[derive(Clone)]
+pub struct NormParameters {
+    pub weight: Parameter,
+    pub bias: Parameter,
+}
+
+/// The embeddings both networks share.
+#[derive(Clone)]
+pub struct EmbeddingParameters {
+    pub word: Parameter,
+    pub position: Parameter,
+    pub segment: Parameter,
+    pub norm: NormParameters,
+}
+
+#[derive(Clone)]
+pub struct LayerParameters {
+    /// Query, key and value under one another: `[3H, H]`.
+    pub qkv: Dense,
+    pub attention_output: Dense,
+    pub attention_norm: NormParameters,
+    pub intermediate: Dense,
+    pub output: Dense,
+    pub output_norm: NormParameters,
+}
+
+/// What a network has of its own below its head.
+#[derive(Clone)]
+pub struct EncoderParameters {
+    /// Only where the embedding size differs from the hidden size.
+    pub project: Option<Dense>,
+    pub layers: Vec<LayerParameters>,
+}
+
+#[derive(Clone)]
+pub struct GeneratorHead {
+    pub dense: Dense,
+    pub norm: NormParameters,
+    /// Bias of the output layer, `[V]`; its weight is the word embedding table.
+    pub output_bias: Parameter,
+}
+
+#[derive(Clone)]
+pub struct DiscriminatorHead {
+    pub dense: Dense,
+    pub prediction: Dense,
+}
+
+/// Sizes of one encoder.
+#[derive(Clone, Copy, Debug)]
+pub struct EncoderSize {
+    pub embedding: usize,
+    pub hidden: usize,
+    pub layers: usize,
+    pub heads: usize,
+    pub ffn: usize,
+}
+
+impl EncoderSize {
+    pub fn discriminator(config: &ModelConfig) -> Self {
+        EncoderSize {
+            embedding: config.embedding_size,
+            hidden: config.hidden_size,
+            layers: config.layers,
+            heads: config.heads,
+            ffn: config.ffn_size,
+        }
+    }
+
+    pub fn generator(config: &ModelConfig) -> Self {
+        EncoderSize {
+            embedding: config.embedding_size,
+            hidden: config.generator_hidden_size,
+            layers: config.generator_layers,
+            heads: config.generator_heads,
+            ffn: config.generator_ffn_size,
+        }
+    }
+}
+
+fn dense(
+    builder: &mut PlanBuilder,
+    names: &[String],
+    inputs: usize,
+    outputs: usize,
+    initial: Initial,
+) -> Dense {
+    let parts = |kind: &str| -> Vec<(String, usize)> {
+        names.iter().map(|name| (format!("{name}.{kind}"), outputs)).collect()
+    };
+    Dense {
+        weight: builder.parameter(&parts("weight"), inputs, false, initial),
+        bias: builder.parameter(&parts("bias"), 1, true, Initial::Zero),
+        inputs,
+        outputs: outputs * names.len(),
+    }
+}
+
+fn norm(builder: &mut PlanBuilder, name: &str, size: usize) -> NormParameters {
+    NormParameters {
+        weight: builder.parameter(&[(format!("{name}.weight"), size)], 1, true, Initial::One),
+        bias: builder.parameter(&[(format!("{name}.bias"), size)], 1, true, Initial::Zero),
+    }
+}
+
+pub fn embeddings(builder: &mut PlanBuilder, config: &ModelConfig) -> EmbeddingParameters {
+    let root = "discriminator.electra.embeddings";
+    let mut table = |name: &str, rows: usize| {
+        let name = format!("{root}.{name}.weight");
+        builder.parameter(&[(name, rows)], config.embedding_size, false, NORMAL)
+    };
+    EmbeddingParameters {
+        word: table("word_embeddings", config.vocab_size),
+        position: table("position_embeddings", config.max_positions),
+        segment: table("token_type_embeddings", 2),
+        norm: norm(builder, &format!("{root}.LayerNorm"), config.embedding_size),
+    }
+}
+
+/// Encoder parameters under `network` (`generator` or `discriminator`).
+pub fn encoder(builder: &mut PlanBuilder, network: &str, size: EncoderSize) -> EncoderParameters {
+    let root = format!("{network}.electra");
+    let (hidden, ffn) = (size.hidden, size.ffn);
+    let project = (size.embedding != hidden).then(|| {
+        let name = format!("{root}.embeddings_project");
+        dense(builder, &[name], size.embedding, hidden, Initial::GlorotUniform)
+    });
+    let layers = (0..size.layers)
+        .map(|layer| {
+            let at = |name: &str| format!("{root}.encoder.layer.{layer}.{name}");
+            let qkv = ["query", "key", "value"].map(|name| at(&format!("attention.self.{name}")));
+            LayerParameters {
+                qkv: dense(builder, &qkv, hidden, hidden, NORMAL),
+                attention_output: dense(builder, &[at("attention.output.dense")], hidden, hidden, NORMAL),
+                attention_norm: norm(builder, &at("attention.output.LayerNorm"), hidden),
+                intermediate: dense(builder, &[at("intermediate.dense")], hidden, ffn, NORMAL),
+                output: dense(builder, &[at("output.dense")], ffn, hidden, NORMAL),
+                output_norm: norm(builder, &at("output.LayerNorm"), hidden),
+            }
+        })
+        .collect();
+    EncoderParameters { project, layers }
+}
+
+pub fn generator_head(builder: &mut PlanBuilder, config: &ModelConfig) -> GeneratorHead {
+    let (hidden, embedding) = (config.generator_hidden_size, config.embedding_size);
+    let root = "generator.generator_predictions";
+    GeneratorHead {
+        dense: dense(builder, &[format!("{root}.dense")], hidden, embedding, NORMAL),
+        norm: norm(builder, &format!("{root}.LayerNorm"), embedding),
+        output_bias: builder.parameter(
+            &[("generator.generator_lm_head.bias".to_owned(), config.vocab_size)],
+            1,
+            true,
+            Initial::Zero,
+        ),
+    }
+}
+
+pub fn discriminator_head(builder: &mut PlanBuilder, config: &ModelConfig) -> DiscriminatorHead {
+    let root = "discriminator.discriminator_predictions";
+    let hidden = config.hidden_size;
+    DiscriminatorHead {
+        dense: dense(builder, &[format!("{root}.dense")], hidden, hidden, NORMAL),
+        prediction: dense(builder, &[format!("{root}.dense_prediction")], hidden, 1, Initial::GlorotUniform),
+    }
+}
+
+/// Coordinate of initialisation among a run's draws; far from any step number.
+const INITIALISATION: u32 = 0xFFFF_FFFF;
+
+/// Draws all parameters of the executor's plan. Each named part has a stream of its own, so a parameter's
+/// start depends on the seed and its name alone, not on how the plan fuses or orders it.
+pub fn initialise(executor: &mut dyn Executor, seed: u64) -> Result<()> {
+    let root = random::derive(random::root(seed), INITIALISATION, 0);
+    for parameter in executor.plan().parameters.clone() {
+        let mut values = Vec::with_capacity(parameter.rows * parameter.columns);
+        for part in &parameter.parts {
+            let name = part.name.as_bytes();
+            let key = random::derive(root, crc32fast::hash(name), name.len() as u32);
+            let mut stream = Stream::new(key);
+            let elements = part.elements();
+            match parameter.initial {
+                Initial::Zero => values.resize(values.len() + elements, 0.0),
+                Initial::One => values.resize(values.len() + elements, 1.0),
+                Initial::TruncatedNormal(deviation) => {
+                    values.extend((0..elements).map(|_| (truncated_normal(&mut stream) * deviation) as f32));
+                }
+                Initial::GlorotUniform => {
+                    let fans: usize = part.shape.iter().sum();
+                    let limit = (6.0 / fans as f64).sqrt();
+                    values.extend((0..elements).map(|_| ((2.0 * stream.uniform() - 1.0) * limit) as f32));
+                }
+            }
+        }
+        executor.write(parameter.value, &values)?;
+    }
+    Ok(())
+}
+
+/// A standard normal draw, redrawn until it lies within two standard deviations (Box and Muller's pairs; the
+/// second of a pair is not kept, which costs little and keeps draws independent of rejections).
+fn truncated_normal(stream: &mut Stream) -> f64 {
+    loop {
+        let radius = (-2.0 * (1.0 - stream.uniform()).ln()).sqrt();
+        let normal = radius * (std::f64::consts::TAU * stream.uniform()).cos();
+        if normal.abs() <= 2.0 {
+            return normal;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn truncated_normal_has_the_moments_of_one() {
+        let mut stream = Stream::new(random::root(3));
+        let draws: Vec<f64> = (0..100_000).map(|_| truncated_normal(&mut stream)).collect();
+        let mean = draws.iter().sum::<f64>() / draws.len() as f64;
+        let variance = draws.iter().map(|x| x * x).sum::<f64>() / draws.len() as f64;
+        assert!(draws.iter().all(|x| x.abs() <= 2.0));
+        assert!(mean.abs() < 0.01, "{mean}");
+        // Variance of a standard normal cut at ±2: 1 − 4·φ(2)/(2Φ(2) − 1) = 0.7737.
+        assert!((variance - 0.7737).abs() < 0.01, "{variance}");
+    }
+}

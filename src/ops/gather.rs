@@ -1,0 +1,134 @@
+//! Some rows of a tensor, picked by a list, and the way back.
+
+use rayon::prelude::*;
+
+use crate::tensor::{Extents, Rows, TensorId};
+
+use super::lanes::{Lanes, immediates};
+use super::{Candidate, CpuOp, Describe, Dispatch, Io, Kernels, Memory, Requirements, Scalar};
+use super::{read, write};
+
+/// Rows a task of the CPU copies.
+const TASK_ROWS: usize = 64;
+
+/// Says that a row is in no slot (`GatherGradient::slots`).
+pub const NO_SLOT: u32 = u32::MAX;
+
+/// output[m] = input[list[m]].
+#[derive(Clone, Debug)]
+pub struct Gather {
+    /// `[T, C]`
+    pub input: TensorId,
+    /// u32 `[M]`: rows of `input`.
+    pub list: TensorId,
+    /// `[M, C]`, written.
+    pub output: TensorId,
+    /// Slots in use.
+    pub rows: Rows,
+    pub columns: usize,
+}
+
+impl Describe for Gather {
+    fn name(&self) -> &'static str {
+        "gather"
+    }
+
+    fn io(&self) -> Io {
+        Io { reads: vec![self.input, self.list], writes: vec![self.output], ..Io::default() }
+    }
+
+    fn flops(&self, _: &Extents) -> f64 {
+        0.0
+    }
+}
+
+impl<S: Scalar> CpuOp<S> for Gather {
+    fn run(&self, memory: &Memory<'_, S>) {
+        let rows = self.rows.count(&memory.extents());
+        let c = self.columns;
+        let input = memory.read(self.input);
+        let list = memory.read_uint(self.list)[..rows].par_chunks(TASK_ROWS);
+        let output = memory.write(self.output)[..rows * c].par_chunks_mut(TASK_ROWS * c);
+        output.zip(list).for_each(|(output, list)| {
+            for (to, &row) in output.chunks_exact_mut(c).zip(list) {
+                to.copy_from_slice(&input[row as usize * c..][..c]);
+            }
+        });
+    }
+}
+
+/// output[t] = gradient[slots[t]], or 0 where row t is in no slot: for every row in use.
+#[derive(Clone, Debug)]
+pub struct GatherGradient {
+    /// `[M, C]`
+    pub gradient: TensorId,
+    /// u32 `[T]`: the slot of each row, or [`NO_SLOT`].
+    pub slots: TensorId,
+    /// `[T, C]`, written.
+    pub output: TensorId,
+    /// Rows of `output` in use.
+    pub rows: Rows,
+    pub columns: usize,
+}
+
+impl Describe for GatherGradient {
+    fn name(&self) -> &'static str {
+        "gather_gradient"
+    }
+
+    fn io(&self) -> Io {
+        Io { reads: vec![self.gradient, self.slots], writes: vec![self.output], ..Io::default() }
+    }
+
+    fn flops(&self, _: &Extents) -> f64 {
+        0.0
+    }
+}
+
+impl<S: Scalar> CpuOp<S> for GatherGradient {
+    fn run(&self, memory: &Memory<'_, S>) {
+        let rows = self.rows.count(&memory.extents());
+        let c = self.columns;
+        let gradient = memory.read(self.gradient);
+        let slots = memory.read_uint(self.slots)[..rows].par_chunks(TASK_ROWS);
+        let output = memory.write(self.output)[..rows * c].par_chunks_mut(TASK_ROWS * c);
+        output.zip(slots).for_each(|(output, slots)| {
+            for (to, &slot) in output.chunks_exact_mut(c).zip(slots) {
+                match slot {
+                    NO_SLOT => to.fill(S::ZERO),
+                    slot => to.copy_from_slice(&gradient[slot as usize * c..][..c]),
+                }
+            }
+        });
+    }
+}
+
+impl Kernels for Gather {
+    fn candidates(&self) -> Vec<Candidate> {
+        let lanes = Lanes::elementwise(self.columns);
+        let constants = lanes.constants();
+        let dispatch = Dispatch {
+            shader: "gather_forward",
+            constants,
+            bindings: vec![read(self.input), read(self.list), write(self.output)],
+            immediates: immediates(self.rows, self.columns),
+            grid: lanes.grid(self.rows),
+        };
+        vec![Candidate { strategy: "rows", requires: Requirements::default(), dispatches: vec![dispatch] }]
+    }
+}
+
+impl Kernels for GatherGradient {
+    fn candidates(&self) -> Vec<Candidate> {
+        let lanes = Lanes::elementwise(self.columns);
+        let constants = lanes.constants();
+        let dispatch = Dispatch {
+            shader: "gather_gradient",
+            constants,
+            bindings: vec![read(self.gradient), read(self.slots), write(self.output)],
+            immediates: immediates(self.rows, self.columns),
+            grid: lanes.grid(self.rows),
+        };
+        vec![Candidate { strategy: "rows", requires: Requirements::default(), dispatches: vec![dispatch] }]
+    }
+}

@@ -1,0 +1,137 @@
+//! GELU in its exact form x·Φ(x), element by element: where no matrix product has it in its epilogue.
+
+use rayon::prelude::*;
+
+use crate::tensor::{Extents, Rows, TensorId};
+
+use super::lanes::{Lanes, immediates};
+use super::{Candidate, CpuOp, Describe, Dispatch, Io, Kernels, Memory, Requirements, Scalar};
+use super::{read, simd, write};
+
+/// Elements a task of the CPU computes.
+const TASK_ELEMENTS: usize = 8192;
+
+/// output = gelu(input).
+#[derive(Clone, Debug)]
+pub struct Gelu {
+    /// `[R, C]`
+    pub input: TensorId,
+    /// `[R, C]`, written.
+    pub output: TensorId,
+    pub rows: Rows,
+    pub columns: usize,
+}
+
+impl Describe for Gelu {
+    fn name(&self) -> &'static str {
+        "gelu"
+    }
+
+    fn io(&self) -> Io {
+        Io { reads: vec![self.input], writes: vec![self.output], ..Io::default() }
+    }
+
+    fn flops(&self, _: &Extents) -> f64 {
+        0.0
+    }
+}
+
+impl<S: Scalar> CpuOp<S> for Gelu {
+    fn run(&self, memory: &Memory<'_, S>) {
+        let elements = self.rows.count(&memory.extents()) * self.columns;
+        let input = memory.read(self.input)[..elements].par_chunks(TASK_ELEMENTS);
+        let output = memory.write(self.output)[..elements].par_chunks_mut(TASK_ELEMENTS);
+        output.zip(input).for_each(|(output, input)| {
+            simd(
+                #[inline(always)]
+                || {
+                    for (y, &x) in output.iter_mut().zip(input) {
+                        *y = x.gelu();
+                    }
+                },
+            )
+        });
+    }
+}
+
+/// input_gradient = output_gradient · gelu′(input).
+#[derive(Clone, Debug)]
+pub struct GeluGradient {
+    /// `[R, C]`
+    pub input: TensorId,
+    /// `[R, C]`
+    pub output_gradient: TensorId,
+    /// `[R, C]`, written.
+    pub input_gradient: TensorId,
+    pub rows: Rows,
+    pub columns: usize,
+}
+
+impl Describe for GeluGradient {
+    fn name(&self) -> &'static str {
+        "gelu_gradient"
+    }
+
+    fn io(&self) -> Io {
+        Io {
+            reads: vec![self.input, self.output_gradient],
+            writes: vec![self.input_gradient],
+            ..Io::default()
+        }
+    }
+
+    fn flops(&self, _: &Extents) -> f64 {
+        0.0
+    }
+}
+
+impl<S: Scalar> CpuOp<S> for GeluGradient {
+    fn run(&self, memory: &Memory<'_, S>) {
+        let elements = self.rows.count(&memory.extents()) * self.columns;
+        let input = memory.read(self.input)[..elements].par_chunks(TASK_ELEMENTS);
+        let gradient = memory.read(self.output_gradient)[..elements].par_chunks(TASK_ELEMENTS);
+        let output = memory.write(self.input_gradient)[..elements].par_chunks_mut(TASK_ELEMENTS);
+        output.zip(input).zip(gradient).for_each(|((output, input), gradient)| {
+            simd(
+                #[inline(always)]
+                || {
+                    for ((y, &x), &g) in output.iter_mut().zip(input).zip(gradient) {
+                        *y = g * x.gelu_derivative();
+                    }
+                },
+            )
+        });
+    }
+}
+
+impl Kernels for Gelu {
+    fn candidates(&self) -> Vec<Candidate> {
+        let lanes = Lanes::elementwise(self.columns);
+        let mut constants = lanes.constants();
+        constants.push(("GRADIENT", 0));
+        let dispatch = Dispatch {
+            shader: "gelu",
+            constants,
+            bindings: vec![read(self.input), write(self.output)],
+            immediates: immediates(self.rows, self.columns),
+            grid: lanes.grid(self.rows),
+        };
+        vec![Candidate { strategy: "rows", requires: Requirements::default(), dispatches: vec![dispatch] }]
+    }
+}
+
+impl Kernels for GeluGradient {
+    fn candidates(&self) -> Vec<Candidate> {
+        let lanes = Lanes::elementwise(self.columns);
+        let mut constants = lanes.constants();
+        constants.push(("GRADIENT", 1));
+        let dispatch = Dispatch {
+            shader: "gelu",
+            constants,
+            bindings: vec![read(self.input), write(self.input_gradient), read(self.output_gradient)],
+            immediates: immediates(self.rows, self.columns),
+            grid: lanes.grid(self.rows),
+        };
+        vec![Candidate { strategy: "rows", requires: Requirements::default(), dispatches: vec![dispatch] }]
+    }
+}

@@ -1,0 +1,283 @@
+//! Clearing, the global gradient norm, clipping, and Adam over ranges of the flat parameter buffers
+//! (SPEC.md §3.7 and §3.8).
+
+use rayon::prelude::*;
+
+use crate::tensor::{Element, Extents, TensorId};
+
+use super::{Candidate, Count, CpuOp, Describe, Dispatch, Grid, Io, Kernels, Memory, Requirements, Scalar};
+use super::{read, simd, write};
+
+/// Elements a workgroup (or a task of the CPU) treats at once; a partial sum of squares covers as many.
+pub const BLOCK: usize = 4096;
+
+/// Places in the metrics tensor.
+pub const METRIC_GRADIENT_NORM: usize = 8;
+pub const METRIC_CLIP_FACTOR: usize = 9;
+pub const METRIC_NOT_FINITE: usize = 10;
+
+/// tensor ← 0.
+#[derive(Clone, Debug)]
+pub struct Clear {
+    pub tensor: TensorId,
+    pub elements: usize,
+    pub element: Element,
+}
+
+impl Describe for Clear {
+    fn name(&self) -> &'static str {
+        "clear"
+    }
+
+    fn io(&self) -> Io {
+        Io { writes: vec![self.tensor], ..Io::default() }
+    }
+
+    fn flops(&self, _: &Extents) -> f64 {
+        0.0
+    }
+}
+
+impl<S: Scalar> CpuOp<S> for Clear {
+    fn run(&self, memory: &Memory<'_, S>) {
+        match self.element {
+            Element::Float => memory.write(self.tensor)[..self.elements].fill(S::ZERO),
+            Element::Uint => memory.write_uint(self.tensor)[..self.elements].fill(0),
+        }
+    }
+}
+
+impl Kernels for Clear {
+    fn candidates(&self) -> Vec<Candidate> {
+        // Zero has the same bits in both element types.
+        single("clear", vec![write(self.tensor)], vec![self.elements as u32], self.elements.div_ceil(BLOCK))
+    }
+}
+
+/// A candidate of one dispatch with a fixed number of workgroups.
+fn single(
+    shader: &'static str,
+    bindings: Vec<super::Binding>,
+    immediates: Vec<u32>,
+    workgroups: usize,
+) -> Vec<Candidate> {
+    vec![Candidate {
+        strategy: "blocks",
+        requires: Requirements::default(),
+        dispatches: vec![Dispatch {
+            shader,
+            constants: vec![],
+            bindings,
+            immediates,
+            grid: Grid(vec![Count::Fixed(workgroups)]),
+        }],
+    }]
+}
+
+/// partials[first + i] = Σ of squares of block i of a range of gradients.
+#[derive(Clone, Debug)]
+pub struct SquaredNorm {
+    pub gradient: TensorId,
+    pub elements: usize,
+    /// `[blocks of all ranges]`.
+    pub partials: TensorId,
+    pub first: usize,
+}
+
+impl Describe for SquaredNorm {
+    fn name(&self) -> &'static str {
+        "squared_norm"
+    }
+
+    fn io(&self) -> Io {
+        Io { reads: vec![self.gradient], writes: vec![self.partials], ..Io::default() }
+    }
+
+    fn flops(&self, _: &Extents) -> f64 {
+        2.0 * self.elements as f64
+    }
+}
+
+impl<S: Scalar> CpuOp<S> for SquaredNorm {
+    fn run(&self, memory: &Memory<'_, S>) {
+        let gradient = &memory.read(self.gradient)[..self.elements];
+        let partials = &mut memory.write(self.partials)[self.first..];
+        gradient.par_chunks(BLOCK).zip(partials).for_each(|(block, partial)| {
+            *partial = simd(
+                #[inline(always)]
+                || {
+                    let mut lanes = [S::ZERO; 32];
+                    for chunk in block.chunks(32) {
+                        for (lane, &g) in lanes.iter_mut().zip(chunk) {
+                            *lane += g * g;
+                        }
+                    }
+                    lanes.iter().fold(S::ZERO, |sum, &lane| sum + lane)
+                },
+            );
+        });
+    }
+}
+
+impl Kernels for SquaredNorm {
+    fn candidates(&self) -> Vec<Candidate> {
+        single(
+            "squared_norm",
+            vec![read(self.gradient), write(self.partials)],
+            vec![self.elements as u32, self.first as u32],
+            self.elements.div_ceil(BLOCK),
+        )
+    }
+}
+
+/// Norm of all gradients, and the factor by which Adam multiplies them: min(1, clip / norm) / loss_scale.
+/// A norm that is not finite sets the flag; Adam then changes nothing.
+#[derive(Clone, Debug)]
+pub struct ClipFactor {
+    pub partials: TensorId,
+    pub count: usize,
+    /// `[16]`: see the constants of this module.
+    pub metrics: TensorId,
+    /// 0 switches clipping off.
+    pub clip_norm: f32,
+}
+
+impl Describe for ClipFactor {
+    fn name(&self) -> &'static str {
+        "clip_factor"
+    }
+
+    fn io(&self) -> Io {
+        Io { reads: vec![self.partials], updates: vec![self.metrics], ..Io::default() }
+    }
+
+    fn flops(&self, _: &Extents) -> f64 {
+        0.0
+    }
+}
+
+impl<S: Scalar> CpuOp<S> for ClipFactor {
+    fn run(&self, memory: &Memory<'_, S>) {
+        let partials = &memory.read(self.partials)[..self.count];
+        let metrics = memory.write(self.metrics);
+        let sum: f64 = partials.iter().map(|p| p.to_f64()).sum();
+        let scale = f64::from(memory.values.loss_scale);
+        let norm = sum.sqrt() / scale;
+        let clip = f64::from(self.clip_norm);
+        let factor = if clip > 0.0 && norm > clip { clip / norm } else { 1.0 };
+        metrics[METRIC_GRADIENT_NORM] = S::of(norm);
+        metrics[METRIC_CLIP_FACTOR] = S::of(factor / scale);
+        metrics[METRIC_NOT_FINITE] = if norm.is_finite() { S::ZERO } else { S::ONE };
+    }
+}
+
+impl Kernels for ClipFactor {
+    fn candidates(&self) -> Vec<Candidate> {
+        single(
+            "clip_factor",
+            vec![read(self.partials), write(self.metrics)],
+            vec![self.count as u32, self.clip_norm.to_bits()],
+            1,
+        )
+    }
+}
+
+/// Adam without bias correction and with decoupled decay, on a range of the flat buffers.
+#[derive(Clone, Debug)]
+pub struct Adam {
+    pub value: TensorId,
+    pub gradient: TensorId,
+    pub first_moment: TensorId,
+    pub second_moment: TensorId,
+    pub metrics: TensorId,
+    pub elements: usize,
+    pub beta1: f32,
+    pub beta2: f32,
+    pub epsilon: f32,
+    /// 0 for parameters that do not decay.
+    pub weight_decay: f32,
+}
+
+impl Describe for Adam {
+    fn name(&self) -> &'static str {
+        "adam"
+    }
+
+    fn io(&self) -> Io {
+        Io {
+            reads: vec![self.gradient, self.metrics],
+            updates: vec![self.value, self.first_moment, self.second_moment],
+            ..Io::default()
+        }
+    }
+
+    fn flops(&self, _: &Extents) -> f64 {
+        15.0 * self.elements as f64
+    }
+}
+
+impl<S: Scalar> CpuOp<S> for Adam {
+    fn run(&self, memory: &Memory<'_, S>) {
+        let metrics = memory.read(self.metrics);
+        if metrics[METRIC_NOT_FINITE] > S::ZERO {
+            return;
+        }
+        let factor = metrics[METRIC_CLIP_FACTOR];
+        let of = |x: f32| S::of(f64::from(x));
+        let (beta1, beta2, epsilon) = (of(self.beta1), of(self.beta2), of(self.epsilon));
+        // 1 − β of the decimal number the user wrote, not of its nearest f32 (0.999 would lose 3 digits).
+        let (rest1, rest2) = (S::of(rest(self.beta1)), S::of(rest(self.beta2)));
+        let (rate, decay) = (of(memory.values.learning_rate), of(self.weight_decay));
+        let gradient = &memory.read(self.gradient)[..self.elements];
+        memory.write(self.value)[..self.elements]
+            .par_chunks_mut(BLOCK)
+            .zip(memory.write(self.first_moment).par_chunks_mut(BLOCK))
+            .zip(memory.write(self.second_moment).par_chunks_mut(BLOCK))
+            .zip(gradient.par_chunks(BLOCK))
+            .for_each(|(((values, first), second), gradients)| {
+                simd(
+                    #[inline(always)]
+                    || {
+                        for (((p, m), v), &g) in values.iter_mut().zip(first).zip(second).zip(gradients) {
+                            let g = g * factor;
+                            *m = beta1 * *m + rest1 * g;
+                            *v = beta2 * *v + rest2 * (g * g);
+                            let update = *m / (v.sqrt() + epsilon) + decay * *p;
+                            *p -= rate * update;
+                        }
+                    },
+                );
+            });
+    }
+}
+
+/// 1 − β, from the shortest decimal that denotes β in f32.
+fn rest(beta: f32) -> f64 {
+    let decimal: f64 = beta.to_string().parse().unwrap_or(f64::from(beta));
+    1.0 - decimal
+}
+
+impl Kernels for Adam {
+    fn candidates(&self) -> Vec<Candidate> {
+        single(
+            "adam",
+            vec![
+                write(self.value),
+                read(self.gradient),
+                write(self.first_moment),
+                write(self.second_moment),
+                read(self.metrics),
+            ],
+            vec![
+                self.elements as u32,
+                self.beta1.to_bits(),
+                self.beta2.to_bits(),
+                (rest(self.beta1) as f32).to_bits(),
+                (rest(self.beta2) as f32).to_bits(),
+                self.epsilon.to_bits(),
+                self.weight_decay.to_bits(),
+            ],
+            self.elements.div_ceil(BLOCK),
+        )
+    }
+}

@@ -1,0 +1,335 @@
+//! The replaced-token-detection head's last layer, its loss and metrics (SPEC.md §3.5).
+
+use rayon::prelude::*;
+
+use crate::tensor::{Extents, Rows, StepValues, TensorId};
+
+use super::{Candidate, Count, CpuOp, Describe, Dispatch, Grid, Io, Kernels, Memory, Requirements, Scalar};
+use super::{read, simd, write};
+
+/// Bins of the histogram from which the area under the ROC curve is computed:
+/// bin = clamp(⌊(logit + 16)·16⌋, 0, 511).
+pub const AUC_BINS: usize = 512;
+
+/// Parts of the weight gradient that are summed side by side, on every device the same.
+pub const PARTIALS: usize = 64;
+
+/// logits[t] = hidden[t]·weight + bias; results[t] = (binary cross-entropy against labels[t],
+/// gradient of the logit under discriminator_weight · Σ loss / (tokens_total + 1e-6)).
+#[derive(Clone, Debug)]
+pub struct ReplacedToken {
+    /// `[T, H]`, after GELU.
+    pub hidden: TensorId,
+    /// `[1, H]`.
+    pub weight: TensorId,
+    /// `[1]`.
+    pub bias: TensorId,
+    /// `[T]`, 1 = replaced.
+    pub labels: TensorId,
+    /// `[T]`, written.
+    pub logits: TensorId,
+    /// `[T, 2]`, written.
+    pub results: TensorId,
+    pub rows: Rows,
+    pub columns: usize,
+    pub discriminator_weight: f32,
+}
+
+/// metrics[target] += Σ loss; metrics[target + 3 …] += TP, FP, TN, FN (replaced where the logit is above 0);
+/// histogram[label, bin of the logit] += 1.
+#[derive(Clone, Debug)]
+pub struct ReplacedTokenMetrics {
+    pub logits: TensorId,
+    pub results: TensorId,
+    pub labels: TensorId,
+    /// `[16]`: 1 is the loss, 4–7 the counts.
+    pub metrics: TensorId,
+    /// `[2, AUC_BINS]` integers.
+    pub histogram: TensorId,
+    pub rows: Rows,
+}
+
+/// hidden_gradient[t] = g[t]·weight, weight_gradient += Σ g[t]·hidden[t], bias_gradient += Σ g[t],
+/// with g[t] the gradient of the logit.
+#[derive(Clone, Debug)]
+pub struct ReplacedTokenGradient {
+    pub hidden: TensorId,
+    pub results: TensorId,
+    pub weight: TensorId,
+    pub hidden_gradient: TensorId,
+    pub weight_gradient: TensorId,
+    pub bias_gradient: TensorId,
+    /// `[PARTIALS, H + 1]`, scratch.
+    pub partials: TensorId,
+    pub rows: Rows,
+    pub columns: usize,
+}
+
+impl ReplacedToken {
+    fn scale(&self, values: &StepValues) -> f64 {
+        f64::from(self.discriminator_weight) * f64::from(values.loss_scale)
+            / (f64::from(values.tokens_total) + 1e-6)
+    }
+}
+
+impl Describe for ReplacedToken {
+    fn name(&self) -> &'static str {
+        "replaced_token"
+    }
+
+    fn io(&self) -> Io {
+        Io {
+            reads: vec![self.hidden, self.weight, self.bias, self.labels],
+            writes: vec![self.logits, self.results],
+            ..Io::default()
+        }
+    }
+
+    fn flops(&self, extents: &Extents) -> f64 {
+        2.0 * self.rows.count(extents) as f64 * self.columns as f64
+    }
+}
+
+/// Σ a·b in 16 lanes.
+#[inline(always)]
+fn dot<S: Scalar>(a: &[S], b: &[S]) -> S {
+    let mut lanes = [S::ZERO; 16];
+    for (a, b) in a.chunks(16).zip(b.chunks(16)) {
+        for ((lane, &a), &b) in lanes.iter_mut().zip(a).zip(b) {
+            *lane += a * b;
+        }
+    }
+    lanes.iter().fold(S::ZERO, |sum, &lane| sum + lane)
+}
+
+impl<S: Scalar> CpuOp<S> for ReplacedToken {
+    fn run(&self, memory: &Memory<'_, S>) {
+        let count = self.rows.count(&memory.extents());
+        let hidden = &memory.read(self.hidden)[..count * self.columns];
+        let weight = memory.read(self.weight);
+        let bias = memory.read(self.bias)[0];
+        let labels = memory.read_uint(self.labels);
+        let logits = &mut memory.write(self.logits)[..count];
+        let results = &mut memory.write(self.results)[..count * 2];
+        let scale = S::of(self.scale(memory.values));
+        hidden
+            .par_chunks_exact(self.columns)
+            .zip(logits)
+            .zip(results.par_chunks_exact_mut(2))
+            .zip(labels)
+            .for_each(|(((hidden, logit), results), &label)| {
+                let x = simd(
+                    #[inline(always)]
+                    || dot(hidden, weight),
+                ) + bias;
+                *logit = x;
+                let label = S::of(f64::from(label));
+                // max(x, 0) − x·y + ln(1 + e^−|x|) never overflows.
+                let small = (-(x.maximum(-x))).exp();
+                let positive = x.maximum(S::ZERO);
+                let sigmoid = if x > S::ZERO { S::ONE } else { small } / (S::ONE + small);
+                results[0] = positive - x * label + S::of(small.to_f64().ln_1p());
+                results[1] = (sigmoid - label) * scale;
+            });
+    }
+}
+
+impl Kernels for ReplacedToken {
+    fn candidates(&self) -> Vec<Candidate> {
+        let mut immediates = self.rows.immediates().to_vec();
+        immediates.extend([self.columns as u32, self.discriminator_weight.to_bits()]);
+        vec![Candidate {
+            strategy: "rows",
+            requires: Requirements::default(),
+            dispatches: vec![Dispatch {
+                shader: "replaced_token",
+                constants: vec![],
+                bindings: vec![
+                    read(self.hidden),
+                    read(self.weight),
+                    read(self.bias),
+                    read(self.labels),
+                    write(self.logits),
+                    write(self.results),
+                ],
+                immediates,
+                grid: Grid(vec![Count::Rows { rows: self.rows, per: 16 }]),
+            }],
+        }]
+    }
+}
+
+impl Describe for ReplacedTokenMetrics {
+    fn name(&self) -> &'static str {
+        "replaced_token_metrics"
+    }
+
+    fn io(&self) -> Io {
+        Io {
+            reads: vec![self.logits, self.results, self.labels],
+            updates: vec![self.metrics, self.histogram],
+            ..Io::default()
+        }
+    }
+
+    fn flops(&self, _: &Extents) -> f64 {
+        0.0
+    }
+}
+
+impl<S: Scalar> CpuOp<S> for ReplacedTokenMetrics {
+    fn run(&self, memory: &Memory<'_, S>) {
+        let count = self.rows.count(&memory.extents());
+        let logits = &memory.read(self.logits)[..count];
+        let results = memory.read(self.results);
+        let labels = memory.read_uint(self.labels);
+        let metrics = memory.write(self.metrics);
+        let histogram = memory.write_uint(self.histogram);
+        let mut loss = 0.0;
+        // Indexed as metrics 4..8: TP, FP, TN, FN.
+        let mut counts = [0u32; 4];
+        for (row, &logit) in logits.iter().enumerate() {
+            loss += results[2 * row].to_f64();
+            let replaced = labels[row] as usize;
+            let index = match (logit > S::ZERO, replaced == 1) {
+                (true, true) => 0,
+                (true, false) => 1,
+                (false, false) => 2,
+                (false, true) => 3,
+            };
+            counts[index] += 1;
+            let bin = ((logit.to_f64() + 16.0) * 16.0).clamp(0.0, (AUC_BINS - 1) as f64) as usize;
+            histogram[replaced * AUC_BINS + bin] += 1;
+        }
+        metrics[1] += S::of(loss);
+        for (metric, count) in metrics[4..8].iter_mut().zip(counts) {
+            *metric += S::of(f64::from(count));
+        }
+    }
+}
+
+impl Kernels for ReplacedTokenMetrics {
+    fn candidates(&self) -> Vec<Candidate> {
+        vec![Candidate {
+            strategy: "one workgroup",
+            requires: Requirements::default(),
+            dispatches: vec![Dispatch {
+                shader: "replaced_token_metrics",
+                constants: vec![],
+                bindings: vec![
+                    read(self.logits),
+                    read(self.results),
+                    read(self.labels),
+                    write(self.metrics),
+                    write(self.histogram),
+                ],
+                immediates: self.rows.immediates().to_vec(),
+                grid: Grid(vec![Count::Fixed(1)]),
+            }],
+        }]
+    }
+}
+
+impl Describe for ReplacedTokenGradient {
+    fn name(&self) -> &'static str {
+        "replaced_token_gradient"
+    }
+
+    fn io(&self) -> Io {
+        Io {
+            reads: vec![self.hidden, self.results, self.weight],
+            writes: vec![self.hidden_gradient],
+            updates: vec![self.weight_gradient, self.bias_gradient],
+            scratch: vec![self.partials],
+        }
+    }
+
+    fn flops(&self, extents: &Extents) -> f64 {
+        4.0 * self.rows.count(extents) as f64 * self.columns as f64
+    }
+}
+
+impl<S: Scalar> CpuOp<S> for ReplacedTokenGradient {
+    fn run(&self, memory: &Memory<'_, S>) {
+        let (count, columns) = (self.rows.count(&memory.extents()), self.columns);
+        if count == 0 {
+            return;
+        }
+        let hidden = &memory.read(self.hidden)[..count * columns];
+        let results = memory.read(self.results);
+        let weight = memory.read(self.weight);
+        let output = &mut memory.write(self.hidden_gradient)[..count * columns];
+        let block = count.div_ceil(PARTIALS);
+        let blocks = count.div_ceil(block);
+        let partials = &mut memory.write(self.partials)[..blocks * (columns + 1)];
+        hidden
+            .par_chunks(block * columns)
+            .zip(output.par_chunks_mut(block * columns))
+            .zip(partials.par_chunks_exact_mut(columns + 1))
+            .enumerate()
+            .for_each(|(index, ((hidden, output), partial))| {
+                simd(
+                    #[inline(always)]
+                    || {
+                        partial.fill(S::ZERO);
+                        let rows = hidden.chunks_exact(columns).zip(output.chunks_exact_mut(columns));
+                        for (row, (hidden, output)) in rows.enumerate() {
+                            let gradient = results[2 * (index * block + row) + 1];
+                            for (((o, p), &h), &w) in
+                                output.iter_mut().zip(partial.iter_mut()).zip(hidden).zip(weight)
+                            {
+                                *o = gradient * w;
+                                *p += gradient * h;
+                            }
+                            partial[columns] += gradient;
+                        }
+                    },
+                );
+            });
+        let weight_gradient = memory.write(self.weight_gradient);
+        let bias_gradient = memory.write(self.bias_gradient);
+        for partial in partials.chunks_exact(columns + 1) {
+            for (sum, &p) in weight_gradient.iter_mut().zip(&partial[..columns]) {
+                *sum += p;
+            }
+            bias_gradient[0] += partial[columns];
+        }
+    }
+}
+
+impl Kernels for ReplacedTokenGradient {
+    fn candidates(&self) -> Vec<Candidate> {
+        let mut immediates = self.rows.immediates().to_vec();
+        immediates.push(self.columns as u32);
+        vec![Candidate {
+            strategy: "blocks of rows",
+            requires: Requirements::default(),
+            dispatches: vec![
+                Dispatch {
+                    shader: "replaced_token_gradient",
+                    constants: vec![("PARTIALS", PARTIALS as u32)],
+                    bindings: vec![
+                        read(self.hidden),
+                        read(self.results),
+                        read(self.weight),
+                        write(self.hidden_gradient),
+                        write(self.partials),
+                    ],
+                    immediates: immediates.clone(),
+                    grid: Grid(vec![Count::Fixed(PARTIALS)]),
+                },
+                Dispatch {
+                    shader: "replaced_token_gradient_sum",
+                    constants: vec![("PARTIALS", PARTIALS as u32)],
+                    bindings: vec![
+                        read(self.partials),
+                        write(self.weight_gradient),
+                        write(self.bias_gradient),
+                    ],
+                    immediates,
+                    grid: Grid(vec![Count::Fixed((self.columns + 1).div_ceil(64))]),
+                },
+            ],
+        }]
+    }
+}

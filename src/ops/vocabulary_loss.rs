@@ -1,0 +1,220 @@
+//! Softmax, cross-entropy, sampling and the gradient of the logits, in place, for one chunk of masked rows.
+//!
+//! Whole vocabulary logits never exist: the model pushes, chunk by chunk, logits → this → dX, dW
+//! (SPEC.md §3.3 and §3.4).
+
+use rayon::prelude::*;
+
+use crate::tensor::{Extents, Rows, StepValues, TensorId, random};
+
+use super::scalar::ln_positive;
+use super::{Candidate, Count, CpuOp, Describe, Dispatch, Grid, Io, Kernels, Memory, Requirements, Scalar};
+use super::{read, simd, write};
+
+/// Columns of `results`: loss, whether the likeliest token is the original, whether the sample is.
+pub const RESULTS: usize = 3;
+
+/// For every row m of the chunk with original token y: loss −ln softmax(logits)[y]; a sample by Gumbel-max
+/// of logits / temperature; and logits ← scale · (softmax(logits) − onehot(y)), the gradient of
+/// generator_weight · Σ loss / (masked_total + 1e-6).
+///
+/// Gumbel noise: g = −ln E, E = −ln(1 − u), u = (k + ½)·2⁻²³ with k the upper 23 bits of word `token mod 2` of
+/// `threefry(derive(step key, site, sequence), [slot, token / 2])`. Ties go to the lowest id.
+#[derive(Clone, Debug)]
+pub struct VocabularyLoss {
+    /// `[chunk, V]`.
+    pub logits: TensorId,
+    /// Original ids, `[M]`.
+    pub targets: TensorId,
+    /// Local sequence of each slot and its number within the sequence, `[M]`: coordinates of the draws.
+    pub sequences: TensorId,
+    pub slots: TensorId,
+    /// `[M]`: written where `draws`, else read (`parity` brings its own samples).
+    pub sampled: TensorId,
+    pub draws: bool,
+    /// `[M, RESULTS]`, written.
+    pub results: TensorId,
+    /// The chunk's rows of the masked slots.
+    pub rows: Rows,
+    pub vocabulary: usize,
+    pub temperature: f32,
+    pub generator_weight: f32,
+    /// Whether the gradient replaces the logits; else they stay.
+    pub gradient: bool,
+    pub site: u32,
+}
+
+impl VocabularyLoss {
+    /// Factor of (softmax − onehot) in the gradient.
+    fn scale(&self, values: &StepValues) -> f64 {
+        f64::from(self.generator_weight) * f64::from(values.loss_scale)
+            / (f64::from(values.masked_total) + 1e-6)
+    }
+}
+
+impl Describe for VocabularyLoss {
+    fn name(&self) -> &'static str {
+        "vocabulary_loss"
+    }
+
+    fn io(&self) -> Io {
+        let mut io = Io {
+            reads: vec![self.targets, self.sequences, self.slots],
+            writes: vec![self.results],
+            updates: vec![self.logits],
+            ..Io::default()
+        };
+        match self.draws {
+            true => io.writes.push(self.sampled),
+            false => io.reads.push(self.sampled),
+        }
+        io
+    }
+
+    fn flops(&self, _: &Extents) -> f64 {
+        0.0
+    }
+}
+
+impl<S: Scalar> CpuOp<S> for VocabularyLoss {
+    fn run(&self, memory: &Memory<'_, S>) {
+        let count = self.rows.count(&memory.extents());
+        let first = self.rows.offset;
+        let logits = &mut memory.write(self.logits)[..count * self.vocabulary];
+        let targets = &memory.read_uint(self.targets)[first..];
+        let sequences = &memory.read_uint(self.sequences)[first..];
+        let slots = &memory.read_uint(self.slots)[first..];
+        let results = &mut memory.write(self.results)[first * RESULTS..][..count * RESULTS];
+        let sampled = &mut memory.write_uint(self.sampled)[first..first + count];
+        let values = memory.values;
+        let scale = S::of(self.scale(values));
+        logits
+            .par_chunks_exact_mut(self.vocabulary)
+            .zip(results.par_chunks_exact_mut(RESULTS))
+            .zip(sampled)
+            .enumerate()
+            .for_each(|(m, ((logits, results), sampled))| {
+                let target = targets[m] as usize;
+                if self.draws {
+                    let sequence = values.first_sequence + sequences[m];
+                    let key = random::derive(values.key, self.site, sequence);
+                    *sampled = simd(
+                        #[inline(always)]
+                        || sample(logits, S::of(1.0 / f64::from(self.temperature)), key, slots[m]),
+                    );
+                }
+                let (top, sum) = simd(
+                    #[inline(always)]
+                    || top_and_sum(logits),
+                );
+                let largest = logits[top as usize];
+                results[0] = sum.ln() - (logits[target] - largest);
+                results[1] = S::of(f64::from(u8::from(top as usize == target)));
+                results[2] = S::of(f64::from(u8::from(*sampled as usize == target)));
+                if self.gradient {
+                    let factor = scale / sum;
+                    simd(
+                        #[inline(always)]
+                        || {
+                            for x in logits.iter_mut() {
+                                *x = (*x - largest).exp() * factor;
+                            }
+                        },
+                    );
+                    logits[target] -= scale;
+                }
+            });
+    }
+}
+
+/// Lanes of the vectorised loops; a fixed number, so that sums do not depend on the processor's width.
+const LANES: usize = 16;
+
+/// Lowest index of the largest element, and Σ exp(x − largest).
+#[inline(always)]
+fn top_and_sum<S: Scalar>(row: &[S]) -> (u32, S) {
+    let mut best = [S::of(-1e30); LANES];
+    for chunk in row.chunks(LANES) {
+        for (b, &x) in best.iter_mut().zip(chunk) {
+            *b = b.maximum(x);
+        }
+    }
+    let largest = best.iter().fold(S::of(-1e30), |a, &b| a.maximum(b));
+    let top = row.iter().position(|&x| x == largest).unwrap_or(0);
+    let mut sums = [S::ZERO; LANES];
+    for chunk in row.chunks(LANES) {
+        for (s, &x) in sums.iter_mut().zip(chunk) {
+            *s += (x - largest).exp();
+        }
+    }
+    (top as u32, sums.iter().fold(S::ZERO, |a, &b| a + b))
+}
+
+/// Lowest index of the largest logit / temperature + Gumbel noise.
+#[inline(always)]
+fn sample<S: Scalar>(row: &[S], inverse_temperature: S, key: [u32; 2], slot: u32) -> u32 {
+    let mut best = [S::of(-1e30); LANES];
+    let mut winners = [0u32; LANES];
+    for (block, chunk) in row.chunks(LANES).enumerate() {
+        let mut words = [0u32; LANES];
+        for pair in 0..LANES / 2 {
+            let counter = [slot, (block * LANES / 2 + pair) as u32];
+            let [even, odd] = random::threefry(key, counter);
+            words[2 * pair] = even;
+            words[2 * pair + 1] = odd;
+        }
+        let mut noise = [0f32; LANES];
+        for (noise, &word) in noise.iter_mut().zip(&words) {
+            let u = ((word >> 9) as f32 + 0.5) * (1.0 / 8_388_608.0);
+            *noise = -ln_positive(-ln_positive(1.0 - u));
+        }
+        for lane in 0..chunk.len() {
+            let score = chunk[lane] * inverse_temperature + S::of(f64::from(noise[lane]));
+            if score > best[lane] {
+                best[lane] = score;
+                winners[lane] = (block * LANES + lane) as u32;
+            }
+        }
+    }
+    let mut winner = 0;
+    for lane in 1..LANES {
+        let better = best[lane] > best[winner];
+        if better || (best[lane] == best[winner] && winners[lane] < winners[winner]) {
+            winner = lane;
+        }
+    }
+    winners[winner]
+}
+
+impl Kernels for VocabularyLoss {
+    fn candidates(&self) -> Vec<Candidate> {
+        let mut bindings = vec![
+            write(self.logits),
+            read(self.targets),
+            read(self.sequences),
+            read(self.slots),
+            write(self.results),
+        ];
+        bindings.push(if self.draws { write(self.sampled) } else { read(self.sampled) });
+        let [extent, offset, capacity] = self.rows.immediates();
+        vec![Candidate {
+            strategy: "row",
+            requires: Requirements::default(),
+            dispatches: vec![Dispatch {
+                shader: "vocabulary_loss",
+                constants: vec![("DRAWS", u32::from(self.draws)), ("GRADIENT", u32::from(self.gradient))],
+                bindings,
+                immediates: vec![
+                    extent,
+                    offset,
+                    capacity,
+                    self.vocabulary as u32,
+                    self.site,
+                    (1.0 / self.temperature).to_bits(),
+                    self.generator_weight.to_bits(),
+                ],
+                grid: Grid(vec![Count::Rows { rows: self.rows, per: 1 }]),
+            }],
+        }]
+    }
+}

@@ -1,0 +1,273 @@
+//! From text to a store: documents are read in order, encoded on all cores, and written in order.
+//!
+//! Workers take turns at the input (reading is a few hundredths of the work), each for one batch; the batches
+//! have numbers, and the writer writes them by number, so the store is the same for any number of threads.
+//! Tickets bound how far the workers may run ahead of a slow batch.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Result, bail, ensure};
+use sha2::{Digest, Sha256};
+
+use super::format::Header;
+use super::reader::Lines;
+use super::sentences;
+use super::writer::{StoreWriter, with_suffix};
+use crate::corpus::input::{Document, Documents};
+use crate::tokenizer::Tokenizer;
+
+/// Bytes of text in a batch.
+const BATCH_BYTES: usize = 1 << 18;
+/// Batches under way for each thread.
+const BATCHES_PER_THREAD: usize = 8;
+
+pub struct Options {
+    pub lines: Lines,
+    pub threads: usize,
+    /// Share of the documents that go to `STORE.held-out` instead.
+    pub held_out: f64,
+}
+
+/// How far `prepare` has come.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Progress {
+    pub bytes_read: u64,
+    pub bytes_total: u64,
+    pub tokens: u64,
+}
+
+/// What `prepare` made.
+pub struct Summary {
+    pub store: Header,
+    pub held_out: Option<Header>,
+    /// Documents that gave no piece.
+    pub empty_documents: u64,
+}
+
+/// Documents of one batch, encoded.
+#[derive(Default)]
+struct Encoded {
+    tokens: Vec<u32>,
+    line_lengths: Vec<u32>,
+    documents: Vec<EncodedDocument>,
+    bytes_read: u64,
+}
+
+struct EncodedDocument {
+    tokens: usize,
+    lines: usize,
+    held_out: bool,
+}
+
+/// The input and the right to take from it.
+struct Source {
+    documents: Documents,
+    tickets: Receiver<()>,
+    next: u64,
+    finished: bool,
+}
+
+/// Encodes `documents` into the store `out` (and `out`.held-out).
+pub fn prepare(
+    documents: Documents,
+    tokenizer: &Tokenizer,
+    out: &Path,
+    options: &Options,
+    mut report: impl FnMut(Progress),
+) -> Result<Summary> {
+    ensure!((0.0..1.0).contains(&options.held_out), "the share held out must be below 100%");
+    let mut writers = Writers::create(out, tokenizer, options)?;
+    let bytes_total = documents.bytes_total;
+    let threads = options.threads.max(1);
+    let (ticket, tickets) = channel();
+    for _ in 0..threads * BATCHES_PER_THREAD {
+        ticket.send(())?;
+    }
+    let source = Mutex::new(Source { documents, tickets, next: 0, finished: false });
+    let (results, encoded) = channel();
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            let (results, source) = (results.clone(), &source);
+            scope.spawn(move || work(source, tokenizer, options, &results));
+        }
+        drop(results);
+        // Dropping `encoded` and `ticket` on an error is what stops the workers.
+        let (encoded, ticket) = (encoded, ticket);
+        let mut waiting = BTreeMap::new();
+        let mut next = 0u64;
+        let mut progress = Progress { bytes_total, ..Progress::default() };
+        for (number, batch) in &encoded {
+            waiting.insert(number, batch);
+            while let Some(batch) = waiting.remove(&next) {
+                let batch: Encoded = batch?;
+                writers.write(&batch)?;
+                progress.bytes_read = batch.bytes_read;
+                progress.tokens += batch.tokens.len() as u64;
+                report(progress);
+                next += 1;
+                // The workers are gone once the input is at its end.
+                let _ = ticket.send(());
+            }
+        }
+        Ok::<(), anyhow::Error>(())
+    })?;
+    writers.finish(out)
+}
+
+fn work(
+    source: &Mutex<Source>,
+    tokenizer: &Tokenizer,
+    options: &Options,
+    results: &Sender<(u64, Result<Encoded>)>,
+) {
+    let take = || source.lock().unwrap_or_else(PoisonError::into_inner).take();
+    while let Some((number, batch)) = take() {
+        let encoded = batch.map(|(documents, bytes_read)| {
+            let mut encoded = encode(&documents, tokenizer, options);
+            encoded.bytes_read = bytes_read;
+            encoded
+        });
+        if results.send((number, encoded)).is_err() {
+            return;
+        }
+    }
+}
+
+type Batch = (u64, Result<(Vec<Document>, u64)>);
+
+impl Source {
+    /// The next batch and its number; nothing at the end of the input, or where the writer has given up.
+    fn take(&mut self) -> Option<Batch> {
+        if self.finished || self.tickets.recv().is_err() {
+            return None;
+        }
+        let (mut documents, mut bytes) = (Vec::new(), 0);
+        while bytes < BATCH_BYTES {
+            match self.documents.next() {
+                Some(Ok(document)) => {
+                    bytes += document.text.len();
+                    documents.push(document);
+                }
+                Some(Err(error)) => {
+                    self.finished = true;
+                    return Some((self.next, Err(error)));
+                }
+                None => {
+                    self.finished = true;
+                    break;
+                }
+            }
+        }
+        let number = self.next;
+        self.next += 1;
+        (!documents.is_empty()).then_some((number, Ok((documents, self.documents.bytes_read))))
+    }
+}
+
+fn encode(documents: &[Document], tokenizer: &Tokenizer, options: &Options) -> Encoded {
+    let mut encoded = Encoded::default();
+    for document in documents {
+        let (tokens, lines) = (encoded.tokens.len(), encoded.line_lengths.len());
+        for paragraph in document.paragraphs() {
+            match options.lines {
+                Lines::Paragraph => encoded.line(paragraph, tokenizer),
+                Lines::Sentence => sentences::split(paragraph, |line| encoded.line(line, tokenizer)),
+            }
+        }
+        encoded.documents.push(EncodedDocument {
+            tokens: encoded.tokens.len() - tokens,
+            lines: encoded.line_lengths.len() - lines,
+            held_out: options.held_out > 0.0 && is_held_out(document, options.held_out),
+        });
+    }
+    encoded
+}
+
+impl Encoded {
+    fn line(&mut self, text: &str, tokenizer: &Tokenizer) {
+        let before = self.tokens.len();
+        tokenizer.encode_into(text, &mut self.tokens);
+        let length = self.tokens.len() - before;
+        if length > 0 {
+            self.line_lengths.push(length as u32);
+        }
+    }
+}
+
+/// Whether a document is held out: by the hash of its text, so that it does not depend on the order of the
+/// input, on the tokenizer, or on what else there is; the same text twice is never on both sides.
+fn is_held_out(document: &Document, share: f64) -> bool {
+    let mut hasher = Sha256::new();
+    for paragraph in document.paragraphs() {
+        hasher.update(paragraph.as_bytes());
+        hasher.update(b"\n");
+    }
+    let digest: [u8; 32] = hasher.finalize().into();
+    let mut first = [0; 8];
+    first.copy_from_slice(&digest[..8]);
+    (u64::from_be_bytes(first) >> 11) as f64 / (1u64 << 53) as f64 > 1.0 - share
+}
+
+struct Writers {
+    store: StoreWriter,
+    held_out: Option<StoreWriter>,
+    empty_documents: u64,
+}
+
+impl Writers {
+    fn create(out: &Path, tokenizer: &Tokenizer, options: &Options) -> Result<Writers> {
+        let mut store = StoreWriter::create(out, tokenizer, options.lines)?;
+        if store.found_partial {
+            eprintln!("inazuma: an earlier `prepare` of {} was interrupted; starting over", out.display());
+        }
+        store.set_held_out(options.held_out, false);
+        let mut held_out = None;
+        if options.held_out > 0.0 {
+            let path = with_suffix(out, ".held-out");
+            let writer = held_out.insert(StoreWriter::create(&path, tokenizer, options.lines)?);
+            writer.set_held_out(options.held_out, true);
+        }
+        Ok(Writers { store, held_out, empty_documents: 0 })
+    }
+
+    fn write(&mut self, batch: &Encoded) -> Result<()> {
+        let (mut token, mut line) = (0, 0);
+        for document in &batch.documents {
+            let tokens = &batch.tokens[token..token + document.tokens];
+            let lines = &batch.line_lengths[line..line + document.lines];
+            let writer = match &mut self.held_out {
+                Some(held_out) if document.held_out => held_out,
+                _ => &mut self.store,
+            };
+            writer.push_document(tokens, lines)?;
+            self.empty_documents += u64::from(tokens.is_empty());
+            (token, line) = (token + document.tokens, line + document.lines);
+        }
+        Ok(())
+    }
+
+    fn finish(self, out: &Path) -> Result<Summary> {
+        if self.store.documents() == 0 {
+            bail!("no document of the input yields a piece for {}; nothing is written", out.display());
+        }
+        // A held-out part of an earlier store would overlap with this one's documents.
+        let path = with_suffix(out, ".held-out");
+        let stale = path.exists();
+        let held_out = match self.held_out {
+            Some(writer) if writer.documents() > 0 => Some(writer.finish()?),
+            Some(_) => {
+                eprintln!("inazuma: warning: no document was held out; the input has too few for that share");
+                None
+            }
+            None => None,
+        };
+        if stale && held_out.is_none() {
+            eprintln!("inazuma: removing {}, which belonged to the store this one replaces", path.display());
+            std::fs::remove_file(&path)?;
+        }
+        Ok(Summary { store: self.store.finish()?, held_out, empty_documents: self.empty_documents })
+    }
+}

@@ -1,0 +1,210 @@
+//! Stores written, opened, damaged and prepared from text.
+
+use std::path::{Path, PathBuf};
+
+use super::prepare::{Options, prepare};
+use super::verify::verify;
+use super::writer::StoreWriter;
+use super::{Lines, Store};
+use crate::corpus::input::Documents;
+use crate::tensor::random::Stream;
+use crate::tokenizer::{Tokenizer, train};
+
+/// A directory with a small tokenizer, removed at the end of the test.
+pub struct Scratch {
+    directory: tempfile::TempDir,
+    pub tokenizer: Tokenizer,
+}
+
+impl Scratch {
+    pub fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let options = train::Options {
+            vocab_size: 60,
+            seed: 1,
+            character_coverage: 1.0,
+            max_sentences: 0,
+            lower: true,
+        };
+        let text = "山川草木花鳥風月春夏秋冬東西南北";
+        let characters: Vec<char> = text.chars().collect();
+        let sentences = (0..500).map(|n| Ok((0..9).map(|k| characters[(n * k + n / 16) % 16]).collect()));
+        let summary = train::train(sentences, &options, &directory.path().join("small")).unwrap();
+        let tokenizer = Tokenizer::open(&summary.model, true).unwrap();
+        Scratch { directory, tokenizer }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+}
+
+/// A store of random tokens in lines of very different lengths, some longer than any example.
+pub fn random_store(scratch: &Scratch, documents: usize, seed: u32) -> Store {
+    let path = scratch.path("random.store");
+    let mut writer = StoreWriter::create(&path, &scratch.tokenizer, Lines::Sentence).unwrap();
+    let mut draws = Stream::new([seed, 1]);
+    for _ in 0..documents {
+        let lines = 1 + draws.below(12);
+        let lengths: Vec<u32> = (0..lines)
+            .map(|_| match draws.below(10) {
+                0 => 1 + draws.below(900),
+                1..=3 => 1 + draws.below(4),
+                _ => 1 + draws.below(60),
+            })
+            .collect();
+        let tokens: Vec<u32> = (0..lengths.iter().sum()).map(|_| 7 + draws.below(53)).collect();
+        writer.push_document(&tokens, &lengths).unwrap();
+    }
+    writer.finish().unwrap();
+    Store::open(&path).unwrap()
+}
+
+fn failure<T>(result: anyhow::Result<T>) -> String {
+    format!("{:#}", result.err().expect("should be refused"))
+}
+
+#[test]
+fn a_store_gives_back_what_was_written() {
+    let scratch = Scratch::new();
+    let path = scratch.path("x.store");
+    let mut writer = StoreWriter::create(&path, &scratch.tokenizer, Lines::Paragraph).unwrap();
+    writer.push_document(&[10, 11, 0], &[2, 0, 1]).unwrap();
+    writer.push_document(&[], &[0]).unwrap();
+    writer.push_document(&[12], &[1]).unwrap();
+    writer.finish().unwrap();
+    let store = verify(&path).unwrap();
+    assert_eq!((store.documents(), store.lines(), store.tokens(), store.unknown()), (2, 3, 4, 1));
+    assert_eq!((store.line_ends(), store.document_ends()), ([2, 3, 4].as_slice(), [2, 3].as_slice()));
+    let mut tokens = Vec::new();
+    store.read_tokens(1..4, &mut tokens);
+    assert_eq!(tokens, [11, 0, 12]);
+    assert_eq!(store.tokenizer_model(), scratch.tokenizer.model());
+    assert_eq!(store.tokenizer_hash(), scratch.tokenizer.hash());
+    assert_eq!(store.special_ids(), scratch.tokenizer.special_ids().unwrap());
+    assert_eq!((store.vocab_size(), store.lower(), store.lines_mode()), (60, true, Lines::Paragraph));
+    assert!((store.unigram_entropy() - 4f64.ln()).abs() < 1e-12);
+    let info = super::verify::info(&store);
+    assert_eq!(info["tokens"], 4);
+    assert_eq!(info["examples"][0]["tokens_used"], 1.0);
+}
+
+#[test]
+fn any_flipped_byte_is_found_and_any_cut() {
+    let scratch = Scratch::new();
+    let whole = std::fs::read(random_store(&scratch, 12, 4).path()).unwrap();
+    let path = scratch.path("damaged.store");
+    let step = (whole.len() / 1500).max(1);
+    for place in (0..512).chain((512..whole.len()).step_by(step)) {
+        let mut bytes = whole.clone();
+        bytes[place] ^= 1 << (place % 8);
+        std::fs::write(&path, &bytes).unwrap();
+        let message = failure(verify(&path));
+        assert!(message.contains("damaged.store"), "byte {place}: {message}");
+        let _ = Store::open(&path);
+    }
+    for length in [0, 1, 8, 511, 512, 600, whole.len() / 2, whole.len() - 1] {
+        std::fs::write(&path, &whole[..length]).unwrap();
+        assert!(failure(Store::open(&path)).contains("damaged.store"));
+    }
+    std::fs::write(&path, [whole.as_slice(), b"x"].concat()).unwrap();
+    assert!(failure(Store::open(&path)).contains("bytes long"));
+    std::fs::write(&path, vec![b'a'; 4096]).unwrap();
+    assert!(failure(Store::open(&path)).contains("not a token store"));
+    assert!(failure(Store::open(Path::new("/nowhere"))).contains("/nowhere"));
+}
+
+/// Headers made to harm, with a checksum that fits: refused, never a panic.
+#[test]
+fn forged_headers_are_refused() {
+    let scratch = Scratch::new();
+    let whole = std::fs::read(random_store(&scratch, 5, 4).path()).unwrap();
+    let path = scratch.path("forged.store");
+    let mut draws = Stream::new([3, 3]);
+    for _ in 0..3000 {
+        let mut bytes = whole.clone();
+        let place = 8 + draws.below(200) as usize;
+        bytes[place] = draws.next_u32() as u8;
+        let crc = crc32fast::hash(&bytes[..508]);
+        bytes[508..512].copy_from_slice(&crc.to_le_bytes());
+        std::fs::write(&path, &bytes).unwrap();
+        if let Ok(store) = Store::open(&path) {
+            super::verify::info(&store);
+            let _ = verify(&path);
+        }
+    }
+}
+
+fn write_text(scratch: &Scratch, documents: usize) -> PathBuf {
+    let path = scratch.path("text.txt");
+    let mut text = String::new();
+    for n in 0..documents {
+        for k in 0..n % 5 + 1 {
+            text += &"山川草木花鳥。風月「春夏。」秋冬東西南北！".repeat((n * 7 + k) % 9 + 1);
+            text += &format!("{n}\n");
+        }
+        text.push('\n');
+    }
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+fn options(threads: usize, held_out: f64) -> Options {
+    Options { lines: Lines::Sentence, threads, held_out }
+}
+
+#[test]
+fn prepare_writes_the_same_store_with_any_number_of_threads() {
+    let scratch = Scratch::new();
+    let text = write_text(&scratch, 6000);
+    let run = |threads: usize| {
+        let out = scratch.path(&format!("t{threads}.store"));
+        let documents = Documents::open(std::slice::from_ref(&text)).unwrap();
+        let summary = prepare(documents, &scratch.tokenizer, &out, &options(threads, 0.1), |_| {}).unwrap();
+        let held_out = summary.held_out.unwrap();
+        assert_eq!(summary.store.documents + held_out.documents, 6000);
+        assert!((400..800).contains(&held_out.documents), "{}", held_out.documents);
+        let held_out_path = super::writer::with_suffix(&out, ".held-out");
+        verify(&out).unwrap();
+        verify(&held_out_path).unwrap();
+        (std::fs::read(out).unwrap(), std::fs::read(held_out_path).unwrap())
+    };
+    let one = run(1);
+    assert_eq!(one, run(2));
+    assert_eq!(one, run(5));
+}
+
+#[test]
+fn prepare_leaves_a_whole_store_or_none() {
+    let scratch = Scratch::new();
+    let out = scratch.path("out.store");
+    let run = |text: &Path, held_out: f64| {
+        let documents = Documents::open(&[text.to_path_buf()])?;
+        prepare(documents, &scratch.tokenizer, &out, &options(2, held_out), |_| {})
+    };
+    let bad = scratch.path("bad.txt");
+    let mut bytes = std::fs::read(write_text(&scratch, 3000)).unwrap();
+    bytes.extend(b"\xff\n");
+    std::fs::write(&bad, bytes).unwrap();
+    assert!(failure(run(&bad, 0.0)).contains("invalid UTF-8"));
+    let blank = scratch.path("blank.txt");
+    std::fs::write(&blank, "\n\n").unwrap();
+    assert!(failure(run(&blank, 0.0)).contains("no text"));
+    let left = || {
+        std::fs::read_dir(scratch.directory.path())
+            .unwrap()
+            .flatten()
+            .filter(|entry| entry.file_name().to_string_lossy().contains("out.store"))
+            .count()
+    };
+    assert_eq!(left(), 0);
+    // What a killed run leaves is written over; what another one is writing is not touched.
+    let partial = scratch.path("out.store.partial");
+    std::fs::write(&partial, "half").unwrap();
+    run(&write_text(&scratch, 40), 0.4).unwrap();
+    assert_eq!(left(), 2);
+    run(&write_text(&scratch, 10), 0.0).unwrap();
+    assert_eq!(left(), 1, "the held-out part of the replaced store is gone");
+    let _writing = StoreWriter::create(&out, &scratch.tokenizer, Lines::Sentence).unwrap();
+    assert!(failure(run(&write_text(&scratch, 10), 0.0)).contains("another `inazuma prepare`"));
+}

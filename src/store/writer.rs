@@ -1,0 +1,261 @@
+//! Writing a store: streamed to `STORE.partial`, renamed to STORE when it is whole and on the disk.
+//!
+//! Killed at any moment, it leaves the old STORE or none, and a `.partial` that the next run writes over. The
+//! partial file is locked, so that two runs cannot write one store.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use bytemuck::Zeroable;
+use sha2::{Digest, Sha256};
+
+use super::format::{
+    ALIGNMENT, BYTE_ORDER, CHECKSUMS, CHUNK, DOCUMENT_ENDS, FLAG_LOWER, FLAG_PARAGRAPHS, HEADER_LENGTH,
+    Header, LINE_ENDS, MAGIC, Section, TOKENIZER, TOKENS, VERSION, align, token_width,
+};
+use super::reader::Lines;
+use crate::tokenizer::Tokenizer;
+
+const BUFFER: usize = 1 << 20;
+
+/// A store in the making.
+pub struct StoreWriter {
+    path: PathBuf,
+    partial: PathBuf,
+    body: Body,
+    header: Header,
+    model: Vec<u8>,
+    line_ends: Spool,
+    document_ends: Spool,
+    /// An earlier run was interrupted and left its partial file.
+    pub found_partial: bool,
+    renamed: bool,
+}
+
+/// Given up, by an error or by choice: nothing is left behind.
+impl Drop for StoreWriter {
+    fn drop(&mut self) {
+        if !self.renamed {
+            let _ = std::fs::remove_file(&self.partial);
+        }
+    }
+}
+
+impl StoreWriter {
+    /// Starts a store of what `tokenizer` makes. Refuses a tokenizer without the four special symbols.
+    pub fn create(path: &Path, tokenizer: &Tokenizer, lines: Lines) -> Result<StoreWriter> {
+        let special = tokenizer.special_ids()?;
+        if path.is_dir() {
+            bail!("{} is a directory; --out wants the name of a file", path.display());
+        }
+        let partial = with_suffix(path, ".partial");
+        let found_partial = partial.exists();
+        let file = lock(&partial)?;
+        let directory = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let mut header = Header::zeroed();
+        header.magic = MAGIC;
+        header.version = VERSION;
+        header.byte_order = BYTE_ORDER;
+        header.vocab_size = u32::try_from(tokenizer.vocab_size()).context("the vocabulary is too large")?;
+        header.token_width = token_width(tokenizer.vocab_size());
+        header.flags = if tokenizer.lower() { FLAG_LOWER } else { 0 };
+        header.flags |= if lines == Lines::Paragraph { FLAG_PARAGRAPHS } else { 0 };
+        header.unk = tokenizer.unknown_id();
+        (header.pad, header.cls) = (special.pad, special.cls);
+        (header.sep, header.mask) = (special.sep, special.mask);
+        header.tokenizer_sha256 = Sha256::digest(tokenizer.model()).into();
+        Ok(StoreWriter {
+            path: path.to_path_buf(),
+            partial,
+            body: Body::start(file)?,
+            header,
+            model: tokenizer.model().to_vec(),
+            line_ends: Spool::new(directory)?,
+            document_ends: Spool::new(directory)?,
+            found_partial,
+            renamed: false,
+        })
+    }
+
+    /// Notes which part of the input this store was given: the share held out, and whether it is that part.
+    pub fn set_held_out(&mut self, share: f64, part: bool) {
+        self.header.held_out_millionths = (share * 1e6).round() as u32;
+        self.header.held_out_part = u32::from(part);
+    }
+
+    pub fn documents(&self) -> u64 {
+        self.header.documents
+    }
+
+    /// Appends a document: its tokens, and the length of each line. Empty lines and documents are left out.
+    pub fn push_document(&mut self, tokens: &[u32], line_lengths: &[u32]) -> Result<()> {
+        debug_assert_eq!(tokens.len() as u64, line_lengths.iter().map(|&n| u64::from(n)).sum::<u64>());
+        if tokens.is_empty() {
+            return Ok(());
+        }
+        let header = &mut self.header;
+        let mut end = header.tokens;
+        for &length in line_lengths.iter().filter(|&&length| length > 0) {
+            end += u64::from(length);
+            self.line_ends.push(end)?;
+            header.lines += 1;
+        }
+        self.document_ends.push(header.lines)?;
+        header.documents += 1;
+        header.tokens = end;
+        header.unknown += tokens.iter().filter(|&&id| id == header.unk).count() as u64;
+        let written = match header.token_width {
+            2 => {
+                let narrow: Vec<u16> = tokens.iter().map(|&id| id as u16).collect();
+                self.body.write(bytemuck::cast_slice(&narrow))
+            }
+            _ => self.body.write(bytemuck::cast_slice(tokens)),
+        };
+        written.with_context(|| format!("cannot write {}", self.partial.display()))
+    }
+
+    /// Writes the other sections and the header, and gives the store its name.
+    pub fn finish(mut self) -> Result<Header> {
+        let header = self.write_rest().with_context(|| format!("cannot write {}", self.partial.display()))?;
+        std::fs::rename(&self.partial, &self.path)
+            .with_context(|| format!("cannot rename {}", self.partial.display()))?;
+        self.renamed = true;
+        Ok(header)
+    }
+
+    fn write_rest(&mut self) -> Result<Header> {
+        let body = &mut self.body;
+        let header = &mut self.header;
+        let mut sections = [Section::default(); 5];
+        sections[TOKENS] = Section { offset: HEADER_LENGTH, length: body.offset - HEADER_LENGTH };
+        for (index, spool) in [(LINE_ENDS, &mut self.line_ends), (DOCUMENT_ENDS, &mut self.document_ends)] {
+            sections[index].offset = body.pad()?;
+            spool.copy_to(body)?;
+            sections[index].length = body.offset - sections[index].offset;
+        }
+        sections[TOKENIZER].offset = body.pad()?;
+        body.write(&self.model)?;
+        sections[TOKENIZER].length = self.model.len() as u64;
+        sections[CHECKSUMS].offset = body.pad()?;
+        let checksums = body.checksums();
+        let bytes: &[u8] = bytemuck::cast_slice(&checksums);
+        sections[CHECKSUMS].length = bytes.len() as u64;
+        body.file.write_all(bytes)?;
+        header.sections = sections;
+        header.file_length = sections[CHECKSUMS].offset + sections[CHECKSUMS].length;
+        header.checksums_crc = crc32fast::hash(bytes);
+        header.header_crc = header.own_crc();
+        body.file.seek(SeekFrom::Start(0))?;
+        body.file.write_all(bytemuck::bytes_of(header))?;
+        body.file.flush()?;
+        body.file.get_ref().sync_all()?;
+        Ok(*header)
+    }
+}
+
+/// The path with something appended to its name.
+pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+fn lock(partial: &Path) -> Result<File> {
+    let name = partial.display();
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(partial)
+        .with_context(|| format!("cannot write {name}"))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => bail!("another `inazuma prepare` is writing {name}"),
+        // Some network file systems have no locks; a store can be written there all the same.
+        Err(TryLockError::Error(_)) => {}
+    }
+    file.set_len(0).with_context(|| format!("cannot write {name}"))?;
+    Ok(file)
+}
+
+/// The body of the file, checksummed as it is written.
+struct Body {
+    file: BufWriter<File>,
+    offset: u64,
+    chunk: crc32fast::Hasher,
+    checksums: Vec<u32>,
+}
+
+impl Body {
+    fn start(file: File) -> Result<Body> {
+        let mut file = BufWriter::with_capacity(BUFFER, file);
+        file.write_all(&[0; HEADER_LENGTH as usize]).context("cannot write the store")?;
+        Ok(Body { file, offset: HEADER_LENGTH, chunk: crc32fast::Hasher::new(), checksums: Vec::new() })
+    }
+
+    fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes)?;
+        while !bytes.is_empty() {
+            let left = CHUNK - (self.offset - HEADER_LENGTH) % CHUNK;
+            let (now, later) = bytes.split_at(bytes.len().min(left as usize));
+            self.chunk.update(now);
+            self.offset += now.len() as u64;
+            if now.len() as u64 == left {
+                self.checksums.push(std::mem::take(&mut self.chunk).finalize());
+            }
+            bytes = later;
+        }
+        Ok(())
+    }
+
+    /// Zeros up to the next section, whose offset it returns.
+    fn pad(&mut self) -> Result<u64> {
+        let zeros = align(self.offset) - self.offset;
+        self.write(&[0; ALIGNMENT as usize][..zeros as usize])?;
+        Ok(self.offset)
+    }
+
+    /// The checksums of all chunks, the last one as long as it is.
+    fn checksums(&mut self) -> Vec<u32> {
+        if !(self.offset - HEADER_LENGTH).is_multiple_of(CHUNK) {
+            self.checksums.push(std::mem::take(&mut self.chunk).finalize());
+        }
+        std::mem::take(&mut self.checksums)
+    }
+}
+
+/// Numbers kept in an unnamed file until their section is written: memory does not grow with the corpus.
+struct Spool {
+    file: BufWriter<File>,
+}
+
+impl Spool {
+    fn new(directory: &Path) -> Result<Spool> {
+        let file = tempfile::tempfile_in(directory)
+            .with_context(|| format!("cannot write into {}", directory.display()))?;
+        Ok(Spool { file: BufWriter::with_capacity(BUFFER, file) })
+    }
+
+    fn push(&mut self, number: u64) -> Result<()> {
+        self.file.write_all(&number.to_ne_bytes()).context("cannot write a temporary file beside the store")
+    }
+
+    fn copy_to(&mut self, body: &mut Body) -> Result<()> {
+        self.file.flush()?;
+        let file = self.file.get_mut();
+        file.seek(SeekFrom::Start(0))?;
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            match file.read(&mut buffer)? {
+                0 => return Ok(()),
+                read => body.write(&buffer[..read])?,
+            }
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Exactness against the reference's ids, and behaviour on awkward text.
+
+use super::*;
+
+/// Files that the project does not own: `$INAZUMA_SHARED`, or `../shared` beside the repository.
+fn shared(file: &str) -> Option<PathBuf> {
+    let root = std::env::var_os("INAZUMA_SHARED").map(PathBuf::from);
+    let root = root.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"));
+    let path = root.join(file);
+    if path.exists() {
+        return Some(path);
+    }
+    eprintln!("skipped: {} is not there (set INAZUMA_SHARED)", path.display());
+    None
+}
+
+const MODEL: &str = "data/sentencepiece/konoha-wiki-ja-32k.model";
+
+fn small_model() -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let options =
+        train::Options { vocab_size: 60, seed: 1, character_coverage: 0.9995, max_sentences: 0, lower: true };
+    let prefix = directory.path().join("small");
+    let summary = train::train(sentences(), &options, &prefix).unwrap();
+    assert_eq!(summary.pieces, 60);
+    (directory, summary.model)
+}
+
+fn sentences() -> impl Iterator<Item = Result<String>> {
+    let words = ["山の上に", "雲が出た", "川を渡る", "舟はない", "ABC", "雨が降る", "、"];
+    (0..400).map(move |n| Ok(format!("{}{}{}。", words[n % 7], words[n / 7 % 7], words[n / 49 % 7])))
+}
+
+#[test]
+fn ids_equal_the_references() {
+    let (Some(model), Some(golden)) = (shared(MODEL), shared("goldens/tokenizer-konoha-wiki-ja-32k.jsonl"))
+    else {
+        return;
+    };
+    let plain = Tokenizer::open(&model, false).unwrap();
+    let lower = Tokenizer::open(&model, true).unwrap();
+    let mut rows = 0;
+    for line in std::fs::read_to_string(golden).unwrap().lines() {
+        let row: serde_json::Value = serde_json::from_str(line).unwrap();
+        let text = row["text"].as_str().unwrap();
+        let ids = |field: &str| serde_json::from_value::<Vec<u32>>(row[field].clone()).unwrap();
+        assert_eq!(plain.encode(text), ids("ids"), "{text:?}");
+        assert_eq!(lower.encode(text), ids("ids_lower"), "{text:?}, lower-cased");
+        for tokenizer in [&plain, &lower] {
+            check_offsets(tokenizer, text);
+        }
+        rows += 1;
+    }
+    assert!(rows >= 400, "{rows} rows");
+    let special = plain.special_ids().unwrap();
+    assert_eq!([special.pad, special.cls, special.sep, special.mask], [3, 4, 5, 6]);
+}
+
+/// Offsets come with the ids of `encode`, rise, and lie on characters of the text.
+fn check_offsets(tokenizer: &Tokenizer, text: &str) {
+    let pieces = tokenizer.encode_with_offsets(text);
+    let ids: Vec<u32> = pieces.iter().map(|piece| piece.id).collect();
+    assert_eq!(ids, tokenizer.encode(text), "{text:?}");
+    let mut last = 0;
+    for piece in pieces {
+        assert!(last <= piece.begin && piece.begin <= piece.end, "{text:?} {piece:?}");
+        assert!(text.get(piece.begin..piece.end).is_some(), "{text:?} {piece:?}");
+        last = piece.begin;
+    }
+}
+
+#[test]
+fn models_without_the_symbols_are_refused_by_name() {
+    let Some(model) = shared("data/sentencepiece/google-test-ja-8k.model") else {
+        return;
+    };
+    let error = Tokenizer::open(&model, true).unwrap().special_ids().unwrap_err();
+    assert!(error.to_string().contains("[PAD] [CLS] [SEP] [MASK]"), "{error}");
+}
+
+#[test]
+fn awkward_texts_neither_panic_nor_become_symbols() {
+    let (_directory, model) = small_model();
+    let tokenizer = Tokenizer::open(&model, true).unwrap();
+    let special = tokenizer.special_ids().unwrap();
+    assert_eq!([special.pad, special.cls, special.sep, special.mask], [3, 4, 5, 6]);
+    assert_eq!(tokenizer.unknown_id(), 0);
+    assert_eq!(tokenizer.id_of("no such piece"), None);
+    for text in ["", " ", "\0", "a\0b", "[CLS][MASK]", "İΣΑΣ", "㍿ｶﾞ", "\u{301}", "👨‍👩‍👧", "\u{10ffff}\u{fffd}"]
+    {
+        let ids = tokenizer.encode(text);
+        assert!(ids.iter().all(|&id| !(3..=6).contains(&id)), "{text:?} {ids:?}");
+        check_offsets(&tokenizer, text);
+    }
+    assert_eq!(tokenizer.encode("ABC山"), tokenizer.encode("abc山"));
+    assert_eq!(tokenizer.hash().len(), 64);
+}
+
+#[test]
+fn lower_casing_is_that_of_rust() {
+    for c in (0..=0x10ffff).filter_map(char::from_u32) {
+        let text = format!("字{c}");
+        assert_eq!(lower::to_lowercase(&text), text.to_lowercase(), "U+{:04X}", u32::from(c));
+    }
+    let lowered = lower::Lowered::new("aİΣ字");
+    assert_eq!(lowered.text(), "ai̇ς字");
+    // The i of i̇ alone stands for the whole İ.
+    assert_eq!(lowered.original(1, 2), (1, 3));
+    assert_eq!(lowered.original(4, 6), (3, 5));
+    assert_eq!(lowered.original(0, 9), (0, 8));
+}
+
+#[test]
+fn training_repeats_and_says_what_is_too_much() {
+    let (first, model) = small_model();
+    let (_second, again) = small_model();
+    assert_eq!(std::fs::read(&model).unwrap(), std::fs::read(again).unwrap());
+    let vocab = std::fs::read_to_string(first.path().join("small.vocab")).unwrap();
+    assert_eq!(vocab.lines().count(), 60);
+    assert!(std::fs::metadata(first.path().join("small.log")).unwrap().len() > 0);
+    for (size, word) in [(5000, "largest"), (10, "smallest")] {
+        let options = train::Options {
+            vocab_size: size,
+            seed: 1,
+            character_coverage: 0.9995,
+            max_sentences: 100,
+            lower: true,
+        };
+        let error = train::train(sentences(), &options, &first.path().join("big")).unwrap_err();
+        assert!(error.to_string().contains(word), "{error}");
+    }
+}
+
+#[test]
+fn what_is_not_a_model_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("x.model");
+    for bytes in [b"".as_slice(), b"hello", &[0; 100]] {
+        std::fs::write(&path, bytes).unwrap();
+        let error = Tokenizer::open(&path, true).err().unwrap();
+        assert!(error.to_string().contains("x.model"), "{error}");
+    }
+}
