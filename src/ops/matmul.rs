@@ -275,7 +275,7 @@ struct Tiles {
 }
 
 const TILED: Tiles = Tiles { shader: "matmul_tiled", bm: 64, bn: 64, tm: 4, tn: 4 };
-const REGISTERS: Tiles = Tiles { shader: "matmul_registers", bm: 32, bn: 32, tm: 4, tn: 4 };
+const REGISTERS: Tiles = Tiles { shader: "matmul_registers", bm: 32, bn: 32, tm: 8, tn: 8 };
 
 impl MatMul {
     fn candidate(&self, strategy: &'static str, tiles: Tiles, requires: Requirements) -> Candidate {
