@@ -45,7 +45,7 @@ fn prepared() -> &'static Path {
         let dump =
             concat!(env!("CARGO_MANIFEST_DIR"), "/data/inazuma-articles-multistream.xml.bz2");
         done(&path, &format!("extract {dump} --out text"));
-        done(&path, "tokenizer train text --out pieces --vocab-size 1000");
+        done(&path, "tokenizer train text --out pieces --vocab-size 2000");
         done(&path, "prepare text --tokenizer pieces.model --out store --held-out 20%");
         (folder, path)
     });
@@ -166,7 +166,7 @@ fn bad_input_is_one_line() {
 
     // A run goes on only with the tokenizer it began with.
     done(folder, &format!("{TRAIN} --out own"));
-    done(folder, "tokenizer train text --out other --vocab-size 900");
+    done(folder, "tokenizer train text --out other --vocab-size 1900");
     done(folder, "prepare text --tokenizer other.model --out other.store");
     refused(folder, "pretrain --store other.store --out own --device cpu --resume", &["tokenizer"]);
 }
