@@ -2,6 +2,7 @@
 
 mod attention;
 mod embedding;
+mod executor;
 mod gather;
 mod gelu;
 mod harness;
