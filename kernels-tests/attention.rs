@@ -118,19 +118,17 @@ fn both_ways(lengths: &[usize], heads: usize, head_size: usize, probability: f64
     });
 }
 
-/// Lengths around the blocks of all kernels (4, 32, 64 rows), heads of every kind of size: one vector, odd ones,
-/// those that fill the stage of the tiled kernels to the half or twice.
+/// Lengths around the blocks of all kernels (4, 32, 64 rows), heads of every kind of size: one column, odd ones,
+/// those of which several stages are needed. Few sizes: lavapipe compiles each for seconds, the largest longest.
 #[test]
 fn awkward_shapes() {
     both_ways(&[1], 1, 8, 0.0, 1.0);
     both_ways(&[2, 1, 31], 2, 12, 0.0, 1.0);
     both_ways(&[33, 65], 3, 16, 0.0, 1.0);
     both_ways(&[5, 64, 1], 1, 33, 0.0, 1.0);
-    both_ways(&[65, 7], 2, 64, 0.0, 1.0);
-    both_ways(&[130], 1, 32, 0.0, 1.0);
+    both_ways(&[130, 7], 2, 64, 0.0, 1.0);
     both_ways(&[33, 2], 1, 128, 0.0, 1.0);
     both_ways(&[9], 3, 1, 0.0, 1.0);
-    both_ways(&[40], 1, 100, 0.0, 1.0);
 }
 
 #[test]

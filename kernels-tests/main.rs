@@ -1,6 +1,7 @@
 //! Kernel tests against the CPU reference, and whole-step tests. How to write one: see `harness`.
 
 mod attention;
+mod command_line;
 mod embedding;
 mod executor;
 mod gather;

@@ -1,13 +1,13 @@
-// Attention forward from registers alone: context [T, H] = dropout(softmax(q·kᵀ / √HEAD_SIZE))·v within each sequence and
-// head, and log_sum_exp [T, NH] = ln Σ exp(score).
-// qkv [T, 3H]: query | key | value, head h at columns h·HEAD_SIZE of each; rows of sequence s: starts[s]..starts[s+1].
+// Attention forward from registers alone: context [T, H] = dropout(softmax(q·kᵀ / √HEAD_SIZE))·v within each
+// sequence and head, and log_sum_exp [T, NH] = ln Σ exp(score).
+// qkv [T, 3H]: query | key | value, head h at columns h·HEAD_SIZE of each; sequence s is rows starts[s]..starts[s + 1].
 //
 // Bindings: 1 qkv, 2 starts, 3 context (written), 4 log_sum_exp (written).
 // Dispatch: one workgroup for each sequence, head and block of 64 rows (of max_length); blocks beyond the end of
 //   their sequence return at once, so work follows the real lengths.
 // Tiles: none. Each of 64 threads holds one query with its sums in registers and walks over the keys of its
-//   sequence, four at a time (one block of draws); all threads of a workgroup read the same keys at a time. No barriers, no workgroup
-//   memory: for software adapters, and right on every other.
+//   sequence, four at a time (one block of draws); all threads of a workgroup read the same keys at a time. No
+//   barriers, no workgroup memory: for software adapters, and right on every other.
 // Constants: HEAD_SIZE 1..=128; VECTOR 1 where it is a multiple of 4 (rows are then read as vectors).
 // Dropout: the bits of (head, query, key) are half-word key mod 4 of block [head << 16 | query, key / 4].
 // Numerics: f32; running maximum and sum (online softmax), keys in order; keys beyond the end get MASKED_SCORE.

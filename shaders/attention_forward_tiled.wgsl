@@ -1,6 +1,6 @@
 // Attention forward, tiled: context [T, H] = dropout(softmax(q·kᵀ / √HEAD_SIZE))·v within each sequence and head, and
 // log_sum_exp [T, NH] = ln Σ exp(score).
-// qkv [T, 3H]: query | key | value, head h at columns h·HEAD_SIZE of each; rows of sequence s: starts[s]..starts[s+1].
+// qkv [T, 3H]: query | key | value, head h at columns h·HEAD_SIZE of each; sequence s is rows starts[s]..starts[s + 1].
 //
 // Bindings: 1 qkv, 2 starts, 3 context (written), 4 log_sum_exp (written).
 // Dispatch: one workgroup for each sequence, head and block of 64 rows (of max_length); blocks beyond the end of

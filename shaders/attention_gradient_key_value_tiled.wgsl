@@ -2,7 +2,7 @@
 //   P = exp(q·kᵀ/√HEAD_SIZE − log_sum_exp), dv = dropout(P)ᵀ·dO,
 //   dS = P∘(dropout(dO·vᵀ) − delta), dk = dSᵀ·q/√HEAD_SIZE.
 // dO is the gradient of the context; delta comes from the first kernel (attention_gradient_query_*).
-// qkv [T, 3H]: query | key | value, head h at columns h·HEAD_SIZE of each; rows of sequence s: starts[s]..starts[s+1].
+// qkv [T, 3H]: query | key | value, head h at columns h·HEAD_SIZE of each; sequence s is rows starts[s]..starts[s + 1].
 //
 // Bindings: 1 qkv, 2 starts, 3 log_sum_exp [T, NH], 4 context_gradient [T, H], 5 delta [T, NH],
 //   6 qkv_gradient [T, 3H] (the columns of key and value are written).

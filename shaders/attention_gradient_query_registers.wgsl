@@ -1,15 +1,15 @@
 // Attention backward from registers alone, first kernel: the gradient of the queries, and delta [T, NH] = row sums of
 // dO∘O for the second (attention_gradient_key_value_*). O is the context, dO its gradient; per sequence and head
 //   P = exp(q·kᵀ/√HEAD_SIZE − log_sum_exp), dS = P∘(dropout(dO·vᵀ) − delta), dq = dS·k/√HEAD_SIZE.
-// qkv [T, 3H]: query | key | value, head h at columns h·HEAD_SIZE of each; rows of sequence s: starts[s]..starts[s+1].
+// qkv [T, 3H]: query | key | value, head h at columns h·HEAD_SIZE of each; sequence s is rows starts[s]..starts[s + 1].
 //
 // Bindings: 1 qkv, 2 starts, 3 context [T, H], 4 log_sum_exp [T, NH], 5 context_gradient [T, H], 6 delta (written),
 //   7 qkv_gradient [T, 3H] (the query's columns are written).
 // Dispatch: one workgroup for each sequence, head and block of 64 rows (of max_length); blocks beyond the end of
 //   their sequence return at once, so work follows the real lengths.
 // Tiles: none. Each of 64 threads holds one query with its sums in registers and walks over the keys of its
-//   sequence, four at a time (one block of draws); all threads of a workgroup read the same keys at a time. No barriers, no workgroup
-//   memory: for software adapters, and right on every other.
+//   sequence, four at a time (one block of draws); all threads of a workgroup read the same keys at a time. No
+//   barriers, no workgroup memory: for software adapters, and right on every other.
 // Constants: HEAD_SIZE 1..=128; VECTOR 1 where it is a multiple of 4 (rows are then read as vectors).
 // Dropout: the bits of (head, query, key) are half-word key mod 4 of block [head << 16 | query, key / 4].
 // Numerics: f32, keys in order; P is 0 for keys beyond the end of the sequence.

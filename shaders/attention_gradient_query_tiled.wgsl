@@ -1,7 +1,7 @@
 // Attention backward, tiled, first kernel: the gradient of the queries, and delta [T, NH] = row sums of dO∘O for the
 // second (attention_gradient_key_value_*). O is the context, dO its gradient; per sequence and head
 //   P = exp(q·kᵀ/√HEAD_SIZE − log_sum_exp), dS = P∘(dropout(dO·vᵀ) − delta), dq = dS·k/√HEAD_SIZE.
-// qkv [T, 3H]: query | key | value, head h at columns h·HEAD_SIZE of each; rows of sequence s: starts[s]..starts[s+1].
+// qkv [T, 3H]: query | key | value, head h at columns h·HEAD_SIZE of each; sequence s is rows starts[s]..starts[s + 1].
 //
 // Bindings: 1 qkv, 2 starts, 3 context [T, H], 4 log_sum_exp [T, NH], 5 context_gradient [T, H], 6 delta (written),
 //   7 qkv_gradient [T, 3H] (the query's columns are written).
