@@ -6,6 +6,7 @@ mod embedding;
 mod executor;
 mod gather;
 mod gelu;
+mod gradients;
 mod harness;
 mod losses;
 mod matmul;
