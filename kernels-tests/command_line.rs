@@ -42,8 +42,7 @@ fn prepared() -> &'static Path {
     let (_, path) = FOLDER.get_or_init(|| {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().to_owned();
-        let dump =
-            concat!(env!("CARGO_MANIFEST_DIR"), "/data/inazuma-articles-multistream.xml.bz2");
+        let dump = concat!(env!("CARGO_MANIFEST_DIR"), "/data/inazuma-articles-multistream.xml.bz2");
         done(&path, &format!("extract {dump} --out text"));
         done(&path, "tokenizer train text --out pieces --vocab-size 2000");
         done(&path, "prepare text --tokenizer pieces.model --out store --held-out 20%");
@@ -100,9 +99,12 @@ fn every_question_of_our_data_stands_in_the_extracted_text() {
         let file = format!("{}/data/inazuma-squad-{part}.json", env!("CARGO_MANIFEST_DIR"));
         let squad: serde_json::Value =
             serde_json::from_str(&fs::read_to_string(file).expect("read")).expect("JSON");
-        for paragraph in squad["data"].as_array().expect("data").iter().flat_map(|article| {
-            article["paragraphs"].as_array().expect("paragraphs")
-        }) {
+        for paragraph in squad["data"]
+            .as_array()
+            .expect("data")
+            .iter()
+            .flat_map(|article| article["paragraphs"].as_array().expect("paragraphs"))
+        {
             let context = paragraph["context"].as_str().expect("context");
             assert!(paragraphs.contains(context), "not a paragraph of the text: {context}");
             for question in paragraph["qas"].as_array().expect("qas") {
@@ -159,7 +161,11 @@ fn bad_input_is_one_line() {
     refused(folder, "prepare text --tokenizer nowhere.model --out s", &["nowhere.model"]);
     refused(folder, "pretrain --store nowhere --out r", &["nowhere"]);
     refused(folder, "pretrain --store store --out r --preset smal", &["smal", "small"]);
-    refused(folder, "pretrain --store store --out r --set learning_rat=1", &["learning_rat", "learning_rate"]);
+    refused(
+        folder,
+        "pretrain --store store --out r --set learning_rat=1",
+        &["learning_rat", "learning_rate"],
+    );
     refused(folder, &format!("{TRAIN} --out nan --set learning_rate=1e30 --set warmup_steps=0"), &["step"]);
     fs::write(folder.join("not.store"), b"something else").expect("written");
     refused(folder, "pretrain --store not.store --out r", &["not.store"]);

@@ -3,8 +3,10 @@
 mod attention;
 mod command_line;
 mod embedding;
+mod executor;
 mod gather;
 mod gelu;
+mod gradients;
 mod harness;
 mod losses;
 mod matmul;
