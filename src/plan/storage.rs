@@ -110,6 +110,9 @@ fn touched(op: &PlannedOp) -> impl Iterator<Item = TensorId> + '_ {
     io.reads.iter().chain(&io.writes).chain(&io.updates).chain(&io.scratch).copied()
 }
 
+/// A shared buffer: its index, element type, and the lives (first and last op) of the tensors in it.
+type Colour = (usize, Element, Vec<(usize, usize)>);
+
 pub(super) fn assign(builder: &PlanBuilder, keep: &[TensorId]) -> Result<(Vec<BufferInfo>, Vec<Placement>)> {
     let lifetimes = lifetimes(builder);
     let mut buffers: Vec<BufferInfo> = Vec::new();
@@ -165,7 +168,7 @@ pub(super) fn assign(builder: &PlanBuilder, keep: &[TensorId]) -> Result<(Vec<Bu
 
     // The rest by lifetime: the largest first, each into the first buffer that is free all its life.
     coloured.sort_by_key(|&index| (std::cmp::Reverse(builder.tensors[index].elements()), index));
-    let mut colours: Vec<(usize, Element, Vec<(usize, usize)>)> = Vec::new();
+    let mut colours: Vec<Colour> = Vec::new();
     for index in coloured {
         let info = &builder.tensors[index];
         let Some((first, last)) = lifetimes[index] else { continue };
