@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 mod extract;
 mod parity;
 mod prepare;
+mod pretrain;
 mod store;
 mod tokenizer;
 
@@ -26,6 +27,7 @@ enum Command {
     Tokenizer(tokenizer::Args),
     Parity(parity::Args),
     Prepare(prepare::Args),
+    Pretrain(pretrain::Args),
     Store(store::Args),
 }
 
@@ -48,6 +50,7 @@ pub fn main() -> ExitCode {
         Command::Tokenizer(args) => tokenizer::run(args),
         Command::Parity(args) => parity::run(args),
         Command::Prepare(args) => prepare::run(args),
+        Command::Pretrain(args) => pretrain::run(args),
         Command::Store(args) => store::run(args),
     };
     match result {

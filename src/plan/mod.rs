@@ -11,7 +11,7 @@ use crate::ops::memory::Placement;
 use crate::ops::{Io, Op};
 use crate::tensor::{Element, Extents, Role, Rows, StepValues, TensorId, TensorInfo};
 
-mod explain;
+pub mod explain;
 mod storage;
 
 pub use storage::BufferInfo;

@@ -11,7 +11,7 @@ mod rates;
 mod reader;
 pub mod sentences;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod verify;
 pub mod writer;
 

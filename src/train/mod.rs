@@ -1,3 +1,15 @@
+//! Pre-training: configuration, batches and masking, schedule, the loop, metrics, checkpoints.
+
 pub mod batch;
+pub mod checkpoint;
+pub mod config;
+pub mod evaluate;
+pub mod examples;
+pub mod hparams;
+pub mod masking;
+pub mod metrics;
 pub mod parity;
+pub mod progress;
+pub mod run;
 pub mod schedule;
+mod settings;

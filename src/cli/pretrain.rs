@@ -1,0 +1,104 @@
+//! `inazuma pretrain`: a token store becomes a pre-trained model.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result};
+
+use crate::device::DeviceChoice;
+use crate::train::config::Sources;
+use crate::train::run::{self, Options};
+
+use super::Interrupted;
+
+/// Pre-train ELECTRA on a token store
+///
+/// The configuration is the preset's, changed by --config, then --hparams, then --set. RUN/config.toml holds
+/// all of it and can be given to --config. Ctrl-C saves a checkpoint first; --resume goes on from the last.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  inazuma pretrain --store wiki.store --out run --preset small
+  inazuma pretrain --store wiki.store --out run --resume
+  inazuma pretrain --preset small --explain")]
+pub struct Args {
+    /// What `prepare` wrote
+    #[arg(long, required_unless_present = "explain")]
+    store: Option<PathBuf>,
+    /// Directory of the run; must be empty or new unless --resume
+    #[arg(long, value_name = "RUN", required_unless_present = "explain")]
+    out: Option<PathBuf>,
+    /// tiny, small, small-128, small-plus-plus, base or large [default: small]
+    #[arg(long)]
+    preset: Option<String>,
+    /// Configuration in TOML
+    #[arg(long, value_name = "FILE.toml")]
+    config: Option<PathBuf>,
+    /// Set one key, as learning_rate=1e-4 or model.layers=6; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Hyper-parameters under the reference implementation's names: JSON, or a .json file
+    #[arg(long, value_name = "JSON")]
+    hparams: Option<String>,
+    /// auto, cpu, gpu, gpu:N, or part of an adapter's name
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
+    /// Threads of the CPU executor; 0 means one for each core
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+    /// Go on from the last checkpoint of RUN
+    #[arg(long)]
+    resume: bool,
+    /// Print the plan of a step (ops, shapes, memory by role, FLOPs) and stop
+    #[arg(long)]
+    explain: bool,
+    /// Held-out text to evaluate on, at the end and every `eval_every` steps
+    #[arg(long, value_name = "STORE")]
+    eval_store: Option<PathBuf>,
+    /// Print one JSON object on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+/// Set by Ctrl-C.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+pub fn run(args: Args) -> Result<()> {
+    let options = Options {
+        store: args.store.unwrap_or_default(),
+        out: args.out.unwrap_or_default(),
+        sources: Sources { preset: args.preset, file: args.config, hparams: args.hparams, set: args.set },
+        device: args.device,
+        threads: args.threads,
+        resume: args.resume,
+        eval_store: args.eval_store,
+    };
+    if args.explain {
+        let (text, summary) = run::explain(&options)?;
+        match args.json {
+            true => println!("{}", serde_json::to_string_pretty(&summary)?),
+            false => print!("{text}"),
+        }
+        return Ok(());
+    }
+    let on_interrupt = || {
+        // Who asks twice does not want to wait for the step.
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("finishing the step and saving; Ctrl-C again stops at once");
+    };
+    ctrlc::set_handler(on_interrupt).context("cannot watch for Ctrl-C")?;
+    let report = run::run(&options, &STOP)?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    }
+    if report.interrupted {
+        let message =
+            format!("interrupted after step {}, saved in {}", report.step, options.out.display());
+        return Err(Interrupted(message).into());
+    }
+    if let Some(metrics) = report.metrics {
+        eprintln!("done: {} steps, {} tokens, loss {:.4}", report.step, report.tokens, metrics.quality.loss);
+    }
+    Ok(())
+}

@@ -1,0 +1,355 @@
+//! Checkpoints: `checkpoints/step-NNNNNNNN/` with `model.safetensors`, `optimizer.safetensors` and
+//! `state.json`, and the file `latest` that names the newest.
+//!
+//! A checkpoint is written under another name, synced and renamed; `latest` is replaced last. So whatever
+//! interrupts, `latest` names a whole checkpoint. Equal runs write equal bytes: no times, no paths.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use memmap2::Mmap;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+
+use crate::plan::{Executor, Parameter};
+use crate::store::Store;
+use crate::tensor::TensorId;
+
+const LATEST: &str = "latest";
+const CHECKPOINTS: &str = "checkpoints";
+const MODEL: &str = "model.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const STATE: &str = "state.json";
+
+/// Says which text a run was trained on, without where it lies.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreIdentity {
+    /// CRC-32 of the store's header, which holds the checksums of everything else.
+    pub crc: String,
+    pub documents: u64,
+    pub lines: u64,
+    pub tokens: u64,
+}
+
+impl StoreIdentity {
+    pub fn of(store: &Store) -> Self {
+        StoreIdentity {
+            crc: format!("{:08x}", store.header().own_crc()),
+            documents: store.documents(),
+            lines: store.lines(),
+            tokens: store.tokens(),
+        }
+    }
+}
+
+/// What a run needs besides its tensors to go on: batches and draws follow from the step alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// Updates made.
+    pub step: u64,
+    /// Real tokens trained on.
+    pub tokens: u64,
+    pub seed: u64,
+    /// SHA-256 of the tokenizer's model.
+    pub tokenizer: String,
+    pub store: StoreIdentity,
+    /// What computed it; another device gives other roundings.
+    pub device: String,
+}
+
+/// The tensors of one kind, with the prefix of their names in the file.
+type Kind = (&'static str, fn(&Parameter) -> TensorId);
+
+const VALUES: &[Kind] = &[("", |parameter| parameter.value)];
+const MOMENTS: &[Kind] =
+    &[("m.", |parameter| parameter.first_moment), ("v.", |parameter| parameter.second_moment)];
+
+/// Writes a file whole or not at all: another name, sync, rename.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".tmp");
+    let temporary = PathBuf::from(temporary);
+    let write = || -> std::io::Result<()> {
+        let mut file = File::create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))?;
+    sync_directory(path.parent());
+    Ok(())
+}
+
+/// Makes a rename durable where the system can; elsewhere it is as durable as it gets.
+fn sync_directory(directory: Option<&Path>) {
+    if let Some(directory) = directory.and_then(|directory| File::open(directory).ok()) {
+        let _ = directory.sync_all();
+    }
+}
+
+/// The checkpoint of this step in a run directory.
+fn directory(run: &Path, step: u64) -> PathBuf {
+    run.join(CHECKPOINTS).join(format!("step-{step:08}"))
+}
+
+/// Saves everything `state` needs to go on, then removes checkpoints beyond the newest `keep` (0: none).
+pub fn save(run: &Path, executor: &mut dyn Executor, state: &State, keep: usize) -> Result<()> {
+    let target = directory(run, state.step);
+    let temporary = run.join(CHECKPOINTS).join(format!(".step-{:08}.tmp", state.step));
+    let shown = temporary.display();
+    if temporary.exists() {
+        fs::remove_dir_all(&temporary).with_context(|| format!("cannot remove {shown}"))?;
+    }
+    fs::create_dir_all(&temporary).with_context(|| format!("cannot create {shown}"))?;
+    write_tensors(&temporary.join(MODEL), executor, VALUES)?;
+    write_tensors(&temporary.join(OPTIMIZER), executor, MOMENTS)?;
+    let mut json = serde_json::to_string_pretty(state)?;
+    json.push('\n');
+    write_atomically(&temporary.join(STATE), json.as_bytes())?;
+    sync_directory(Some(&temporary));
+    if target.exists() {
+        // Left by a run that was stopped before `latest` named it.
+        fs::remove_dir_all(&target).with_context(|| format!("cannot remove {}", target.display()))?;
+    }
+    fs::rename(&temporary, &target)
+        .with_context(|| format!("cannot rename {shown} to {}", target.display()))?;
+    sync_directory(target.parent());
+    let pointer = format!("{CHECKPOINTS}/step-{:08}\n", state.step);
+    write_atomically(&run.join(LATEST), pointer.as_bytes())?;
+    remove_old(run, state.step, keep)
+}
+
+/// Removes all but the newest `keep` checkpoints up to `step`, and leavings of interrupted writing.
+fn remove_old(run: &Path, step: u64, keep: usize) -> Result<()> {
+    let parent = run.join(CHECKPOINTS);
+    let shown = parent.display();
+    let mut steps = Vec::new();
+    for entry in fs::read_dir(&parent).with_context(|| format!("cannot list {shown}"))? {
+        let entry = entry.with_context(|| format!("cannot list {shown}"))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if let Some(number) = name.strip_prefix("step-").and_then(|number| number.parse::<u64>().ok()) {
+            steps.push(number);
+        } else if name.starts_with(".step-") && name.ends_with(".tmp") {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+    if keep == 0 {
+        return Ok(());
+    }
+    steps.retain(|&other| other <= step);
+    steps.sort_unstable_by(|a, b| b.cmp(a));
+    for &old in steps.iter().skip(keep) {
+        let path = directory(run, old);
+        fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn write_tensors(path: &Path, executor: &mut dyn Executor, kinds: &[Kind]) -> Result<()> {
+    let parameters = executor.plan().parameters.clone();
+    let mut tensors: Vec<(String, Vec<usize>, Vec<f32>)> = Vec::new();
+    for parameter in &parameters {
+        for (prefix, tensor) in kinds {
+            let values = executor.read(tensor(parameter))?;
+            for part in &parameter.parts {
+                let start = part.first_row * parameter.columns;
+                let part_values = values[start..start + part.elements()].to_vec();
+                tensors.push((format!("{prefix}{}", part.name), part.shape.clone(), part_values));
+            }
+        }
+    }
+    let shown = path.display();
+    let views: Vec<(&str, TensorView<'_>)> = tensors
+        .iter()
+        .map(|(name, shape, values)| {
+            let bytes = bytemuck::cast_slice(values);
+            Ok((name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes)?))
+        })
+        .collect::<Result<_>>()?;
+    safetensors::serialize_to_file(views, None, path).with_context(|| format!("cannot write {shown}"))?;
+    File::open(path)
+        .and_then(|file| file.sync_all())
+        .with_context(|| format!("cannot write {shown} to the disk"))
+}
+
+/// The checkpoint that `latest` names.
+pub fn latest(run: &Path) -> Result<PathBuf> {
+    let pointer = run.join(LATEST);
+    let name = fs::read_to_string(&pointer).with_context(|| {
+        format!("{}: there is no checkpoint to resume from (no file `{LATEST}`)", run.display())
+    })?;
+    let path = run.join(name.trim());
+    ensure!(
+        !name.trim().is_empty() && path.is_dir(),
+        "{} names {}, which is not there; write the name of another checkpoint into it",
+        pointer.display(),
+        path.display()
+    );
+    Ok(path)
+}
+
+/// Reads `state.json` of a checkpoint.
+pub fn state(checkpoint: &Path) -> Result<State> {
+    let path = checkpoint.join(STATE);
+    let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("{}: not the state of a run", path.display()))
+}
+
+/// Loads parameters and moments into the executor.
+pub fn load(checkpoint: &Path, executor: &mut dyn Executor) -> Result<()> {
+    read_tensors(&checkpoint.join(MODEL), executor, VALUES)?;
+    read_tensors(&checkpoint.join(OPTIMIZER), executor, MOMENTS)
+}
+
+/// Loads parameters alone, for evaluation.
+pub fn load_model(checkpoint: &Path, executor: &mut dyn Executor) -> Result<()> {
+    read_tensors(&checkpoint.join(MODEL), executor, VALUES)
+}
+
+fn read_tensors(path: &Path, executor: &mut dyn Executor, kinds: &[Kind]) -> Result<()> {
+    let shown = path.display();
+    let file = File::open(path).with_context(|| format!("cannot open {shown}"))?;
+    // SAFETY: checkpoints are written under another name and renamed, never changed in place.
+    let map = unsafe { Mmap::map(&file) }.with_context(|| format!("cannot map {shown}"))?;
+    let tensors = SafeTensors::deserialize(&map)
+        .with_context(|| format!("{shown}: not a whole safetensors file; resume from another checkpoint"))?;
+    let mut known = BTreeSet::new();
+    for parameter in executor.plan().parameters.clone() {
+        for (prefix, tensor) in kinds {
+            let mut values = vec![0f32; parameter.rows * parameter.columns];
+            for part in &parameter.parts {
+                let name = format!("{prefix}{}", part.name);
+                let start = part.first_row * parameter.columns;
+                let target = &mut values[start..start + part.elements()];
+                let Ok(view) = tensors.tensor(&name) else { bail!("{shown}: lacks tensor {name}") };
+                copy(&view, &part.shape, target).with_context(|| format!("{shown}: tensor {name}"))?;
+                known.insert(name);
+            }
+            executor.write(tensor(&parameter), &values)?;
+        }
+    }
+    if let Some(name) = tensors.names().into_iter().filter(|name| !known.contains(*name)).min() {
+        bail!("{shown}: tensor {name} is not of this model; was the configuration changed?")
+    }
+    Ok(())
+}
+
+fn copy(view: &TensorView<'_>, shape: &[usize], target: &mut [f32]) -> Result<()> {
+    ensure!(view.dtype() == Dtype::F32, "is of type {:?}, not F32", view.dtype());
+    ensure!(view.shape() == shape, "has shape {:?}, the model needs {shape:?}", view.shape());
+    for (to, from) in target.iter_mut().zip(view.data().chunks_exact(4)) {
+        *to = f32::from_le_bytes([from[0], from[1], from[2], from[3]]);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::CpuExecutor;
+    use crate::ops::optimizer::Clear;
+    use crate::plan::{Initial, Phase, PlanBuilder};
+    use crate::tensor::Element;
+
+    /// A plan of one fused and one plain parameter, whose moments are in use.
+    fn executor(columns: usize) -> CpuExecutor<f32> {
+        let mut builder = PlanBuilder::new();
+        let parts = [("a.query.weight".to_owned(), 3), ("a.key.weight".to_owned(), 2)];
+        let weight = builder.parameter(&parts, columns, false, Initial::Zero);
+        let bias = builder.parameter(&[("a.bias".to_owned(), 5)], 1, true, Initial::Zero);
+        builder.phase(Phase::Clear);
+        for parameter in [&weight, &bias] {
+            for tensor in [parameter.value, parameter.first_moment, parameter.second_moment] {
+                let elements = parameter.rows * parameter.columns;
+                builder.push("clear", Clear { tensor, elements, element: Element::Float });
+            }
+        }
+        CpuExecutor::new(builder.build(&[]).unwrap(), 1).unwrap()
+    }
+
+    fn filled() -> CpuExecutor<f32> {
+        let mut executor = executor(4);
+        let mut next = 0.0;
+        for parameter in executor.plan().parameters.clone() {
+            for tensor in [parameter.value, parameter.first_moment, parameter.second_moment] {
+                let values: Vec<f32> = (0..parameter.rows * parameter.columns)
+                    .map(|_| {
+                        next += 0.1;
+                        next
+                    })
+                    .collect();
+                executor.write(tensor, &values).unwrap();
+            }
+        }
+        executor
+    }
+
+    fn state_at(step: u64) -> State {
+        let store = StoreIdentity { crc: "0".into(), documents: 1, lines: 2, tokens: 3 };
+        State { step, tokens: 9, seed: 1, tokenizer: "t".into(), store, device: "d".into() }
+    }
+
+    fn failure<T>(result: Result<T>) -> String {
+        format!("{:#}", result.err().expect("should be refused"))
+    }
+
+    #[test]
+    fn what_is_saved_is_loaded() {
+        let run = tempfile::tempdir().unwrap();
+        let mut saved = filled();
+        save(run.path(), &mut saved, &state_at(12), 3).unwrap();
+        let path = latest(run.path()).unwrap();
+        assert!(path.ends_with("checkpoints/step-00000012"));
+        assert_eq!(state(&path).unwrap(), state_at(12));
+        let mut loaded = executor(4);
+        load(&path, &mut loaded).unwrap();
+        for parameter in saved.plan().parameters.clone() {
+            for tensor in [parameter.value, parameter.first_moment, parameter.second_moment] {
+                assert_eq!(saved.read(tensor).unwrap(), loaded.read(tensor).unwrap());
+            }
+        }
+        let bytes = fs::read(path.join(MODEL)).unwrap();
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        assert_eq!(tensors.tensor("a.key.weight").unwrap().shape(), [2, 4]);
+        assert_eq!(tensors.tensor("a.bias").unwrap().shape(), [5]);
+        let other = tempfile::tempdir().unwrap();
+        save(other.path(), &mut loaded, &state_at(12), 3).unwrap();
+        for name in [MODEL, OPTIMIZER, STATE] {
+            let again = fs::read(latest(other.path()).unwrap().join(name)).unwrap();
+            assert!(again == fs::read(path.join(name)).unwrap(), "{name}");
+        }
+    }
+
+    #[test]
+    fn old_ones_go_and_the_newest_stays() {
+        let run = tempfile::tempdir().unwrap();
+        let mut executor = filled();
+        fs::create_dir_all(run.path().join(CHECKPOINTS).join(".step-00000001.tmp")).unwrap();
+        for step in [5, 10, 15] {
+            save(run.path(), &mut executor, &state_at(step), 2).unwrap();
+        }
+        let entries = fs::read_dir(run.path().join(CHECKPOINTS)).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["step-00000010", "step-00000015"]);
+        assert!(latest(run.path()).unwrap().ends_with("step-00000015"));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named() {
+        let run = tempfile::tempdir().unwrap();
+        assert!(failure(latest(run.path())).contains("no checkpoint to resume from"));
+        save(run.path(), &mut filled(), &state_at(1), 2).unwrap();
+        let path = latest(run.path()).unwrap();
+        let error = failure(load(&path, &mut executor(5)));
+        assert!(error.contains("model.safetensors: tensor a.query.weight: has shape [3, 4]"), "{error}");
+        fs::write(path.join(OPTIMIZER), b"cut").unwrap();
+        let error = failure(load(&path, &mut executor(4)));
+        assert!(error.contains("optimizer.safetensors: not a whole safetensors file"), "{error}");
+        fs::remove_dir_all(&path).unwrap();
+        assert!(failure(latest(run.path())).contains("which is not there"));
+    }
+}

@@ -1,0 +1,119 @@
+//! Both losses on text that was held out, without dropout.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Result, ensure};
+use serde::Serialize;
+
+use crate::model::{Mode, PretrainPlan, StepOptions};
+use crate::plan::{Executor, Phase};
+use crate::store::Store;
+use crate::store::examples::EpochIndex;
+use crate::tensor::random::{derive, root};
+
+use super::config::TrainConfig;
+use super::examples::{Batcher, capacity};
+use super::metrics::{Quality, Totals};
+use super::run::Device;
+
+/// Coordinate of evaluation among a run's draws; far from any step number.
+const EVALUATION: u32 = 0xFFFF_FFFE;
+
+/// What an evaluation found; entropies and losses in nats.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Evaluation {
+    /// Updates made before it.
+    pub step: u64,
+    pub sequences: u64,
+    pub tokens: u64,
+    #[serde(flatten)]
+    pub quality: Quality,
+    /// Of the held-out text: what a generator that knows only how frequent pieces are would lose.
+    pub unigram_entropy: f64,
+    /// What a discriminator that knows only how often tokens are replaced would lose.
+    pub base_rate_entropy: f64,
+}
+
+impl std::fmt::Display for Evaluation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let quality = &self.quality;
+        write!(
+            f,
+            "held-out text after {} steps ({} sequences): mlm {:.4} (unigram entropy {:.4}), \
+             disc {:.4} (base-rate entropy {:.4}), AUC {:.4}",
+            self.step,
+            self.sequences,
+            quality.mlm_loss,
+            self.unigram_entropy,
+            quality.disc_loss,
+            self.base_rate_entropy,
+            quality.disc_auc
+        )
+    }
+}
+
+/// A plan of the forward pass alone and the batches it is always given: one evaluation compares with another.
+pub struct Evaluator {
+    executor: Box<dyn Executor>,
+    plan: super::run::Feeding,
+    batcher: Batcher,
+    config: TrainConfig,
+    sequences: usize,
+    unigram_entropy: f64,
+}
+
+impl Evaluator {
+    /// Errors: a store of another tokenizer than the training store's, or without an example.
+    pub fn new(path: &Path, trained_on: &Store, config: &TrainConfig, device: &Device) -> Result<Self> {
+        let store = Arc::new(Store::open(path)?);
+        ensure!(
+            store.tokenizer_hash() == trained_on.tokenizer_hash() && store.lower() == trained_on.lower(),
+            "{}: made with another tokenizer than {} ({:.12}…, not {:.12}…); prepare it with the same",
+            path.display(),
+            trained_on.path().display(),
+            store.tokenizer_hash(),
+            trained_on.tokenizer_hash()
+        );
+        let options = StepOptions { mode: Mode::Evaluate, ..config.options };
+        let plan = PretrainPlan::new(&config.model, capacity(config), &options)?;
+        let (executor, plan) = device.open(plan)?;
+        let unigram_entropy = store.unigram_entropy();
+        let examples = EpochIndex::count(&store, config.seed, 0, config.max_length);
+        let sequences = config.eval_sequences.min(examples as usize);
+        let batcher = Batcher::new(store, config)?;
+        Ok(Evaluator { executor, plan, batcher, config: config.clone(), sequences, unigram_entropy })
+    }
+
+    /// Evaluates the parameters that `trained` holds now.
+    pub fn evaluate(&mut self, step: u64, trained: &mut dyn Executor) -> Result<Evaluation> {
+        let theirs = trained.plan().parameters.clone();
+        let ours = self.executor.plan().parameters.clone();
+        for (from, to) in theirs.iter().zip(&ours) {
+            let values = trained.read(from.value)?;
+            self.executor.write(to.value, &values)?;
+        }
+        let key = derive(root(self.config.seed), EVALUATION, 0);
+        let mut totals = Totals::default();
+        for (number, first) in (0..self.sequences).step_by(self.config.batch_size).enumerate() {
+            let count = self.config.batch_size.min(self.sequences - first);
+            let key = derive(key, number as u32, 0);
+            let batch = self.batcher.examples(number as u64, key, first as u64, count);
+            let executor = self.executor.as_mut();
+            self.plan.run(executor, Phase::Clear, &batch, 0.0)?;
+            self.plan.run(executor, Phase::Micro, &batch, 0.0)?;
+            executor.request(number as u64, &self.plan.reported())?;
+            if let Some((_, words)) = executor.poll(true)? {
+                totals.add(&batch.totals, &words[0], &words[1])?;
+            }
+        }
+        Ok(Evaluation {
+            step,
+            sequences: self.sequences as u64,
+            tokens: totals.batch.tokens,
+            quality: totals.quality(self.config.loss_weights()),
+            unigram_entropy: self.unigram_entropy,
+            base_rate_entropy: totals.base_rate_entropy(),
+        })
+    }
+}

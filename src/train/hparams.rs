@@ -1,0 +1,203 @@
+//! `--hparams`: the reference implementation's key names (google-research/electra, `configure_pretraining.py`,
+//! `util/training_utils.py`), turned into ours.
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Map, Value as Json};
+
+use super::masking;
+use super::settings::{Settings, Value, nearest};
+
+/// The reference's names of keys that we have under another name or the same.
+const SAME: &[(&str, &str)] = &[
+    ("gen_weight", "generator_weight"),
+    ("disc_weight", "discriminator_weight"),
+    ("mask_prob", "mask_probability"),
+    ("learning_rate", "learning_rate"),
+    ("lr_decay_power", "lr_decay_power"),
+    ("weight_decay_rate", "weight_decay"),
+    ("num_warmup_steps", "warmup_steps"),
+    ("num_train_steps", "steps"),
+    ("save_checkpoints_steps", "checkpoint_every"),
+    ("keep_checkpoint_max", "keep"),
+    ("max_seq_length", "max_length"),
+    ("train_batch_size", "batch_size"),
+    ("temperature", "temperature"),
+    ("embedding_size", "model.embedding_size"),
+    ("vocab_size", "model.vocab_size"),
+    ("generator_hidden_size", "model.generator_fraction"),
+];
+
+/// As `SAME`, for the keys of `model_hparam_overrides`.
+const OVERRIDES: &[(&str, &str)] = &[
+    ("hidden_size", "model.hidden_size"),
+    ("num_hidden_layers", "model.layers"),
+    ("num_attention_heads", "model.heads"),
+    ("intermediate_size", "model.ffn_size"),
+    ("max_position_embeddings", "model.max_positions"),
+    ("hidden_dropout_prob", "dropout"),
+    ("attention_probs_dropout_prob", "attention_dropout"),
+    ("vocab_size", "model.vocab_size"),
+];
+
+/// Keys with the one value that Inazuma can do.
+const FIXED: &[(&str, bool)] = &[
+    ("do_train", true),
+    ("electra_objective", true),
+    ("uniform_generator", false),
+    ("untied_generator_embeddings", false),
+    ("untied_generator", true),
+    ("disallow_correct", false),
+];
+
+/// Keys about TensorFlow, TPUs and places of files: accepted, without effect.
+const NO_EFFECT: &[&str] = &[
+    "do_eval",
+    "do_lower_case",
+    "eval_batch_size",
+    "gcp_project",
+    "iterations_per_loop",
+    "model_dir",
+    "model_name",
+    "data_dir",
+    "num_eval_steps",
+    "num_tpu_cores",
+    "pretrain_tfrecords",
+    "results_pkl",
+    "results_txt",
+    "tpu_job_name",
+    "tpu_name",
+    "tpu_zone",
+    "use_tpu",
+    "vocab_file",
+];
+
+/// Keys with rules of their own below.
+const SPECIAL: &[&str] =
+    &["model_size", "model_hparam_overrides", "generator_layers", "max_predictions_per_seq", "debug"];
+
+fn known() -> impl Iterator<Item = &'static str> {
+    let renamed = SAME.iter().map(|(name, _)| *name);
+    let fixed = FIXED.iter().map(|(name, _)| *name);
+    renamed.chain(fixed).chain(NO_EFFECT.iter().copied()).chain(SPECIAL.iter().copied())
+}
+
+/// Applies hyper-parameters, JSON or the path of a `.json` file of it; returns notes on keys without effect.
+pub fn apply(settings: &mut Settings, text: &str) -> Result<Vec<String>> {
+    let read;
+    let text = if text.trim_end().ends_with(".json") {
+        read = std::fs::read_to_string(text.trim()).with_context(|| format!("cannot read {text}"))?;
+        &read
+    } else {
+        text
+    };
+    let Json::Object(hparams) = serde_json::from_str(text).context("not JSON")? else {
+        bail!("not a JSON object such as {{\"model_size\": \"small\"}}")
+    };
+    for name in hparams.keys() {
+        if !known().any(|known| known == name) {
+            bail!("unknown key {name}; the nearest known one is {}", nearest(name, known()));
+        }
+    }
+    for (name, wanted) in FIXED {
+        match hparams.get(*name) {
+            Some(value) if value != *wanted => bail!("{name} is {value}; only {wanted} is supported"),
+            _ => {}
+        }
+    }
+    if hparams.get("debug") == Some(&Json::Bool(true)) {
+        settings.set_value("batch_size", Value::Whole(8))?;
+        settings.set_value("steps", Value::Whole(20))?;
+    }
+    model(settings, &hparams)?;
+    for (theirs, ours) in SAME {
+        set(settings, &hparams, theirs, ours)?;
+    }
+    if let Some(value) = hparams.get("generator_layers") {
+        let Some(fraction) = value.as_f64().filter(|x| *x > 0.0) else {
+            bail!("generator_layers is {value}; it must be a fraction of the discriminator's layers")
+        };
+        let layers = (settings.whole("model.layers")? as f64 * fraction).round_ties_even();
+        settings.set_value("model.generator_layers", Value::Number(layers)).context("generator_layers")?;
+    }
+    if let Some(value) = hparams.get("max_predictions_per_seq") {
+        let slots = masking::slots(settings.number("mask_probability")?, settings.size("max_length")?);
+        ensure!(
+            value.as_u64() == Some(slots as u64),
+            "max_predictions_per_seq is {value}; it follows from mask_prob and max_seq_length and is {slots}"
+        );
+    }
+    let unused = NO_EFFECT.iter().filter(|name| hparams.contains_key(**name));
+    Ok(unused.map(|name| format!("--hparams: {name} has no meaning here and is left alone")).collect())
+}
+
+/// `model_size` and `model_hparam_overrides`: heads and feed-forward width follow the hidden size unless given.
+fn model(settings: &mut Settings, hparams: &Map<String, Json>) -> Result<()> {
+    let empty = Map::new();
+    let overrides = match hparams.get("model_hparam_overrides") {
+        None | Some(Json::Null) => &empty,
+        Some(Json::Object(overrides)) => overrides,
+        Some(other) => bail!("model_hparam_overrides is {other}; it must be an object"),
+    };
+    let mut hidden = None;
+    if let Some(size) = hparams.get("model_size") {
+        let (width, layers, embedding) = match size.as_str() {
+            Some("small") => (256, 12, 128),
+            Some("base") => (768, 12, 768),
+            Some("large") => (1024, 24, 1024),
+            _ => bail!("model_size is {size}; it must be \"small\", \"base\" or \"large\""),
+        };
+        hidden = Some(width);
+        settings.set_value("model.hidden_size", Value::Whole(width))?;
+        settings.set_value("model.layers", Value::Whole(layers))?;
+        settings.set_value("model.embedding_size", Value::Whole(embedding))?;
+    }
+    if let Some(width) = overrides.get("hidden_size").and_then(Json::as_u64) {
+        hidden = Some(width);
+    }
+    if let Some(width) = hidden {
+        settings.set_value("model.heads", Value::Whole((width / 64).max(1)))?;
+        settings.set_value("model.ffn_size", Value::Whole(4 * width))?;
+    }
+    for (name, value) in overrides {
+        let fixed = match name.as_str() {
+            "hidden_act" => Some((value == "gelu", "\"gelu\"")),
+            "type_vocab_size" => Some((value == 2, "2")),
+            "initializer_range" => Some((value == 0.02, "0.02")),
+            _ => None,
+        };
+        match fixed {
+            Some((true, _)) => continue,
+            Some((false, only)) => {
+                bail!("model_hparam_overrides: {name} is {value}; only {only} is supported")
+            }
+            None => {}
+        }
+        let Some((theirs, ours)) = OVERRIDES.iter().find(|(theirs, _)| theirs == name) else {
+            let nearest = nearest(name, OVERRIDES.iter().map(|(theirs, _)| *theirs));
+            bail!("model_hparam_overrides: unknown key {name}; the nearest known one is {nearest}")
+        };
+        set(settings, overrides, theirs, ours).context("model_hparam_overrides")?;
+    }
+    // The generator has as many layers as the discriminator unless a fraction says otherwise, and a width
+    // that was given as a number before would no longer fit.
+    if hidden.is_some() || overrides.contains_key("num_hidden_layers") {
+        let layers = settings.whole("model.layers")?;
+        settings.set_value("model.generator_layers", Value::Whole(layers))?;
+    }
+    Ok(())
+}
+
+/// Our key from their value; errors speak of their key.
+fn set(settings: &mut Settings, hparams: &Map<String, Json>, theirs: &str, ours: &str) -> Result<()> {
+    let value = match hparams.get(theirs) {
+        // The reference's None: the default.
+        None | Some(Json::Null) => return Ok(()),
+        Some(Json::Number(number)) => match number.as_u64() {
+            Some(n) => Value::Whole(n),
+            None => Value::Number(number.as_f64().unwrap_or(f64::NAN)),
+        },
+        Some(Json::String(word)) => Value::Word(word.clone()),
+        Some(other) => bail!("{theirs} is {other}; it must be a number"),
+    };
+    settings.set_value(ours, value).with_context(|| theirs.to_owned())
+}

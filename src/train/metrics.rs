@@ -1,0 +1,310 @@
+//! What a step reports, summed over a log interval, and `metrics.jsonl` (SPEC.md §3, end).
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde::Serialize;
+
+use crate::ops::replaced_token::AUC_BINS;
+
+/// Places in the plan's `metrics` tensor.
+pub mod place {
+    pub const NLL: usize = 0;
+    pub const CROSS_ENTROPY: usize = 1;
+    pub const CORRECT: usize = 2;
+    pub const SAMPLED_CORRECT: usize = 3;
+    pub const TRUE_POSITIVES: usize = 4;
+    pub const FALSE_POSITIVES: usize = 5;
+    pub const TRUE_NEGATIVES: usize = 6;
+    pub const FALSE_NEGATIVES: usize = 7;
+    pub const GRADIENT_NORM: usize = 8;
+    pub const NOT_FINITE: usize = 10;
+}
+
+/// Numbers that steps of a batch maker know before the device has run.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct BatchTotals {
+    /// Real tokens.
+    pub tokens: u64,
+    /// Masked slots in use, Σ w.
+    pub masked: u64,
+    /// Sequences × max length: what a padded implementation would compute.
+    pub positions: u64,
+    /// Σ length² over the sequences.
+    pub squared_lengths: u64,
+}
+
+/// Weights of the two losses in their sum.
+#[derive(Clone, Copy, Debug)]
+pub struct LossWeights {
+    pub generator: f64,
+    pub discriminator: f64,
+}
+
+/// Sums over the steps of an interval. Everything that is a count is summed as one.
+#[derive(Clone, Debug)]
+pub struct Totals {
+    pub steps: u64,
+    pub batch: BatchTotals,
+    nll: f64,
+    cross_entropy: f64,
+    correct: f64,
+    sampled_correct: f64,
+    /// TP, FP, TN, FN.
+    confusion: [f64; 4],
+    gradient_norm: f64,
+    not_finite: bool,
+    histogram: Vec<[u64; 2]>,
+}
+
+impl Default for Totals {
+    fn default() -> Self {
+        Totals {
+            steps: 0,
+            batch: BatchTotals::default(),
+            nll: 0.0,
+            cross_entropy: 0.0,
+            correct: 0.0,
+            sampled_correct: 0.0,
+            confusion: [0.0; 4],
+            gradient_norm: 0.0,
+            not_finite: false,
+            histogram: vec![[0; 2]; AUC_BINS],
+        }
+    }
+}
+
+/// x / n, 0 where there is nothing to divide by.
+fn ratio(x: f64, n: f64) -> f64 {
+    if n > 0.0 { x / n } else { 0.0 }
+}
+
+/// Area under the ROC curve, by trapezoids over the bins; 0 where one class is empty.
+///
+/// A bin holds how many originals and how many replaced tokens have a logit in it, lowest logits first.
+/// It is the probability that a replaced token's logit is above an original's; within a bin, one half.
+pub fn area_under_curve(histogram: &[[u64; 2]]) -> f64 {
+    let (mut below, mut area) = (0.0, 0.0);
+    let mut replaced_total = 0.0;
+    for &[original, replaced] in histogram {
+        let (original, replaced) = (original as f64, replaced as f64);
+        area += replaced * (below + 0.5 * original);
+        below += original;
+        replaced_total += replaced;
+    }
+    ratio(area, below * replaced_total)
+}
+
+impl Totals {
+    /// Adds one step's words: `metrics` are the bits of floats, `histogram` is `[2, AUC_BINS]`.
+    pub fn add(&mut self, batch: &BatchTotals, metrics: &[u32], histogram: &[u32]) -> Result<()> {
+        ensure!(metrics.len() > place::NOT_FINITE, "a step reported {} metrics", metrics.len());
+        ensure!(histogram.len() == 2 * AUC_BINS, "a step reported {} bins", histogram.len());
+        let value = |place: usize| f64::from(f32::from_bits(metrics[place]));
+        self.steps += 1;
+        self.batch.tokens += batch.tokens;
+        self.batch.masked += batch.masked;
+        self.batch.positions += batch.positions;
+        self.batch.squared_lengths += batch.squared_lengths;
+        self.nll += value(place::NLL);
+        self.cross_entropy += value(place::CROSS_ENTROPY);
+        self.correct += value(place::CORRECT);
+        self.sampled_correct += value(place::SAMPLED_CORRECT);
+        for (sum, place) in self.confusion.iter_mut().zip(place::TRUE_POSITIVES..) {
+            *sum += value(place);
+        }
+        self.gradient_norm += value(place::GRADIENT_NORM);
+        self.not_finite |= value(place::NOT_FINITE) != 0.0;
+        let (original, replaced) = histogram.split_at(AUC_BINS);
+        for (bin, (&original, &replaced)) in self.histogram.iter_mut().zip(original.iter().zip(replaced)) {
+            bin[0] += u64::from(original);
+            bin[1] += u64::from(replaced);
+        }
+        Ok(())
+    }
+
+    /// Whether a loss or a gradient was infinite or not a number.
+    pub fn is_broken(&self) -> bool {
+        self.not_finite || !(self.nll + self.cross_entropy).is_finite()
+    }
+
+    /// The losses and rates, averaged over everything added.
+    pub fn quality(&self, weights: LossWeights) -> Quality {
+        let [tp, fp, tn, fn_] = self.confusion;
+        let (masked, tokens) = (self.batch.masked as f64, self.batch.tokens as f64);
+        let mlm_loss = self.nll / (masked + 1e-6);
+        let disc_loss = self.cross_entropy / (tokens + 1e-6);
+        Quality {
+            loss: weights.generator * mlm_loss + weights.discriminator * disc_loss,
+            mlm_loss,
+            disc_loss,
+            mlm_accuracy: ratio(self.correct, masked),
+            sampled_accuracy: ratio(self.sampled_correct, masked),
+            disc_accuracy: ratio(tp + tn, tokens),
+            disc_precision: ratio(tp, tp + fp),
+            disc_recall: ratio(tp, tp + fn_),
+            disc_auc: area_under_curve(&self.histogram),
+        }
+    }
+
+    /// Mean norm of the gradients before clipping.
+    pub fn gradient_norm(&self) -> f64 {
+        ratio(self.gradient_norm, self.steps as f64)
+    }
+
+    /// Entropy in nats of a token's label, which a discriminator that knows only how often tokens are
+    /// replaced would score.
+    pub fn base_rate_entropy(&self) -> f64 {
+        let [tp, _, _, fn_] = self.confusion;
+        let rate = ratio(tp + fn_, self.batch.tokens as f64);
+        let term = |p: f64| if p > 0.0 { -p * p.ln() } else { 0.0 };
+        term(rate) + term(1.0 - rate)
+    }
+}
+
+/// Losses in nats, rates in 0..1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Quality {
+    pub loss: f64,
+    pub mlm_loss: f64,
+    pub disc_loss: f64,
+    pub mlm_accuracy: f64,
+    /// Samples that hit the original.
+    pub sampled_accuracy: f64,
+    pub disc_accuracy: f64,
+    pub disc_precision: f64,
+    pub disc_recall: f64,
+    pub disc_auc: f64,
+}
+
+/// A line of `metrics.jsonl`: the interval that ends with `step` updates made.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct MetricsRecord {
+    pub step: u64,
+    /// Real tokens since the start of the run.
+    pub tokens: u64,
+    #[serde(flatten)]
+    pub quality: Quality,
+    /// Of the last update.
+    pub lr: f32,
+    pub grad_norm: f64,
+    pub tokens_per_second: f64,
+    pub positions_per_second: f64,
+    /// Model FLOPs achieved of the device's measured peak; absent (null) where no peak was measured.
+    pub mfu: Option<f64>,
+    pub model_flops_per_second: f64,
+}
+
+/// A file of JSON lines, each with a `step`, that is only ever appended to.
+pub struct JsonLines {
+    path: PathBuf,
+    file: File,
+}
+
+impl JsonLines {
+    /// Opens or creates the file, first dropping lines beyond `step` (those that a resumed run makes again)
+    /// and a last line that was cut off.
+    pub fn open(path: &Path, step: u64) -> Result<Self> {
+        let name = path.display();
+        if path.exists() {
+            let text = fs::read(path).with_context(|| format!("cannot read {name}"))?;
+            let mut kept = Vec::new();
+            for line in text.split_inclusive(|&byte| byte == b'\n') {
+                let record = serde_json::from_slice::<serde_json::Value>(line).ok();
+                let at = record.as_ref().and_then(|record| record.get("step")?.as_u64());
+                if line.ends_with(b"\n") && at.is_some_and(|at| at <= step) {
+                    kept.extend_from_slice(line);
+                }
+            }
+            if kept.len() != text.len() {
+                super::checkpoint::write_atomically(path, &kept)?;
+            }
+        }
+        let file = OpenOptions::new().create(true).append(true).open(path);
+        Ok(JsonLines { path: path.to_owned(), file: file.with_context(|| format!("cannot write {name}"))? })
+    }
+
+    /// Appends a record in one write, so that an interruption cannot mix lines.
+    pub fn append(&mut self, record: &impl Serialize) -> Result<()> {
+        let mut line = serde_json::to_vec(record)?;
+        line.push(b'\n');
+        self.file.write_all(&line).with_context(|| format!("cannot write {}", self.path.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn area_counts_pairs_in_order() {
+        // Logits by bin: originals 0 0 1 3, replaced 1 2 3.
+        let bins = [[2, 0], [1, 1], [0, 1], [1, 1]];
+        let pairs = [(1, [1.0, 1.0, 0.5, 0.0]), (2, [1.0, 1.0, 1.0, 0.0]), (3, [1.0, 1.0, 1.0, 0.5])];
+        let expected = pairs.iter().flat_map(|(_, wins)| wins).sum::<f64>() / 12.0;
+        assert!((area_under_curve(&bins) - expected).abs() < 1e-12);
+        assert_eq!(area_under_curve(&[[5, 0], [0, 5]]), 1.0);
+        assert_eq!(area_under_curve(&[[0, 5], [5, 0]]), 0.0);
+        assert_eq!(area_under_curve(&[[5, 5]]), 0.5);
+        assert_eq!(area_under_curve(&[[5, 0]]), 0.0);
+    }
+
+    fn step(values: [f32; 8]) -> Vec<u32> {
+        let mut words = vec![0u32; 16];
+        for (word, value) in words.iter_mut().zip(values) {
+            *word = value.to_bits();
+        }
+        words[place::GRADIENT_NORM] = 2f32.to_bits();
+        words
+    }
+
+    #[test]
+    fn an_interval_sums_counts() {
+        let weights = LossWeights { generator: 1.0, discriminator: 50.0 };
+        let mut totals = Totals::default();
+        let histogram = vec![0; 2 * AUC_BINS];
+        let batch = BatchTotals { tokens: 10, masked: 2, positions: 16, squared_lengths: 100 };
+        totals.add(&batch, &step([6.0, 5.0, 1.0, 1.0, 1.0, 1.0, 8.0, 0.0]), &histogram).unwrap();
+        let batch = BatchTotals { tokens: 30, masked: 4, positions: 32, squared_lengths: 100 };
+        totals.add(&batch, &step([6.0, 7.0, 1.0, 0.0, 1.0, 0.0, 26.0, 3.0]), &histogram).unwrap();
+        let quality = totals.quality(weights);
+        assert!((quality.mlm_loss - 2.0).abs() < 1e-6);
+        assert!((quality.disc_loss - 0.3).abs() < 1e-6);
+        assert!((quality.loss - 17.0).abs() < 1e-5);
+        assert_eq!(quality.mlm_accuracy, 2.0 / 6.0);
+        assert_eq!(quality.sampled_accuracy, 1.0 / 6.0);
+        assert_eq!(quality.disc_accuracy, 36.0 / 40.0);
+        assert_eq!((quality.disc_precision, quality.disc_recall), (2.0 / 3.0, 2.0 / 5.0));
+        assert_eq!(totals.gradient_norm(), 2.0);
+        let rate: f64 = 5.0 / 40.0;
+        let entropy = -rate * rate.ln() - (1.0 - rate) * (1.0 - rate).ln();
+        assert!((totals.base_rate_entropy() - entropy).abs() < 1e-12);
+        assert!(!totals.is_broken());
+        let empty = Totals::default().quality(weights);
+        assert_eq!((empty.disc_precision, empty.disc_recall, empty.disc_accuracy), (0.0, 0.0, 0.0));
+    }
+
+    #[test]
+    fn what_is_not_finite_is_seen() {
+        let histogram = vec![0; 2 * AUC_BINS];
+        let mut totals = Totals::default();
+        totals.add(&BatchTotals::default(), &step([f32::NAN; 8]), &histogram).unwrap();
+        assert!(totals.is_broken());
+        let mut words = step([0.0; 8]);
+        words[place::NOT_FINITE] = 1f32.to_bits();
+        let mut totals = Totals::default();
+        totals.add(&BatchTotals::default(), &words, &histogram).unwrap();
+        assert!(totals.is_broken());
+    }
+
+    #[test]
+    fn resuming_drops_later_and_broken_lines() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("metrics.jsonl");
+        fs::write(&path, "{\"step\":10}\n{\"step\":20}\n{\"step\":30}\n{\"st").unwrap();
+        JsonLines::open(&path, 20).unwrap().append(&serde_json::json!({"step": 25})).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{\"step\":10}\n{\"step\":20}\n{\"step\":25}\n");
+    }
+}

@@ -1,0 +1,145 @@
+//! Results of steps as they arrive, late and in order: intervals, rates, the time left.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+
+use crate::model::ModelConfig;
+
+use super::config::TrainConfig;
+use super::examples::StepBatch;
+use super::metrics::{BatchTotals, LossWeights, MetricsRecord, Totals};
+
+/// A step that the device works on.
+struct Pending {
+    step: u64,
+    totals: BatchTotals,
+    learning_rate: f32,
+}
+
+pub struct Progress {
+    model: ModelConfig,
+    weights: LossWeights,
+    steps: u64,
+    log_every: u64,
+    /// Every step has as many: sequences × max length.
+    positions_per_step: f64,
+    pending: VecDeque<Pending>,
+    interval: Totals,
+    /// Real tokens of all steps that have arrived.
+    tokens: u64,
+    /// When the device began with what is in the interval now.
+    since: Instant,
+    last: Option<MetricsRecord>,
+}
+
+impl Progress {
+    /// Of a run that has made `step` updates with `tokens` tokens.
+    pub fn new(config: &TrainConfig, step: u64, tokens: u64) -> Self {
+        debug_assert!(step <= config.steps);
+        Progress {
+            model: config.model.clone(),
+            weights: config.loss_weights(),
+            steps: config.steps,
+            log_every: config.log_every,
+            positions_per_step: (config.batch_size * config.max_length) as f64,
+            pending: VecDeque::new(),
+            interval: Totals::default(),
+            tokens,
+            since: Instant::now(),
+            last: None,
+        }
+    }
+
+    pub fn submitted(&mut self, batch: &StepBatch, learning_rate: f32) {
+        self.pending.push_back(Pending { step: batch.step, totals: batch.totals, learning_rate });
+    }
+
+    pub fn in_flight(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// The record written last.
+    pub fn last(&self) -> Option<MetricsRecord> {
+        self.last
+    }
+
+    /// Time that went into a checkpoint or an evaluation is not training's, where an interval starts after it.
+    pub fn pause(&mut self) {
+        if self.interval.steps == 0 {
+            self.since = Instant::now();
+        }
+    }
+
+    /// Takes the results of the oldest step; a record where its interval is complete.
+    ///
+    /// Errors: a loss or gradient that is not finite.
+    pub fn arrived(&mut self, step: u64, words: &[Vec<u32>]) -> Result<Option<MetricsRecord>> {
+        let pending = self.pending.pop_front();
+        let Some(pending) = pending.filter(|pending| pending.step == step && words.len() == 2) else {
+            bail!("results of step {step} arrived out of order; please report this")
+        };
+        self.interval.add(&pending.totals, &words[0], &words[1])?;
+        let done = step + 1;
+        ensure!(!self.interval.is_broken(), "step {done}: a loss or gradient is infinite or not a number");
+        self.tokens += pending.totals.tokens;
+        if done % self.log_every != 0 && done != self.steps {
+            return Ok(None);
+        }
+        let now = Instant::now();
+        let seconds = (now - self.since).as_secs_f64().max(1e-9);
+        let batch = self.interval.batch;
+        let flops = self.model.training_flops(
+            batch.tokens as f64,
+            batch.masked as f64,
+            batch.squared_lengths as f64,
+        );
+        let record = MetricsRecord {
+            step: done,
+            tokens: self.tokens,
+            quality: self.interval.quality(self.weights),
+            lr: pending.learning_rate,
+            grad_norm: self.interval.gradient_norm(),
+            tokens_per_second: batch.tokens as f64 / seconds,
+            positions_per_second: batch.positions as f64 / seconds,
+            mfu: None,
+            model_flops_per_second: flops / seconds,
+        };
+        self.last = Some(record);
+        self.interval = Totals::default();
+        self.since = now;
+        Ok(Some(record))
+    }
+
+    /// A record as one line for people.
+    pub fn line(&self, record: &MetricsRecord) -> String {
+        let quality = &record.quality;
+        let left = (self.steps - record.step) as f64 * self.positions_per_step / record.positions_per_second;
+        format!(
+            "step {}/{}  loss {:.4}  mlm {:.4}  disc {:.4}  auc {:.3}  lr {:.2e}  {:.0} tokens/s  {:.1} GFLOP/s  {} left",
+            record.step,
+            self.steps,
+            quality.loss,
+            quality.mlm_loss,
+            quality.disc_loss,
+            quality.disc_auc,
+            record.lr,
+            record.tokens_per_second,
+            record.model_flops_per_second / 1e9,
+            duration(left)
+        )
+    }
+}
+
+/// Seconds in the two largest units that say enough.
+fn duration(seconds: f64) -> String {
+    let seconds = Duration::try_from_secs_f64(seconds.max(0.0)).map_or(0, |left| left.as_secs());
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, _, _) => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    }
+}

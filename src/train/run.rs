@@ -1,0 +1,402 @@
+//! A training run from its first step or its last checkpoint to its end.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Serialize;
+
+use crate::cpu::CpuExecutor;
+use crate::device::{self, DeviceChoice};
+use crate::gpu::{self, Gpu, GpuExecutor};
+use crate::model::electra::StepTensors;
+use crate::model::{PretrainPlan, parameters};
+use crate::plan::{Executor, Phase, explain};
+use crate::store::Store;
+use crate::tensor::TensorId;
+
+use super::checkpoint::{self, State, StoreIdentity};
+use super::config::{Sources, Surroundings, TrainConfig};
+use super::evaluate::{Evaluation, Evaluator};
+use super::examples::{Batcher, Feeder, StepBatch, capacity, full_extents};
+use super::metrics::{JsonLines, MetricsRecord};
+use super::progress::Progress;
+use super::schedule;
+
+/// What `pretrain` is asked to do.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    pub store: PathBuf,
+    pub out: PathBuf,
+    pub sources: Sources,
+    pub device: DeviceChoice,
+    /// Threads of the CPU executor; 0 means one for each core.
+    pub threads: usize,
+    pub resume: bool,
+    /// Held-out text to evaluate on.
+    pub eval_store: Option<PathBuf>,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    pub step: u64,
+    pub tokens: u64,
+    /// The last line of `metrics.jsonl` that this run wrote.
+    pub metrics: Option<MetricsRecord>,
+    pub evaluation: Option<Evaluation>,
+    /// Stopped by the user before the last step, and saved.
+    pub interrupted: bool,
+}
+
+/// Where plans run.
+pub struct Device {
+    gpu: Option<Arc<Gpu>>,
+    threads: usize,
+}
+
+impl Device {
+    pub fn new(choice: &DeviceChoice, threads: usize) -> Result<Self> {
+        Ok(Device { gpu: device::open_gpu(choice)?, threads })
+    }
+
+    pub fn is_gpu(&self) -> bool {
+        self.gpu.is_some()
+    }
+
+    /// An executor for the plan, and what feeds it.
+    pub fn open(&self, plan: PretrainPlan) -> Result<(Box<dyn Executor>, Feeding)> {
+        let PretrainPlan { plan, tensors, .. } = plan;
+        let executor: Box<dyn Executor> = match &self.gpu {
+            Some(gpu) => Box::new(GpuExecutor::new(gpu.clone(), plan, gpu::Options::default())?),
+            None => Box::new(CpuExecutor::<f32>::new(plan, self.threads)?),
+        };
+        Ok((executor, Feeding { tensors }))
+    }
+}
+
+/// Runs the phases of a step of a pre-training plan.
+pub struct Feeding {
+    tensors: StepTensors,
+}
+
+impl Feeding {
+    /// Runs a phase: `Micro` once for each micro-batch, the others once.
+    pub fn run(
+        &self,
+        executor: &mut dyn Executor,
+        phase: Phase,
+        batch: &StepBatch,
+        learning_rate: f32,
+    ) -> Result<()> {
+        let ops = executor.plan().phase(phase);
+        if phase != Phase::Micro {
+            return executor.run(ops, &batch.values(None, learning_rate), &[]);
+        }
+        for micro in &batch.micro {
+            let values = batch.values(Some(micro), learning_rate);
+            executor.run(ops.clone(), &values, &self.tensors.uploads(micro))?;
+        }
+        Ok(())
+    }
+
+    /// The tensors that `Totals::add` wants.
+    pub fn reported(&self) -> [TensorId; 2] {
+        [self.tensors.metrics, self.tensors.histogram]
+    }
+}
+
+/// Pieces of a model that is explained without a store.
+const EXPLAINED_VOCABULARY: u64 = 32_000;
+
+/// The plan of a step as text and as numbers; needs no store.
+pub fn explain(options: &Options) -> Result<(String, explain::Summary)> {
+    let (settings, _) = options.sources.settings()?;
+    let vocab_size = if options.store.as_os_str().is_empty() {
+        settings.whole("model.vocab_size").unwrap_or(EXPLAINED_VOCABULARY) as usize
+    } else {
+        Store::open(&options.store)?.vocab_size()
+    };
+    let device = Device::new(&options.device, options.threads)?;
+    let config = TrainConfig::resolve(settings, Surroundings { vocab_size, gpu: device.is_gpu() })?;
+    let plan = PretrainPlan::new(&config.model, capacity(&config), &config.options)?.plan;
+    let extents = full_extents(&config);
+    let parts = plan.parameters.iter().flat_map(|parameter| &parameter.parts);
+    let parameters: usize = parts.map(|part| part.elements()).sum();
+    let text = format!(
+        "{}parameters: {:.2} million; a step is {} micro-batches of {} sequences; {:.1} MFLOP a token at length {}\n",
+        plan.explain(&extents),
+        parameters as f64 / 1e6,
+        config.batch_size.div_ceil(config.micro_batch),
+        config.micro_batch,
+        config.model.training_flops_per_token(config.max_length, config.slots()) / 1e6,
+        config.max_length
+    );
+    Ok((text, plan.summary(&extents)))
+}
+
+/// Trains until the last step, or until `stop` is set: then the step is finished and saved.
+pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
+    let store = Arc::new(Store::open(&options.store)?);
+    if !options.resume {
+        ensure_empty(&options.out)?;
+    }
+    let device = Device::new(&options.device, options.threads)?;
+    let surroundings = Surroundings { vocab_size: store.vocab_size(), gpu: device.is_gpu() };
+    let config = if options.resume {
+        resumed_config(options, surroundings)?
+    } else {
+        let (settings, notes) = options.sources.settings()?;
+        notes.iter().for_each(|note| eprintln!("{note}"));
+        TrainConfig::resolve(settings, surroundings)?
+    };
+    let batcher = Batcher::new(store.clone(), &config)?;
+    let plan = PretrainPlan::new(&config.model, capacity(&config), &config.options)?;
+    let (mut executor, feeding) = device.open(plan)?;
+    let evaluator = match &options.eval_store {
+        Some(path) => Some(Evaluator::new(path, &store, &config, &device)?),
+        None => None,
+    };
+    let state = start(options, &config, &store, executor.as_mut())?;
+    let out = &options.out;
+    eprintln!("{}: step {} of {} on {}", out.display(), state.step, config.steps, executor.describe());
+    let run = Run {
+        metrics: JsonLines::open(&out.join("metrics.jsonl"), state.step)?,
+        evaluations: JsonLines::open(&out.join("eval.jsonl"), state.step)?,
+        progress: Progress::new(&config, state.step, state.tokens),
+        saved: None,
+        out,
+        config: &config,
+        feeding,
+        executor,
+        evaluator,
+        evaluation: None,
+        state,
+    };
+    run.train(batcher, stop)
+}
+
+fn ensure_empty(out: &Path) -> Result<()> {
+    let shown = out.display();
+    match fs::read_dir(out) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("cannot use {shown} as the run's directory")),
+        Ok(mut entries) => {
+            ensure!(
+                entries.next().is_none(),
+                "{shown} is not empty; continue the run in it with --resume, or name another directory"
+            );
+            Ok(())
+        }
+    }
+}
+
+/// Keys that change nothing of what is computed, so that a resumed run may have others.
+const FREE: &[&str] = &["log_every", "checkpoint_every", "keep", "eval_every", "eval_sequences"];
+
+/// The run's own configuration; flags that contradict it are refused by name.
+fn resumed_config(options: &Options, surroundings: Surroundings) -> Result<TrainConfig> {
+    let path = options.out.join("config.toml");
+    let saved = TrainConfig::load(&path).context("--resume")?;
+    let sources = &options.sources;
+    let mut settings = saved.clone();
+    if sources.preset.is_some() || sources.file.is_some() || sources.hparams.is_some() {
+        settings = sources.settings()?.0;
+        if let (None, Some(value)) = (settings.get("micro_batch"), saved.get("micro_batch")) {
+            settings.set_value("micro_batch", value.clone())?;
+        }
+    } else {
+        sources.assign(&mut settings)?;
+    }
+    let config = TrainConfig::resolve(settings, surroundings)?;
+    let mut differences = config.settings().differences(&saved);
+    differences.retain(|name| !FREE.contains(name));
+    if !differences.is_empty() {
+        let shown = |value: Option<&super::settings::Value>| value.map_or("absent".into(), |v| v.to_string());
+        let list: Vec<String> = differences
+            .iter()
+            .map(|name| {
+                let (asked, saved) = (shown(config.settings().get(name)), shown(saved.get(name)));
+                format!("{name} is {asked}, in the run {saved}")
+            })
+            .collect();
+        bail!("--resume continues {} as it began: {}", path.display(), list.join("; "))
+    }
+    Ok(config)
+}
+
+/// Draws the parameters, or loads the last checkpoint; the directory then holds what describes the run.
+fn start(options: &Options, config: &TrainConfig, store: &Store, executor: &mut dyn Executor) -> Result<State> {
+    let out = &options.out;
+    let fresh = State {
+        step: 0,
+        tokens: 0,
+        seed: config.seed,
+        tokenizer: store.tokenizer_hash().to_owned(),
+        store: StoreIdentity::of(store),
+        device: device_name(executor),
+    };
+    let has_checkpoint = options.resume && out.join("latest").exists();
+    let state = if has_checkpoint {
+        let path = checkpoint::latest(out)?;
+        let state = checkpoint::state(&path)?;
+        let (shown, text) = (path.display(), store.path().display());
+        ensure!(
+            state.tokenizer == fresh.tokenizer,
+            "{text}: made with another tokenizer than the run {shown} ({:.12}…, not {:.12}…)",
+            fresh.tokenizer,
+            state.tokenizer
+        );
+        ensure!(
+            state.store == fresh.store,
+            "{text}: not the store of the run {shown} ({} documents, {} tokens, checksum {}; the run's had {}, {}, {})",
+            fresh.store.documents,
+            fresh.store.tokens,
+            fresh.store.crc,
+            state.store.documents,
+            state.store.tokens,
+            state.store.crc
+        );
+        if state.device != fresh.device {
+            eprintln!("note: the run was on {}; another device rounds otherwise", state.device);
+        }
+        checkpoint::load(&path, executor)?;
+        State { device: fresh.device, ..state }
+    } else {
+        parameters::initialise(executor, config.seed)?;
+        fresh
+    };
+    fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
+    checkpoint::write_atomically(&out.join("config.toml"), config.settings().to_toml().as_bytes())?;
+    checkpoint::write_atomically(&out.join("tokenizer.model"), store.tokenizer_model())?;
+    Ok(state)
+}
+
+/// The executor's name without what leaves results as they are: the number of threads.
+fn device_name(executor: &dyn Executor) -> String {
+    let name = executor.describe();
+    let parts: Vec<&str> = name.split(", ").filter(|part| !part.ends_with(" threads")).collect();
+    parts.join(", ")
+}
+
+/// Steps whose results are waited for at most: enough that the device is never idle.
+const IN_FLIGHT: usize = 2;
+
+struct Run<'a> {
+    out: &'a Path,
+    config: &'a TrainConfig,
+    feeding: Feeding,
+    executor: Box<dyn Executor>,
+    evaluator: Option<Evaluator>,
+    evaluation: Option<Evaluation>,
+    metrics: JsonLines,
+    evaluations: JsonLines,
+    progress: Progress,
+    /// As the run stands; `step` counts the steps submitted.
+    state: State,
+    /// Step of the checkpoint written last by this run.
+    saved: Option<u64>,
+}
+
+impl Run<'_> {
+    fn train(mut self, batcher: Batcher, stop: &AtomicBool) -> Result<Report> {
+        let config = self.config;
+        let mut feeder = Feeder::start(batcher, self.state.step..config.steps)?;
+        let mut interrupted = false;
+        while self.state.step < config.steps && !interrupted {
+            let batch = feeder.next()?;
+            self.step(&batch)?;
+            let step = self.state.step;
+            interrupted = stop.load(Ordering::Relaxed) && step < config.steps;
+            if step % config.checkpoint_every == 0 || step == config.steps || interrupted {
+                self.save()?;
+            }
+            if config.eval_every > 0 && step % config.eval_every == 0 && step < config.steps && !interrupted {
+                self.evaluate()?;
+            }
+        }
+        if !interrupted {
+            self.evaluate()?;
+        }
+        Ok(Report {
+            step: self.state.step,
+            tokens: self.state.tokens,
+            metrics: self.progress.last(),
+            evaluation: self.evaluation,
+            interrupted,
+        })
+    }
+
+    /// Submits one update and takes what results of earlier ones have arrived.
+    fn step(&mut self, batch: &StepBatch) -> Result<()> {
+        let config = self.config;
+        let rate = schedule::learning_rate(
+            batch.step,
+            config.learning_rate,
+            config.steps,
+            config.warmup_steps,
+            config.lr_decay_power,
+        );
+        let executor = self.executor.as_mut();
+        for phase in [Phase::Clear, Phase::Micro, Phase::Update] {
+            self.feeding.run(executor, phase, batch, rate)?;
+        }
+        executor.request(batch.step, &self.feeding.reported())?;
+        self.progress.submitted(batch, rate);
+        self.state.step = batch.step + 1;
+        self.state.tokens += batch.totals.tokens;
+        self.collect(IN_FLIGHT)
+    }
+
+    /// Takes results until at most `waiting` steps are in flight, and all that have arrived.
+    fn collect(&mut self, waiting: usize) -> Result<()> {
+        while self.progress.in_flight() > 0 {
+            let wait = self.progress.in_flight() > waiting;
+            let Some((step, words)) = self.executor.poll(wait)? else {
+                ensure!(!wait, "the device gave no results of a step; please report this");
+                return Ok(());
+            };
+            let Some(record) = self.progress.arrived(step, &words).map_err(|error| self.advise(error))? else {
+                continue;
+            };
+            eprintln!("{}", self.progress.line(&record));
+            self.metrics.append(&record)?;
+        }
+        Ok(())
+    }
+
+    /// What to do about a loss that is not a number.
+    fn advise(&self, error: anyhow::Error) -> anyhow::Error {
+        let kept = match checkpoint::latest(self.out) {
+            Ok(path) => format!("the last checkpoint stays: {}", path.display()),
+            Err(_) => "there is no checkpoint yet".to_owned(),
+        };
+        anyhow::anyhow!("{error:#}; {kept}; start again with a lower learning_rate or more warmup_steps")
+    }
+
+    fn save(&mut self) -> Result<()> {
+        self.collect(0)?;
+        if self.saved != Some(self.state.step) {
+            checkpoint::save(self.out, self.executor.as_mut(), &self.state, self.config.keep)?;
+            self.saved = Some(self.state.step);
+        }
+        self.progress.pause();
+        Ok(())
+    }
+
+    fn evaluate(&mut self) -> Result<()> {
+        let Some(evaluator) = &mut self.evaluator else { return Ok(()) };
+        let evaluation = evaluator.evaluate(self.state.step, self.executor.as_mut())?;
+        eprintln!("{evaluation}");
+        // A finished run that is resumed has nothing to add.
+        self.evaluations.append(&evaluation)?;
+        self.evaluation = Some(evaluation);
+        self.progress.pause();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
