@@ -1,6 +1,17 @@
 //! Kernel tests against the CPU reference, and whole-step tests. How to write one: see `harness`.
 
+mod attention;
+mod command_line;
+mod embedding;
+mod executor;
+mod gather;
+mod gelu;
+mod gradients;
 mod harness;
+mod losses;
 mod matmul;
+mod norm;
+mod optimizer;
 mod shaders;
+mod steps;
 mod tolerances;

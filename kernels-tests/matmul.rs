@@ -1,10 +1,13 @@
 //! Matrix products: forms, epilogues, awkward shapes, offsets, splits, no rows at all.
 
 use inazuma::ops::matmul::{Epilogue, Form, MatMul, Operand};
-use inazuma::plan::Initial;
+use std::time::Instant;
+
+use inazuma::gpu::{GpuExecutor, Options, Selection};
+use inazuma::plan::{Executor, Initial, Phase, PlanBuilder};
 use inazuma::tensor::{Element, Extent, Role, Rows};
 
-use crate::harness::{Case, Fill, GradientCase, compare, gradient_check, product, step};
+use crate::harness::{Case, Fill, GradientCase, compare, gpu, gradient_check, product, step};
 use crate::tolerances::MATMUL;
 
 /// A product of C[rows, n], the varying dimension in use up to `used`, with rows of every operand skipped.
@@ -194,4 +197,79 @@ fn gradients() {
             fills: [x, w1.value, b1.value, w2.value].map(|id| (id, Fill::Normal(0.7))).to_vec(),
         }
     });
+}
+
+/// GFLOP/s of every strategy at 256×256×256, for what it is worth: `cargo test --release -- --ignored speed`.
+#[test]
+#[ignore = "measures, checks nothing"]
+fn speed() {
+    for form in [Form::Nt, Form::Nn, Form::Tn] {
+        for nth in 0..2 {
+            let mut builder = PlanBuilder::new();
+            let rows = Rows::of(Extent::Tokens, 256);
+            let [a, b, c] = ["a", "b", "c"].map(|name| builder.activation(name, rows, 256));
+            builder.push("product", product(form, a, b, c, rows, 256, 256));
+            let plan = builder.build(&[a, b, c]).unwrap();
+            let flops = plan.flops(Phase::Micro, &step(256, 1, 0).extents());
+            let options = Options { selection: Selection::Nth(nth), checked: false };
+            let mut executor = GpuExecutor::new(gpu(), plan, options).unwrap();
+            let mut best = f64::MAX;
+            for _ in 0..8 {
+                let start = Instant::now();
+                executor.run(0..1, &step(256, 1, 0), &[]).unwrap();
+                executor.read(c).unwrap();
+                best = best.min(start.elapsed().as_secs_f64());
+            }
+            println!("{form:?} {}: {:.2} GFLOP/s", executor.strategies()[0], flops / best / 1e9);
+        }
+    }
+}
+
+#[test]
+fn operands_from_a_row_on() {
+    for form in [Form::Nt, Form::Nn] {
+        let shape = Shape { used: 35, n: 9, inner: 18, skip: 5 };
+        rows_product(form, After::BiasGelu, shape);
+        rows_product(form, After::None, shape);
+    }
+    gradient_product(Shape { used: 35, n: 9, inner: 18, skip: 5 }, true, None);
+    gradient_product(Shape { used: 35, n: 9, inner: 18, skip: 5 }, true, Some(3));
+}
+
+/// More splits than steps of k leave some of them empty.
+#[test]
+fn splits() {
+    for (used, n, inner, splits) in [(100, 67, 35, 3), (33, 5, 70, 7), (1, 3, 2, 4)] {
+        gradient_product(shape(used, n, inner), true, Some(splits));
+        gradient_product(shape(used, n, inner), false, Some(splits));
+    }
+}
+
+/// No rows in use: nothing is written, and gradients stay as they are.
+#[test]
+fn no_rows() {
+    rows_product_of_nothing(Form::Nt);
+    rows_product_of_nothing(Form::Nn);
+    gradient_product(shape(0, 7, 5), true, None);
+    gradient_product(shape(0, 7, 5), true, Some(3));
+}
+
+fn rows_product_of_nothing(form: Form) {
+    rows_product(form, After::None, shape(0, 7, 5));
+    rows_product(form, After::BiasGelu, shape(0, 7, 5));
+}
+
+/// Rounding at k = 1000 stays within the tolerance, in one sum and in splits.
+#[test]
+fn long_sums() {
+    rows_product(Form::Nt, After::None, shape(9, 8, 1000));
+    rows_product(Form::Nn, After::None, shape(9, 8, 1000));
+    gradient_product(shape(1000, 8, 9), true, None);
+    gradient_product(shape(1000, 8, 9), true, Some(4));
+}
+
+/// More workgroups than one dimension of a grid holds: as many splits, nearly all of them empty.
+#[test]
+fn grids_beyond_one_dimension() {
+    gradient_product(shape(100, 1, 1), true, Some(65_536 + 1));
 }

@@ -25,6 +25,26 @@ pub const ELEMENTWISE: Tolerance = relative(1e-6);
 /// a lost term (1/k of the sum).
 pub const MATMUL: Tolerance = relative(1e-5);
 
+/// Norms: a sum over the columns (in a tree or 16 lanes: a few units), a root, and about six more operations.
+/// Statistics count the same, mean and 1/σ against the larger of the two.
+pub const NORM: Tolerance = relative(3e-6);
+
+/// The way back through norms, and sums over rows (parameter and table gradients): blocks of at most a few
+/// hundred f32 terms of random sign, about 6e-8·√n of their size.
+pub const NORM_GRADIENT: Tolerance = relative(5e-6);
+
 /// Central differences in f64 with a five-point stencil err by less than 1e-9; what is left is the backward
 /// pass in f64. The polynomials of the f32 path are not used there.
 pub const GRADIENT_CHECK: f64 = 1e-6;
+
+/// Attention: scores of some units err by 1e-7 of their size, exp passes that on to the probabilities, and up
+/// to five products of at most some hundred terms follow each other; scores of hundreds (the largest tested) err
+/// by 3e-5 before exp, so this stands at the rounding of those.
+pub const ATTENTION: Tolerance = relative(2e-5);
+
+/// Losses, their gradients and sums of some hundred of them: exp and ln err by 2e-7 of their result each, and
+/// an argument of ±10 brings 10 · 6e-8 more.
+pub const LOSS: Tolerance = relative(3e-6);
+
+/// Whole-step gradients under another grouping of the same sums (DESIGN.md's bound for micro-batches).
+pub const REGROUPED: f64 = 1e-5;

@@ -12,7 +12,8 @@
 //
 // Bindings: 1 A, 2 B, 3 C or the partial sums, 4 bias, before, residual or bias_gradient, 5 before (EPILOGUE 2).
 // Dispatch: one workgroup of (BM/TM)·(BN/TN) threads for each tile of C and each split.
-// Tiles: C in BM × BN (32 × 32: 64 threads of TM × TN = 4 × 4). Rows and columns outside C are those at its edge,
+// Tiles: C in BM × BN (32 × 32: 16 threads of TM × TN = 8 × 8, because on lavapipe every load of memory costs much
+//   more than the arithmetic; 4 × 4 runs at half the rate). Rows and columns outside C are those at its edge,
 //   computed again and not written, so that the loop has no conditions.
 // Numerics: f32, one running sum over the k of a split, in order.
 

@@ -27,9 +27,10 @@ fn main(
     return;
   }
   let slot = slots[row];
-  if slot == 0xffffffffu {
+  if slot >= 0xfffffffeu {
+    // No slot, or padding, whose label 2 means that it does not count.
     ids[row] = input_ids[row];
-    labels[row] = 0u;
+    labels[row] = select(2u, 0u, slot == 0xffffffffu);
   } else {
     ids[row] = sampled[slot];
     labels[row] = select(0u, 1u, sampled[slot] != masked_ids[slot]);

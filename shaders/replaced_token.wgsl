@@ -52,8 +52,12 @@ fn main(
     let log_part = select(ln_positive(1.0 + small), small * (1.0 - 0.5 * small), small < 1e-4);
     let sigmoid = select(small, 1.0, x > 0.0) / (1.0 + small);
     logits[row] = x;
-    results[row * 2u] = max(x, 0.0) - x * label + log_part;
-    results[row * 2u + 1u] =
+    let loss = max(x, 0.0) - x * label + log_part;
+    let gradient =
       (sigmoid - label) * immediates.discriminator_weight * step.loss_scale / (step.tokens_total + 1e-6);
+    // Label 2 is padding.
+    let counts = labels[row] != 2u;
+    results[row * 2u] = select(0.0, loss, counts);
+    results[row * 2u + 1u] = select(0.0, gradient, counts);
   }
 }

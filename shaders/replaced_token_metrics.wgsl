@@ -36,6 +36,10 @@ fn main(@builtin(local_invocation_index) thread: u32) {
     sum += results[row * 2u];
     let logit = logits[row];
     let replaced = labels[row];
+    if replaced == 2u {
+      // Padding does not count.
+      continue;
+    }
     // TP 0, FP 1, TN 2, FN 3.
     let index = select(select(2u, 3u, replaced == 1u), select(1u, 0u, replaced == 1u), logit > 0.0);
     atomicAdd(&counts[index], 1u);

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod devices;
 mod extract;
 mod parity;
 mod prepare;
@@ -23,6 +24,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Devices(devices::Args),
     Extract(extract::Args),
     Tokenizer(tokenizer::Args),
     Parity(parity::Args),
@@ -45,7 +47,12 @@ impl std::error::Error for Interrupted {}
 
 /// Parses the arguments, runs the command, and turns its result into the exit status.
 pub fn main() -> ExitCode {
+    // Mesa's layer that sorts Vulkan devices asks the desktop first, and complains on stderr where there is
+    // none (servers, containers). We choose by type and name ourselves.
+    // SAFETY: no other thread runs yet.
+    unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
     let result = match Cli::parse().command {
+        Command::Devices(args) => devices::run(args),
         Command::Extract(args) => extract::run(args),
         Command::Tokenizer(args) => tokenizer::run(args),
         Command::Parity(args) => parity::run(args),

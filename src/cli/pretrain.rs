@@ -93,8 +93,7 @@ pub fn run(args: Args) -> Result<()> {
         println!("{}", serde_json::to_string_pretty(&report)?);
     }
     if report.interrupted {
-        let message =
-            format!("interrupted after step {}, saved in {}", report.step, options.out.display());
+        let message = format!("interrupted after step {}, saved in {}", report.step, options.out.display());
         return Err(Interrupted(message).into());
     }
     if let Some(metrics) = report.metrics {

@@ -1,7 +1,9 @@
 //! Adapters: finding them, what each can do, and opening one.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use wgpu::{Backends, DeviceType, Features};
@@ -226,12 +228,48 @@ impl Gpu {
         }
     }
 
-    /// Waits until everything up to `submission` is done.
-    pub(super) fn wait(&self, submission: wgpu::SubmissionIndex) -> Result<()> {
+    /// Waits until everything up to `submission` is done, and so is the mapping asked for after it.
+    pub(super) fn wait(&self, submission: wgpu::SubmissionIndex, mapping: &Mapping) -> Result<()> {
         let waiting = wgpu::PollType::Wait { submission_index: Some(submission), timeout: None };
         let polled = self.device.poll(waiting);
         self.check()?;
-        polled.map(drop).context("waiting for the device")
+        polled.context("waiting for the device")?;
+        // The callback of the mapping may be in the hands of another thread that polled at the same time.
+        let since = Instant::now();
+        while mapping.pending() && since.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        if !mapping.ready() {
+            bail!("{}: a buffer could not be mapped", self.capabilities.name);
+        }
+        Ok(())
+    }
+}
+
+/// How far the mapping of a buffer is.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Mapping(Arc<AtomicU8>);
+
+impl Mapping {
+    const READY: u8 = 1;
+    const FAILED: u8 = 2;
+
+    /// Asks for the whole buffer; the mapping follows the submissions before it.
+    pub fn start(buffer: &wgpu::Buffer, mode: wgpu::MapMode) -> Self {
+        let mapping = Mapping::default();
+        let state = mapping.0.clone();
+        buffer.map_async(mode, .., move |result| {
+            state.store(if result.is_ok() { Self::READY } else { Self::FAILED }, Ordering::Release);
+        });
+        mapping
+    }
+
+    pub fn pending(&self) -> bool {
+        self.0.load(Ordering::Acquire) == 0
+    }
+
+    pub fn ready(&self) -> bool {
+        self.0.load(Ordering::Acquire) == Self::READY
     }
 }
 

@@ -59,19 +59,21 @@ impl GpuExecutor {
         let batch: usize =
             plan.tensors.iter().filter(|t| t.role == Role::Batch).map(|t| t.elements() + 1).sum();
         let uploads = Uploads::new(&gpu, 4 * batch as u64)?;
-        let mut executor = GpuExecutor {
-            gpu,
-            plan,
-            buffers,
-            uniform,
-            kernels: vec![],
-            uploads,
-            readback: Readback::default(),
-        };
-        for index in 0..executor.plan.ops.len() {
-            let op = &executor.plan.ops[index];
-            let kernels = executor.prepare(index, options).with_context(|| op.label.clone())?;
-            executor.kernels.push(kernels);
+        let mut candidates = Vec::with_capacity(plan.ops.len());
+        for op in &plan.ops {
+            let chosen = selector::select(op.op.candidates(), &gpu.capabilities, options.selection);
+            candidates.push(chosen.with_context(|| op.label.clone())?);
+        }
+        gpu.compile_all(candidates.iter().flat_map(|c| &c.dispatches), options.checked)?;
+        let (kernels, readback) = (Vec::with_capacity(candidates.len()), Readback::default());
+        let mut executor = GpuExecutor { gpu, plan, buffers, uniform, kernels, uploads, readback };
+        for (index, candidate) in candidates.iter().enumerate() {
+            let kernels = candidate.dispatches.iter().map(|dispatch| {
+                let place = || format!("{}: kernel {}", executor.plan.ops[index].label, dispatch.shader);
+                executor.kernel(dispatch, options.checked).with_context(place)
+            });
+            let kernels = kernels.collect::<Result<_>>()?;
+            executor.kernels.push((candidate.strategy, kernels));
         }
         Ok(executor)
     }
@@ -81,22 +83,12 @@ impl GpuExecutor {
         self.kernels.iter().map(|(strategy, _)| *strategy).collect()
     }
 
-    fn prepare(&self, index: usize, options: Options) -> Result<(&'static str, Vec<Kernel>)> {
-        let candidates = self.plan.ops[index].op.candidates();
-        let candidate = selector::select(candidates, &self.gpu.capabilities, options.selection)?;
-        let kernels = candidate.dispatches.into_iter().map(|dispatch| {
-            let name = dispatch.shader;
-            self.kernel(dispatch, options.checked).with_context(|| format!("kernel {name}"))
-        });
-        Ok((candidate.strategy, kernels.collect::<Result<_>>()?))
-    }
-
-    fn kernel(&self, dispatch: Dispatch, checked: bool) -> Result<Kernel> {
+    fn kernel(&self, dispatch: &Dispatch, checked: bool) -> Result<Kernel> {
         if 4 * dispatch.immediates.len() > IMMEDIATE_BYTES as usize {
             bail!("{} words of immediates, 32 at most", dispatch.immediates.len());
         }
-        self.check_bindings(&dispatch)?;
-        let pipeline = self.gpu.pipeline(&dispatch, checked)?;
+        self.check_bindings(dispatch)?;
+        let pipeline = self.gpu.pipeline(dispatch, checked)?;
         let mut entries =
             vec![wgpu::BindGroupEntry { binding: 0, resource: self.uniform.as_entire_binding() }];
         for (index, binding) in dispatch.bindings.iter().enumerate() {
@@ -115,7 +107,8 @@ impl GpuExecutor {
                 entries: &entries,
             })
         })?;
-        Ok(Kernel { pipeline, bind_group, immediates: dispatch.immediates, grid: dispatch.grid })
+        let (immediates, grid) = (dispatch.immediates.clone(), dispatch.grid.clone());
+        Ok(Kernel { pipeline, bind_group, immediates, grid })
     }
 
     /// wgpu would find these mistakes only at the first submission, and would name no tensor.

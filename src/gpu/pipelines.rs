@@ -1,8 +1,10 @@
 //! Compiled kernels, shared by all executors of a device: one pipeline for each shader with its constants.
 
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, MutexGuard};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use rayon::prelude::*;
 
 use crate::ops::{Access, Dispatch};
 
@@ -25,24 +27,44 @@ pub(super) struct Pipeline {
     pub layout: wgpu::BindGroupLayout,
 }
 
-impl Gpu {
-    /// The pipeline of a dispatch, compiled on its first use. `checked` modules test every index and zero
-    /// workgroup memory: slower, for tests.
-    pub(super) fn pipeline(&self, dispatch: &Dispatch, checked: bool) -> Result<Arc<Pipeline>> {
-        let key = PipelineKey {
+impl PipelineKey {
+    fn of(dispatch: &Dispatch, checked: bool) -> Self {
+        PipelineKey {
             shader: dispatch.shader,
             constants: dispatch.constants.clone(),
             written: dispatch.bindings.iter().map(|binding| binding.access == Access::ReadWrite).collect(),
             immediate_words: dispatch.immediates.len(),
             checked,
-        };
-        let mut cache = self.pipelines.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if let Some(known) = cache.get(&key) {
-            return Ok(known.clone());
         }
-        let pipeline = Arc::new(self.compile(&key)?);
-        cache.insert(key, pipeline.clone());
-        Ok(pipeline)
+    }
+}
+
+impl Gpu {
+    fn cache(&self) -> MutexGuard<'_, HashMap<PipelineKey, Arc<Pipeline>>> {
+        self.pipelines.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Compiles what these dispatches need, each pipeline once, on all cores. `checked` modules test every
+    /// index and zero workgroup memory: slower, for tests.
+    pub(super) fn compile_all<'a>(
+        &self,
+        dispatches: impl Iterator<Item = &'a Dispatch>,
+        checked: bool,
+    ) -> Result<()> {
+        let mut keys: Vec<PipelineKey> = dispatches.map(|d| PipelineKey::of(d, checked)).collect();
+        let mut seen = HashSet::new();
+        keys.retain(|key| seen.insert(key.clone()) && !self.cache().contains_key(key));
+        keys.into_par_iter().try_for_each(|key| {
+            let pipeline = Arc::new(self.compile(&key)?);
+            self.cache().insert(key, pipeline);
+            Ok(())
+        })
+    }
+
+    /// The compiled pipeline of a dispatch.
+    pub(super) fn pipeline(&self, dispatch: &Dispatch, checked: bool) -> Result<Arc<Pipeline>> {
+        let found = self.cache().get(&PipelineKey::of(dispatch, checked)).cloned();
+        found.with_context(|| format!("{} was not compiled", dispatch.shader))
     }
 
     fn compile(&self, key: &PipelineKey) -> Result<Pipeline> {
@@ -64,7 +86,7 @@ impl Gpu {
             let location = info.messages.iter().find_map(|message| message.location);
             let line = location.map(|at| source.locate(at.line_number as usize));
             let place = line.unwrap_or_else(|| format!("shaders/{}.wgsl", key.shader));
-            anyhow::bail!("{place}: {}", one_line(&error.to_string()));
+            bail!("{place}: {}", one_line(&error.to_string()));
         }
         self.guarded(|| self.create(key, &module))
             .with_context(|| format!("shaders/{}.wgsl with {:?}", key.shader, key.constants))

@@ -1,12 +1,11 @@
 //! Copies of tensors on their way back to the host, without stalling the device.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 
 use anyhow::{Context, Result, bail};
 
 use super::Gpu;
+use super::adapter::Mapping;
 
 /// A part of a device buffer: buffer, byte offset, bytes.
 pub(super) type Part<'a> = (&'a wgpu::Buffer, u64, u64);
@@ -16,8 +15,7 @@ struct Request {
     buffer: wgpu::Buffer,
     /// Words of each tensor in the order asked for.
     words: Vec<usize>,
-    /// 0 under way, 1 mapped, 2 failed.
-    state: Arc<AtomicU8>,
+    mapping: Mapping,
     submission: wgpu::SubmissionIndex,
 }
 
@@ -51,13 +49,9 @@ impl Readback {
             offset += bytes;
         }
         let submission = gpu.queue.submit([encoder.finish()]);
-        let state = Arc::new(AtomicU8::new(0));
-        let shared = state.clone();
-        buffer.map_async(wgpu::MapMode::Read, .., move |result| {
-            shared.store(if result.is_ok() { 1 } else { 2 }, Ordering::Release);
-        });
+        let mapping = Mapping::start(&buffer, wgpu::MapMode::Read);
         let words = parts.iter().map(|part| part.2 as usize / 4).collect();
-        self.queue.push_back(Request { tag, buffer, words, state, submission });
+        self.queue.push_back(Request { tag, buffer, words, mapping, submission });
         gpu.check()
     }
 
@@ -65,16 +59,17 @@ impl Readback {
     pub fn poll(&mut self, gpu: &Gpu, wait: bool) -> Result<Option<(u64, Vec<Vec<u32>>)>> {
         let Some(oldest) = self.queue.front() else { return Ok(None) };
         if wait {
-            gpu.wait(oldest.submission.clone())?;
+            gpu.wait(oldest.submission.clone(), &oldest.mapping)?;
         } else {
             let polled = gpu.device.poll(wgpu::PollType::Poll);
             gpu.check()?;
             polled.context("asking the device for results")?;
-        }
-        match (oldest.state.load(Ordering::Acquire), wait) {
-            (0, false) => return Ok(None),
-            (1, _) => {}
-            _ => bail!("{}: results could not be read back", gpu.capabilities.name),
+            if oldest.mapping.pending() {
+                return Ok(None);
+            }
+            if !oldest.mapping.ready() {
+                bail!("{}: results could not be read back", gpu.capabilities.name);
+            }
         }
         let Some(request) = self.queue.pop_front() else { return Ok(None) };
         let view = request.buffer.get_mapped_range(..)?;

@@ -153,6 +153,18 @@ mod tests {
     }
 
     #[test]
+    fn lines_are_traced_to_their_files() {
+        let source = assemble("matmul_sum_splits", &[("BIAS_GRADIENT", 1)]).unwrap();
+        let line = |start: &str| 1 + source.text.lines().position(|l| l.starts_with(start)).unwrap();
+        assert_eq!(source.locate(1), "constants of shaders/matmul_sum_splits.wgsl");
+        assert!(source.locate(line("struct Step")).starts_with("shaders/prelude.wgsl:"));
+        let own = embedded("matmul_sum_splits").unwrap();
+        let expected = 1 + own.lines().position(|l| l.starts_with("fn main")).unwrap();
+        assert_eq!(source.locate(line("fn main")), format!("shaders/matmul_sum_splits.wgsl:{expected}"));
+        assert!(assemble("nothing", &[]).unwrap_err().to_string().contains("shaders/nothing.wgsl"));
+    }
+
+    #[test]
     fn errors_name_file_and_line() {
         let cases = [
             ("x\n#if Z\n#endif", "shaders/test.wgsl:2: #if: no constant Z (this dispatch has X)"),

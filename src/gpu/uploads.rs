@@ -3,24 +3,18 @@
 //! A run copies its data from a mapped buffer of its own, by commands recorded before its dispatches, so that
 //! no run in flight sees what was meant for the next. The number of these buffers bounds the runs in flight.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::Gpu;
+use super::adapter::Mapping;
 
 /// Runs that may be submitted and not yet done.
 const IN_FLIGHT: usize = 3;
 
-const PENDING: u8 = 0;
-const MAPPED: u8 = 1;
-const FAILED: u8 = 2;
-
 struct Slot {
     buffer: wgpu::Buffer,
-    state: Arc<AtomicU8>,
-    submission: Option<wgpu::SubmissionIndex>,
+    /// The last submission that used the buffer, and the mapping after it; none where it was made mapped.
+    in_flight: Option<(wgpu::SubmissionIndex, Mapping)>,
 }
 
 /// A ring of upload buffers.
@@ -69,12 +63,8 @@ impl Uploads {
     /// Maps the buffer again as soon as its submission is done.
     pub fn submitted(&mut self, submission: wgpu::SubmissionIndex) {
         let slot = &mut self.slots[self.next];
-        slot.state.store(PENDING, Ordering::Release);
-        let state = slot.state.clone();
-        slot.buffer.map_async(wgpu::MapMode::Write, .., move |result| {
-            state.store(if result.is_ok() { MAPPED } else { FAILED }, Ordering::Release);
-        });
-        slot.submission = Some(submission);
+        let mapping = Mapping::start(&slot.buffer, wgpu::MapMode::Write);
+        slot.in_flight = Some((submission, mapping));
         self.next = (self.next + 1) % IN_FLIGHT;
     }
 }
@@ -91,16 +81,13 @@ impl Slot {
                 })
             })
             .context("making an upload buffer")?;
-        Ok(Slot { buffer, state: Arc::new(AtomicU8::new(MAPPED)), submission: None })
+        Ok(Slot { buffer, in_flight: None })
     }
 
     fn make_ready(&mut self, gpu: &Gpu) -> Result<()> {
-        if let Some(submission) = self.submission.take() {
-            gpu.wait(submission)?;
-        }
-        match self.state.load(Ordering::Acquire) {
-            MAPPED => Ok(()),
-            _ => bail!("{}: an upload buffer could not be mapped", gpu.capabilities.name),
+        match self.in_flight.take() {
+            Some((submission, mapping)) => gpu.wait(submission, &mapping),
+            None => Ok(()),
         }
     }
 }

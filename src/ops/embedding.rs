@@ -5,8 +5,11 @@ use rayon::prelude::*;
 use crate::tensor::{Dropout, Extents, Rows, TensorId};
 
 use super::dropout::RowDropout;
-use super::norm::{TASK_ROWS, normalise};
-use super::{Candidate, CpuOp, Describe, Io, Kernels, Memory, Scalar, simd};
+use super::lanes::{Lanes, immediates};
+use super::norm::{Norm, TASK_ROWS, normalise};
+use super::norm_kernels::{self, Side};
+use super::{Candidate, CpuOp, Describe, Dispatch, Io, Kernels, Memory, Scalar};
+use super::{read, simd, write};
 
 /// sum = word[id] + position[p] + segment[s]; output = dropout(LayerNorm(sum)·weight + bias).
 #[derive(Clone, Debug)]
@@ -96,8 +99,49 @@ impl<S: Scalar> CpuOp<S> for Embedding {
     }
 }
 
+impl Embedding {
+    /// The norm of the sum, on its own.
+    fn norm(&self) -> Norm {
+        Norm {
+            input: self.sum,
+            residual: None,
+            weight: self.weight,
+            bias: self.bias,
+            statistics: self.statistics,
+            output: self.output,
+            rows: self.rows,
+            columns: self.columns,
+            epsilon: self.epsilon,
+            dropout: Dropout::off(),
+            positions: Some(self.positions),
+            sequences: Some(self.sequences),
+        }
+    }
+}
+
 impl Kernels for Embedding {
+    /// Look-ups and norm in two kernels: together they would need twelve bindings of WebGPU's eight.
     fn candidates(&self) -> Vec<Candidate> {
-        Vec::new()
+        let lanes = Lanes::elementwise(self.columns);
+        let mut bindings = [self.ids, self.positions, self.segments, self.word, self.position, self.segment]
+            .map(read)
+            .to_vec();
+        bindings.push(write(self.sum));
+        let look_up = Dispatch {
+            shader: "embedding_forward",
+            constants: lanes.constants(),
+            bindings,
+            immediates: immediates(self.rows, self.columns),
+            grid: lanes.grid(self.rows),
+        };
+        let candidate = |(strategy, lanes, requires)| Candidate {
+            strategy,
+            requires,
+            dispatches: vec![
+                look_up.clone(),
+                norm_kernels::forward(&self.norm(), (self.dropout, Side::Output), lanes),
+            ],
+        };
+        norm_kernels::layouts(self.columns).into_iter().map(candidate).collect()
     }
 }

@@ -4,13 +4,17 @@ use rayon::prelude::*;
 
 use crate::tensor::{Extents, Rows, TensorId};
 
-use super::{Candidate, CpuOp, Describe, Io, Kernels, Memory, Scalar};
+use super::lanes::{Lanes, immediates};
+use super::{Candidate, CpuOp, Describe, Dispatch, Io, Kernels, Memory, Requirements, Scalar};
+use super::{read, write};
 
 /// Rows a task of the CPU copies.
 const TASK_ROWS: usize = 64;
 
 /// Says that a row is in no slot (`GatherGradient::slots`).
 pub const NO_SLOT: u32 = u32::MAX;
+/// As `NO_SLOT`, for rows that are padding. Packed batches have none; padded ones, made to compare with, do.
+pub const PADDING: u32 = u32::MAX - 1;
 
 /// output[m] = input[list[m]].
 #[derive(Clone, Debug)]
@@ -93,6 +97,7 @@ impl<S: Scalar> CpuOp<S> for GatherGradient {
         output.zip(slots).for_each(|(output, slots)| {
             for (to, &slot) in output.chunks_exact_mut(c).zip(slots) {
                 match slot {
+                    PADDING => to.fill(S::ZERO),
                     NO_SLOT => to.fill(S::ZERO),
                     slot => to.copy_from_slice(&gradient[slot as usize * c..][..c]),
                 }
@@ -103,12 +108,30 @@ impl<S: Scalar> CpuOp<S> for GatherGradient {
 
 impl Kernels for Gather {
     fn candidates(&self) -> Vec<Candidate> {
-        Vec::new()
+        let lanes = Lanes::elementwise(self.columns);
+        let constants = lanes.constants();
+        let dispatch = Dispatch {
+            shader: "gather_forward",
+            constants,
+            bindings: vec![read(self.input), read(self.list), write(self.output)],
+            immediates: immediates(self.rows, self.columns),
+            grid: lanes.grid(self.rows),
+        };
+        vec![Candidate { strategy: "rows", requires: Requirements::default(), dispatches: vec![dispatch] }]
     }
 }
 
 impl Kernels for GatherGradient {
     fn candidates(&self) -> Vec<Candidate> {
-        Vec::new()
+        let lanes = Lanes::elementwise(self.columns);
+        let constants = lanes.constants();
+        let dispatch = Dispatch {
+            shader: "gather_gradient",
+            constants,
+            bindings: vec![read(self.gradient), read(self.slots), write(self.output)],
+            immediates: immediates(self.rows, self.columns),
+            grid: lanes.grid(self.rows),
+        };
+        vec![Candidate { strategy: "rows", requires: Requirements::default(), dispatches: vec![dispatch] }]
     }
 }

@@ -4,7 +4,9 @@ use rayon::prelude::*;
 
 use crate::tensor::{Extents, Rows, TensorId};
 
-use super::{Candidate, CpuOp, Describe, Io, Kernels, Memory, Scalar, simd};
+use super::lanes::{Lanes, immediates};
+use super::{Candidate, CpuOp, Describe, Dispatch, Io, Kernels, Memory, Requirements, Scalar};
+use super::{read, simd, write};
 
 /// Elements a task of the CPU computes.
 const TASK_ELEMENTS: usize = 8192;
@@ -104,12 +106,32 @@ impl<S: Scalar> CpuOp<S> for GeluGradient {
 
 impl Kernels for Gelu {
     fn candidates(&self) -> Vec<Candidate> {
-        Vec::new()
+        let lanes = Lanes::elementwise(self.columns);
+        let mut constants = lanes.constants();
+        constants.push(("GRADIENT", 0));
+        let dispatch = Dispatch {
+            shader: "gelu",
+            constants,
+            bindings: vec![read(self.input), write(self.output)],
+            immediates: immediates(self.rows, self.columns),
+            grid: lanes.grid(self.rows),
+        };
+        vec![Candidate { strategy: "rows", requires: Requirements::default(), dispatches: vec![dispatch] }]
     }
 }
 
 impl Kernels for GeluGradient {
     fn candidates(&self) -> Vec<Candidate> {
-        Vec::new()
+        let lanes = Lanes::elementwise(self.columns);
+        let mut constants = lanes.constants();
+        constants.push(("GRADIENT", 1));
+        let dispatch = Dispatch {
+            shader: "gelu",
+            constants,
+            bindings: vec![read(self.input), write(self.input_gradient), read(self.output_gradient)],
+            immediates: immediates(self.rows, self.columns),
+            grid: lanes.grid(self.rows),
+        };
+        vec![Candidate { strategy: "rows", requires: Requirements::default(), dispatches: vec![dispatch] }]
     }
 }

@@ -149,13 +149,13 @@ impl<S: Scalar> CpuOp<S> for MatMul {
         let a = &memory.read(self.a.tensor)[self.a.first_row * a_columns..];
         let b = &memory.read(self.b.tensor)[self.b.first_row * b_columns..];
         let c = &mut memory.write(self.c.tensor)[self.c.first_row * n..][..m * n];
-        let mut before = match self.epilogue {
+        let before = match self.epilogue {
             Epilogue::BiasGelu { before, .. } => Some(&mut memory.write(before)[..m * n]),
             _ => None,
         };
         let rows = task_rows(m);
         // Pairs every chunk of C with its chunk of the second output, where there is one.
-        let seconds: Vec<&mut [S]> = match before.as_deref_mut() {
+        let seconds: Vec<&mut [S]> = match before {
             Some(slice) => slice.chunks_mut(rows * n).collect(),
             None => (0..m.div_ceil(rows)).map(|_| <&mut [S]>::default()).collect(),
         };
@@ -173,9 +173,7 @@ impl<S: Scalar> CpuOp<S> for MatMul {
             if k == 0 && self.form != Form::Tn {
                 c.fill(S::ZERO);
             } else {
-                debug_assert!(
-                    a.len() >= if self.form == Form::Tn { k * m } else { m * k } && b.len() >= n * k
-                );
+                debug_assert!(a.len() >= m * k && b.len() >= n * k);
                 let a = Strided { pointer: a[a_at.min(a.len())..].as_ptr(), row: a_row, column: a_column };
                 let b = Strided { pointer: b.as_ptr(), row: b_row, column: b_column };
                 // SAFETY: the slices cover count×k, k×n and count×n elements with these strides.
@@ -275,7 +273,7 @@ struct Tiles {
 }
 
 const TILED: Tiles = Tiles { shader: "matmul_tiled", bm: 64, bn: 64, tm: 4, tn: 4 };
-const REGISTERS: Tiles = Tiles { shader: "matmul_registers", bm: 32, bn: 32, tm: 4, tn: 4 };
+const REGISTERS: Tiles = Tiles { shader: "matmul_registers", bm: 32, bn: 32, tm: 8, tn: 8 };
 
 impl MatMul {
     fn candidate(&self, strategy: &'static str, tiles: Tiles, requires: Requirements) -> Candidate {

@@ -14,15 +14,18 @@ mod dropout;
 pub mod embedding;
 pub mod gather;
 pub mod gelu;
+mod lanes;
 pub mod matmul;
 pub mod memory;
 pub mod metric_sums;
 pub mod norm;
+mod norm_kernels;
 pub mod optimizer;
 pub mod replace;
 pub mod replaced_token;
 pub mod scalar;
 pub mod table_gradient;
+mod table_gradient_kernels;
 pub mod vocabulary_loss;
 
 pub use memory::Memory;

@@ -8,11 +8,11 @@ use rayon::prelude::*;
 use crate::tensor::{Dropout, Extents, Rows, TensorId};
 
 use super::dropout::RowDropout;
-use super::{Candidate, CpuOp, Describe, Io, Kernels, Memory, Scalar, simd};
+use super::{CpuOp, Describe, Io, Memory, Scalar, simd};
 
 /// Partial sums of the weight and bias gradients: each sums one contiguous block of rows. A constant, so that
-/// the order of summation depends on the number of rows alone; 256 workgroups are enough to fill a GPU.
-pub const NORM_PARTIALS: usize = 256;
+/// the order of summation depends on the number of rows alone; 128 for each 64 channels fill a GPU.
+pub const NORM_PARTIALS: usize = 128;
 
 /// Rows a task of the CPU takes.
 pub(super) const TASK_ROWS: usize = 32;
@@ -225,7 +225,7 @@ pub struct NormGradient {
 
 impl NormGradient {
     /// Dropout of the branch, off where there is no branch.
-    fn branch_dropout(&self) -> Dropout {
+    pub(super) fn branch_dropout(&self) -> Dropout {
         if self.input_gradient.is_some() { self.input_dropout } else { Dropout::off() }
     }
 }
@@ -359,16 +359,4 @@ pub(super) fn add_partials<S: Scalar>(partials: &[S], columns: usize, first: usi
             },
         )
     });
-}
-
-impl Kernels for Norm {
-    fn candidates(&self) -> Vec<Candidate> {
-        Vec::new()
-    }
-}
-
-impl Kernels for NormGradient {
-    fn candidates(&self) -> Vec<Candidate> {
-        Vec::new()
-    }
 }

@@ -2,8 +2,12 @@
 
 use crate::tensor::{Extents, Rows, TensorId};
 
+use super::gather::{NO_SLOT, PADDING};
 use super::{Candidate, Count, CpuOp, Describe, Dispatch, Grid, Io, Kernels, Memory, Requirements, Scalar};
 use super::{read, write};
+
+/// The label of padding: no loss, no gradient, not counted.
+pub const IGNORED: u32 = 2;
 
 /// ids[t] = sampled[slot] at a masked slot, else input_ids[t]; labels[t] = 1 where that differs from the
 /// original (SPEC.md §3.4: a sample that hits the original is "real").
@@ -11,7 +15,7 @@ use super::{read, write};
 pub struct Replace {
     /// `[T]`, after masking.
     pub input_ids: TensorId,
-    /// `[T]`: the masked slot of each row, or `u32::MAX`.
+    /// `[T]`: the masked slot of each row, `NO_SLOT` or `PADDING`.
     pub slots: TensorId,
     /// `[M]`.
     pub sampled: TensorId,
@@ -52,7 +56,8 @@ impl<S: Scalar> CpuOp<S> for Replace {
         let labels = memory.write_uint(self.labels);
         for row in 0..self.rows.count(&memory.extents()) {
             (ids[row], labels[row]) = match slots[row] {
-                u32::MAX => (input_ids[row], 0),
+                NO_SLOT => (input_ids[row], 0),
+                PADDING => (input_ids[row], IGNORED),
                 slot => {
                     let id = sampled[slot as usize];
                     (id, u32::from(id != masked_ids[slot as usize]))

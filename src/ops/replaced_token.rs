@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use crate::tensor::{Extents, Rows, StepValues, TensorId};
 
+use super::replace::IGNORED;
 use super::{Candidate, Count, CpuOp, Describe, Dispatch, Grid, Io, Kernels, Memory, Requirements, Scalar};
 use super::{read, simd, write};
 
@@ -24,7 +25,7 @@ pub struct ReplacedToken {
     pub weight: TensorId,
     /// `[1]`.
     pub bias: TensorId,
-    /// `[T]`, 1 = replaced.
+    /// `[T]`: 0 original, 1 replaced, 2 padding, which has neither loss nor gradient.
     pub labels: TensorId,
     /// `[T]`, written.
     pub logits: TensorId,
@@ -123,6 +124,10 @@ impl<S: Scalar> CpuOp<S> for ReplacedToken {
                     || dot(hidden, weight),
                 ) + bias;
                 *logit = x;
+                if label == IGNORED {
+                    results.fill(S::ZERO);
+                    return;
+                }
                 let label = S::of(f64::from(label));
                 // max(x, 0) − x·y + ln(1 + e^−|x|) never overflows.
                 let small = (-(x.maximum(-x))).exp();
@@ -190,6 +195,9 @@ impl<S: Scalar> CpuOp<S> for ReplacedTokenMetrics {
         let mut counts = [0u32; 4];
         for (row, &logit) in logits.iter().enumerate() {
             loss += results[2 * row].to_f64();
+            if labels[row] == IGNORED {
+                continue;
+            }
             let replaced = labels[row] as usize;
             let index = match (logit > S::ZERO, replaced == 1) {
                 (true, true) => 0,

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use crate::tensor::{Extents, Rows, TensorId};
 
 use super::norm::{add_partials, partial_rows};
-use super::{Candidate, CpuOp, Describe, Io, Kernels, Memory, Scalar, simd};
+use super::{CpuOp, Describe, Io, Memory, Scalar, simd};
 
 /// Partial sums of the segments' gradients: each sums one contiguous block of rows.
 pub const SEGMENT_PARTIALS: usize = 128;
@@ -289,29 +289,5 @@ impl<S: Scalar> CpuOp<S> for SegmentGradient {
             },
         );
         add_partials(partials, 2 * c, 0, &mut memory.write(self.table)[..2 * c]);
-    }
-}
-
-impl Kernels for WordGradient {
-    fn candidates(&self) -> Vec<Candidate> {
-        Vec::new()
-    }
-}
-
-impl Kernels for SampledWordGradient {
-    fn candidates(&self) -> Vec<Candidate> {
-        Vec::new()
-    }
-}
-
-impl Kernels for PositionGradient {
-    fn candidates(&self) -> Vec<Candidate> {
-        Vec::new()
-    }
-}
-
-impl Kernels for SegmentGradient {
-    fn candidates(&self) -> Vec<Candidate> {
-        Vec::new()
     }
 }

@@ -110,6 +110,9 @@ fn touched(op: &PlannedOp) -> impl Iterator<Item = TensorId> + '_ {
     io.reads.iter().chain(&io.writes).chain(&io.updates).chain(&io.scratch).copied()
 }
 
+/// A shared buffer: its index, element type, and the lives (first and last op) of the tensors in it.
+type Colour = (usize, Element, Vec<(usize, usize)>);
+
 pub(super) fn assign(builder: &PlanBuilder, keep: &[TensorId]) -> Result<(Vec<BufferInfo>, Vec<Placement>)> {
     let lifetimes = lifetimes(builder);
     let mut buffers: Vec<BufferInfo> = Vec::new();
@@ -134,8 +137,9 @@ pub(super) fn assign(builder: &PlanBuilder, keep: &[TensorId]) -> Result<(Vec<Bu
         let ids = [parameter.value, parameter.gradient, parameter.first_moment, parameter.second_moment];
         for id in ids {
             let info = builder.info(id);
-            placements[id.0 as usize] =
-                Placement { buffer: flat[&info.role], offset, length: info.elements() };
+            if let Some(&buffer) = flat.get(&info.role) {
+                placements[id.0 as usize] = Placement { buffer, offset, length: info.elements() };
+            }
         }
     }
     for alias in &builder.aliases {
@@ -164,7 +168,7 @@ pub(super) fn assign(builder: &PlanBuilder, keep: &[TensorId]) -> Result<(Vec<Bu
 
     // The rest by lifetime: the largest first, each into the first buffer that is free all its life.
     coloured.sort_by_key(|&index| (std::cmp::Reverse(builder.tensors[index].elements()), index));
-    let mut colours: Vec<(usize, Element, Vec<(usize, usize)>)> = Vec::new();
+    let mut colours: Vec<Colour> = Vec::new();
     for index in coloured {
         let info = &builder.tensors[index];
         let Some((first, last)) = lifetimes[index] else { continue };

@@ -10,19 +10,66 @@
 /// A pair wider than this, in characters, protects nothing: a line longer than an example helps nobody.
 const WIDEST_PAIR: usize = 400;
 
-const OPENING: &str = "「『（([［{｛〈《【〔〖〘〚“‘«‹｢〝";
-const CLOSING: &str = "」』）)]］}｝〉》】〕〗〙〛”’»›｣〟";
-
 fn is_end(c: char) -> bool {
     matches!(c, '。' | '！' | '？')
 }
 
-fn kind(brackets: &str, c: char) -> Option<usize> {
-    // Almost every character is a kana or an ideograph, which no bracket is.
-    if matches!(c, '\u{3041}'..='\u{9fff}') {
-        return None;
+/// A bracket or quotation mark, with the number of its kind.
+#[derive(Clone, Copy, PartialEq)]
+enum Bracket {
+    Open(usize),
+    Close(usize),
+    No,
+}
+
+fn bracket(c: char) -> Bracket {
+    match c {
+        // Almost every character is a kana or an ideograph.
+        '\u{3041}'..='\u{9fff}' => Bracket::No,
+        '「' => Bracket::Open(0),
+        '」' => Bracket::Close(0),
+        '『' => Bracket::Open(1),
+        '』' => Bracket::Close(1),
+        '（' => Bracket::Open(2),
+        '）' => Bracket::Close(2),
+        '(' => Bracket::Open(3),
+        ')' => Bracket::Close(3),
+        '[' => Bracket::Open(4),
+        ']' => Bracket::Close(4),
+        '［' => Bracket::Open(5),
+        '］' => Bracket::Close(5),
+        '{' => Bracket::Open(6),
+        '}' => Bracket::Close(6),
+        '｛' => Bracket::Open(7),
+        '｝' => Bracket::Close(7),
+        '〈' => Bracket::Open(8),
+        '〉' => Bracket::Close(8),
+        '《' => Bracket::Open(9),
+        '》' => Bracket::Close(9),
+        '【' => Bracket::Open(10),
+        '】' => Bracket::Close(10),
+        '〔' => Bracket::Open(11),
+        '〕' => Bracket::Close(11),
+        '〖' => Bracket::Open(12),
+        '〗' => Bracket::Close(12),
+        '〘' => Bracket::Open(13),
+        '〙' => Bracket::Close(13),
+        '〚' => Bracket::Open(14),
+        '〛' => Bracket::Close(14),
+        '“' => Bracket::Open(15),
+        '”' => Bracket::Close(15),
+        '‘' => Bracket::Open(16),
+        '’' => Bracket::Close(16),
+        '«' => Bracket::Open(17),
+        '»' => Bracket::Close(17),
+        '‹' => Bracket::Open(18),
+        '›' => Bracket::Close(18),
+        '｢' => Bracket::Open(19),
+        '｣' => Bracket::Close(19),
+        '〝' => Bracket::Open(20),
+        '〟' => Bracket::Close(20),
+        _ => Bracket::No,
     }
-    brackets.chars().position(|bracket| bracket == c)
 }
 
 /// Calls `sentence` for every sentence of a paragraph, stripped of white space; blank ones are left out.
@@ -43,7 +90,7 @@ pub fn split<'a>(paragraph: &'a str, mut sentence: impl FnMut(&'a str)) {
     for (place, c) in paragraph.char_indices() {
         while protected.next_if(|pair| pair.1 < place).is_some() {}
         let inside = protected.peek().is_some_and(|pair| pair.0 <= place);
-        if ended && (inside || !is_end(c) && kind(CLOSING, c).is_none()) {
+        if ended && (inside || !is_end(c) && !matches!(bracket(c), Bracket::Close(_))) {
             emit(&paragraph[start..place]);
             start = place;
             ended = false;
@@ -61,28 +108,32 @@ fn pairs(paragraph: &str) -> Vec<(usize, usize)> {
     let mut open_of_kind = [0usize; 32];
     let mut found: Vec<(usize, usize)> = Vec::new();
     for (number, (place, c)) in paragraph.char_indices().enumerate() {
-        if let Some(kind) = kind(OPENING, c) {
-            open_of_kind[kind] += 1;
-            open.push(Open(kind, place, number));
-        } else if let Some(kind) = kind(CLOSING, c) {
-            // Without the count a text of a million mismatched brackets would take for ever.
-            while open_of_kind[kind] > 0 {
-                let Some(Open(of, begin, from)) = open.pop() else {
-                    break;
-                };
-                open_of_kind[of] -= 1;
-                if of != kind {
-                    continue;
-                }
-                if number - from <= WIDEST_PAIR {
-                    // Pairs inside this one are covered by it.
-                    while found.last().is_some_and(|pair| pair.0 > begin) {
-                        found.pop();
-                    }
-                    found.push((begin, place));
-                }
-                break;
+        let kind = match bracket(c) {
+            Bracket::No => continue,
+            Bracket::Open(kind) => {
+                open_of_kind[kind] += 1;
+                open.push(Open(kind, place, number));
+                continue;
             }
+            Bracket::Close(kind) => kind,
+        };
+        // Without the count a text of a million mismatched brackets would take for ever.
+        while open_of_kind[kind] > 0 {
+            let Some(Open(of, begin, from)) = open.pop() else {
+                break;
+            };
+            open_of_kind[of] -= 1;
+            if of != kind {
+                continue;
+            }
+            if number - from <= WIDEST_PAIR {
+                // Pairs inside this one are covered by it.
+                while found.last().is_some_and(|pair| pair.0 > begin) {
+                    found.pop();
+                }
+                found.push((begin, place));
+            }
+            break;
         }
     }
     found

@@ -159,7 +159,7 @@ fn prepare_writes_the_same_store_with_any_number_of_threads() {
     let text = write_text(&scratch, 6000);
     let run = |threads: usize| {
         let out = scratch.path(&format!("t{threads}.store"));
-        let documents = Documents::open(&[text.clone()]).unwrap();
+        let documents = Documents::open(std::slice::from_ref(&text)).unwrap();
         let summary = prepare(documents, &scratch.tokenizer, &out, &options(threads, 0.1), |_| {}).unwrap();
         let held_out = summary.held_out.unwrap();
         assert_eq!(summary.store.documents + held_out.documents, 6000);

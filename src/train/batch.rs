@@ -1,5 +1,7 @@
 //! Sequences packed into rows without padding, with the lists that kernels need to read and sum them.
 
+use crate::ops::gather::PADDING;
+
 /// A sequence after masking.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MaskedExample {
@@ -19,7 +21,7 @@ impl MaskedExample {
     }
 }
 
-/// Ends a list of distinct ids that is shorter than its capacity.
+/// Fills a list of distinct ids up to the rows in use.
 pub const NO_ID: u32 = u32::MAX;
 
 /// Rows by the id they hold, for the gradient of the word embeddings (`ops::table_gradient`).
@@ -27,7 +29,7 @@ pub const NO_ID: u32 = u32::MAX;
 /// `rows[starts[k]..starts[k + 1]]` are the rows of the k-th distinct id, ascending.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WordLists {
-    /// Distinct ids ascending, then one [`NO_ID`] where that fits within the tokens.
+    /// `[T]`: distinct ids ascending, then [`NO_ID`].
     pub ids: Vec<u32>,
     /// One more than distinct ids.
     pub starts: Vec<u32>,
@@ -49,9 +51,8 @@ impl WordLists {
             lists.rows.push(*pair as u32);
         }
         lists.starts.push(pairs.len() as u32);
-        if lists.ids.len() < tokens {
-            lists.ids.push(NO_ID);
-        }
+        // To the end: what an earlier, longer batch left behind must not be taken for ids.
+        lists.ids.resize(tokens, NO_ID);
         lists
     }
 }
@@ -96,6 +97,24 @@ impl PackedBatch {
         let discriminator_words = WordLists::new(kept.map(pair).collect(), tokens);
         batch.generator_words = WordLists::new(all.map(pair).collect(), tokens);
         batch.discriminator_words = discriminator_words;
+        batch
+    }
+
+    /// As [`PackedBatch::pack`], then every sequence's padding up to `length` as a sequence of its own: the
+    /// work of a padded batch, the losses and gradients of the packed one. To compare with, not to train with.
+    pub fn padded(first_sequence: usize, examples: &[MaskedExample], length: usize, pad: u32) -> PackedBatch {
+        let mut batch = PackedBatch::pack(first_sequence, examples);
+        for (index, example) in examples.iter().enumerate() {
+            let missing = length.saturating_sub(example.input_ids.len());
+            let sequence = (examples.len() + index) as u32;
+            let padding = MaskedExample::new(vec![pad; missing], missing, Vec::new());
+            batch.append(sequence, &padding);
+            let real = batch.slot_of_row.len() - missing;
+            batch.slot_of_row[real..].fill(PADDING);
+        }
+        let rows = batch.tokens();
+        batch.generator_words.ids.resize(rows, NO_ID);
+        batch.discriminator_words.ids.resize(rows, NO_ID);
         batch
     }
 
@@ -176,11 +195,11 @@ mod tests {
     fn word_lists_hold_every_row_once_in_order() {
         let batch = batch();
         let words = &batch.generator_words;
-        assert_eq!(words.ids, [4, 5, 6, 9, NO_ID]);
+        assert_eq!(words.ids, [&[4, 5, 6, 9][..], &[NO_ID; 6]].concat());
         assert_eq!(words.starts, [0, 2, 5, 7, 10]);
         assert_eq!(words.rows, [0, 4, 3, 6, 9, 1, 7, 2, 5, 8]);
         let words = &batch.discriminator_words;
-        assert_eq!(words.ids, [4, 5, 9, NO_ID]);
+        assert_eq!(words.ids, [&[4, 5, 9][..], &[NO_ID; 7]].concat());
         assert_eq!(words.starts, [0, 2, 5, 7]);
         assert_eq!(words.rows, [0, 4, 3, 6, 9, 2, 5]);
     }

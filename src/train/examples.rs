@@ -103,9 +103,8 @@ impl Batcher {
             })
             .collect();
         let groups = masked.chunks(self.micro_batch).enumerate();
-        let micro: Vec<_> = groups
-            .map(|(index, group)| PackedBatch::pack(index * self.micro_batch, group))
-            .collect();
+        let micro: Vec<_> =
+            groups.map(|(index, group)| PackedBatch::pack(index * self.micro_batch, group)).collect();
         let totals = BatchTotals {
             tokens: micro.iter().map(|batch| batch.tokens() as u64).sum(),
             masked: micro.iter().map(|batch| batch.masked() as u64).sum(),
@@ -138,7 +137,7 @@ impl Feeder {
     }
 
     /// The next step's batch; waits for it.
-    pub fn next(&mut self) -> Result<StepBatch> {
+    pub fn next_step(&mut self) -> Result<StepBatch> {
         let received = self.receiver.as_ref().and_then(|receiver| receiver.recv().ok());
         received.ok_or_else(|| anyhow!("the thread that makes batches has stopped; please report this"))
     }
@@ -174,9 +173,9 @@ mod tests {
         let mut batcher = Batcher::new(store.clone(), &config(8)).unwrap();
         let steps: Vec<_> = (0..4).map(|step| batcher.step(step)).collect();
         let mut feeder = Feeder::start(Batcher::new(store.clone(), &config(8)).unwrap(), 2..4).unwrap();
-        assert_eq!(feeder.next().unwrap(), steps[2]);
-        assert_eq!(feeder.next().unwrap(), steps[3]);
-        assert!(feeder.next().is_err());
+        assert_eq!(feeder.next_step().unwrap(), steps[2]);
+        assert_eq!(feeder.next_step().unwrap(), steps[3]);
+        assert!(feeder.next_step().is_err());
 
         let mut split = Batcher::new(store, &config(3)).unwrap();
         let (whole, parts) = (&steps[1], split.step(1));

@@ -84,17 +84,14 @@ impl Progress {
         let done = step + 1;
         ensure!(!self.interval.is_broken(), "step {done}: a loss or gradient is infinite or not a number");
         self.tokens += pending.totals.tokens;
-        if done % self.log_every != 0 && done != self.steps {
+        if !done.is_multiple_of(self.log_every) && done != self.steps {
             return Ok(None);
         }
         let now = Instant::now();
         let seconds = (now - self.since).as_secs_f64().max(1e-9);
         let batch = self.interval.batch;
-        let flops = self.model.training_flops(
-            batch.tokens as f64,
-            batch.masked as f64,
-            batch.squared_lengths as f64,
-        );
+        let flops =
+            self.model.training_flops(batch.tokens as f64, batch.masked as f64, batch.squared_lengths as f64);
         let record = MetricsRecord {
             step: done,
             tokens: self.tokens,

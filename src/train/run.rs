@@ -228,7 +228,12 @@ fn resumed_config(options: &Options, surroundings: Surroundings) -> Result<Train
 }
 
 /// Draws the parameters, or loads the last checkpoint; the directory then holds what describes the run.
-fn start(options: &Options, config: &TrainConfig, store: &Store, executor: &mut dyn Executor) -> Result<State> {
+fn start(
+    options: &Options,
+    config: &TrainConfig,
+    store: &Store,
+    executor: &mut dyn Executor,
+) -> Result<State> {
     let out = &options.out;
     let fresh = State {
         step: 0,
@@ -306,14 +311,18 @@ impl Run<'_> {
         let mut feeder = Feeder::start(batcher, self.state.step..config.steps)?;
         let mut interrupted = false;
         while self.state.step < config.steps && !interrupted {
-            let batch = feeder.next()?;
+            let batch = feeder.next_step()?;
             self.step(&batch)?;
             let step = self.state.step;
             interrupted = stop.load(Ordering::Relaxed) && step < config.steps;
-            if step % config.checkpoint_every == 0 || step == config.steps || interrupted {
+            if step.is_multiple_of(config.checkpoint_every) || step == config.steps || interrupted {
                 self.save()?;
             }
-            if config.eval_every > 0 && step % config.eval_every == 0 && step < config.steps && !interrupted {
+            if config.eval_every > 0
+                && step.is_multiple_of(config.eval_every)
+                && step < config.steps
+                && !interrupted
+            {
                 self.evaluate()?;
             }
         }
@@ -358,7 +367,8 @@ impl Run<'_> {
                 ensure!(!wait, "the device gave no results of a step; please report this");
                 return Ok(());
             };
-            let Some(record) = self.progress.arrived(step, &words).map_err(|error| self.advise(error))? else {
+            let Some(record) = self.progress.arrived(step, &words).map_err(|error| self.advise(error))?
+            else {
                 continue;
             };
             eprintln!("{}", self.progress.line(&record));

@@ -1,17 +1,143 @@
 //! Attention on GPUs: the kernels as data.
 
-use crate::ops::{Candidate, Kernels};
+use crate::ops::{Candidate, Count, Dispatch, Grid, Kernels, Requirements, read, write};
+use crate::tensor::{Dropout, Rows};
 
 use super::{Attention, AttentionGradient};
 
+/// Rows (queries, or keys in the second kernel of backward) of a workgroup, in every strategy.
+const BLOCK: usize = 64;
+
+/// Vectors of four that the tiled kernels stage at a time in workgroup memory.
+const STAGE: usize = 384;
+
+#[derive(Clone, Copy)]
+enum Strategy {
+    Tiled,
+    Registers,
+}
+
+/// What all kernels share.
+struct Launch {
+    constants: Vec<(&'static str, u32)>,
+    immediates: Vec<u32>,
+    grid: Grid,
+}
+
+impl Launch {
+    fn new(
+        strategy: Strategy,
+        sequences: Rows,
+        max_length: usize,
+        heads: usize,
+        head_size: usize,
+        dropout: Dropout,
+    ) -> Self {
+        assert!(
+            (1..=128).contains(&head_size),
+            "attention: heads of {head_size} columns, 1 to 128 are supported"
+        );
+        let mut constants =
+            vec![("HEAD_SIZE", head_size as u32), ("VECTOR", u32::from(head_size.is_multiple_of(4)))];
+        if let Strategy::Tiled = strategy {
+            // Rows of the stage, a power of two up to the 32 columns of a tile.
+            let fit = (STAGE / head_size.div_ceil(4)).min(32);
+            constants.push(("STAGED", 1 << fit.ilog2()));
+        }
+        // Immediates: the sequences (3 words), length and heads, dropout (3 words).
+        let mut immediates = sequences.immediates().to_vec();
+        immediates.extend([max_length as u32, heads as u32]);
+        immediates.extend(dropout.immediates());
+        let grid = Grid(vec![
+            Count::Rows { rows: sequences, per: 1 },
+            Count::Fixed(max_length.div_ceil(BLOCK)),
+            Count::Fixed(heads),
+        ]);
+        Launch { constants, immediates, grid }
+    }
+
+    fn dispatch(&self, shader: &'static str, bindings: Vec<crate::ops::Binding>) -> Dispatch {
+        Dispatch {
+            shader,
+            constants: self.constants.clone(),
+            bindings,
+            immediates: self.immediates.clone(),
+            grid: self.grid.clone(),
+        }
+    }
+}
+
+/// The tiled kernels first, where workgroup memory is memory of its own; the others are right everywhere.
+fn both(make: impl Fn(Strategy) -> Vec<Dispatch>) -> Vec<Candidate> {
+    let hardware = Requirements { hardware: true, ..Requirements::default() };
+    vec![
+        Candidate { strategy: "tiled", requires: hardware, dispatches: make(Strategy::Tiled) },
+        Candidate {
+            strategy: "registers",
+            requires: Requirements::default(),
+            dispatches: make(Strategy::Registers),
+        },
+    ]
+}
+
 impl Kernels for Attention {
     fn candidates(&self) -> Vec<Candidate> {
-        vec![]
+        both(|strategy| {
+            let launch = Launch::new(
+                strategy,
+                self.sequences,
+                self.max_length,
+                self.heads,
+                self.head_size,
+                self.dropout,
+            );
+            let shader = match strategy {
+                Strategy::Tiled => "attention_forward_tiled",
+                Strategy::Registers => "attention_forward_registers",
+            };
+            let bindings =
+                vec![read(self.qkv), read(self.starts), write(self.context), write(self.log_sum_exp)];
+            vec![launch.dispatch(shader, bindings)]
+        })
     }
 }
 
 impl Kernels for AttentionGradient {
     fn candidates(&self) -> Vec<Candidate> {
-        vec![]
+        both(|strategy| {
+            let launch = Launch::new(
+                strategy,
+                self.sequences,
+                self.max_length,
+                self.heads,
+                self.head_size,
+                self.dropout,
+            );
+            let [query, key_value] = match strategy {
+                Strategy::Tiled => ["attention_gradient_query_tiled", "attention_gradient_key_value_tiled"],
+                Strategy::Registers => {
+                    ["attention_gradient_query_registers", "attention_gradient_key_value_registers"]
+                }
+            };
+            // The first kernel leaves delta for the second.
+            let query_bindings = vec![
+                read(self.qkv),
+                read(self.starts),
+                read(self.context),
+                read(self.log_sum_exp),
+                read(self.context_gradient),
+                write(self.delta),
+                write(self.qkv_gradient),
+            ];
+            let key_value_bindings = vec![
+                read(self.qkv),
+                read(self.starts),
+                read(self.log_sum_exp),
+                read(self.context_gradient),
+                read(self.delta),
+                write(self.qkv_gradient),
+            ];
+            vec![launch.dispatch(query, query_bindings), launch.dispatch(key_value, key_value_bindings)]
+        })
     }
 }

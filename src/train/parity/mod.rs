@@ -216,8 +216,11 @@ pub fn run(path: &Path, options: &Options) -> Result<Report> {
     Ok(report)
 }
 
+/// Picks one of a parameter's tensors.
+type Select = fn(&Parameter) -> TensorId;
+
 /// The three states of a parameter, and how the golden names them.
-const STATES: [(&str, fn(&Parameter) -> TensorId); 3] =
+const STATES: [(&str, Select); 3] =
     [("param.", |p| p.value), ("m.", |p| p.first_moment), ("v.", |p| p.second_moment)];
 
 fn gather(golden: &Golden, prefix: &str, parameter: &Parameter) -> Result<Vec<f32>> {

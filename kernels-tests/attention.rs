@@ -1,0 +1,196 @@
+//! Attention: forward and backward at awkward lengths and head sizes, dropout, gradients in the middle of a plan.
+
+use inazuma::ops::attention::{Attention, AttentionGradient};
+use inazuma::ops::matmul::{Epilogue, Form, MatMul};
+use inazuma::plan::{Initial, PlanBuilder};
+use inazuma::tensor::{Dropout, Element, Extent, Role, Rows, StepValues, TensorId};
+
+use crate::harness::{Case, Fill, GradientCase, compare, gradient_check, product, step};
+use crate::tolerances::ATTENTION;
+
+/// Packed sequences and heads; capacities are larger than what is in use.
+struct Shape<'a> {
+    lengths: &'a [usize],
+    heads: usize,
+    head_size: usize,
+    dropout: Dropout,
+}
+
+/// The tensors of both directions.
+struct Tensors {
+    qkv: TensorId,
+    starts: TensorId,
+    context: TensorId,
+    log_sum_exp: TensorId,
+    context_gradient: TensorId,
+    qkv_gradient: TensorId,
+}
+
+impl Shape<'_> {
+    fn tokens(&self) -> usize {
+        self.lengths.iter().sum()
+    }
+
+    fn rows(&self) -> Rows {
+        Rows::of(Extent::Tokens, self.tokens() + 3)
+    }
+
+    fn hidden(&self) -> usize {
+        self.heads * self.head_size
+    }
+
+    fn step(&self) -> StepValues {
+        step(self.tokens() as u32, self.lengths.len() as u32, 0)
+    }
+
+    /// First rows of the sequences, as `Fill`.
+    fn starts(&self) -> Fill {
+        let mut starts = vec![0];
+        for &length in self.lengths {
+            starts.push(starts[starts.len() - 1] + length as u32);
+        }
+        Fill::Integers(starts)
+    }
+
+    fn tensors(&self, builder: &mut PlanBuilder) -> Tensors {
+        let starts = Rows::fixed(self.lengths.len() + 3);
+        let (rows, hidden) = (self.rows(), self.hidden());
+        Tensors {
+            qkv: builder.activation("qkv", rows, 3 * hidden),
+            starts: builder.tensor("starts", starts, 1, Element::Uint, Role::Batch),
+            context: builder.activation("context", rows, hidden),
+            log_sum_exp: builder.activation("log_sum_exp", rows, self.heads),
+            context_gradient: builder.gradient("context_gradient", rows, hidden),
+            qkv_gradient: builder.gradient("qkv_gradient", rows, 3 * hidden),
+        }
+    }
+
+    fn forward(&self, t: &Tensors) -> Attention {
+        Attention {
+            qkv: t.qkv,
+            starts: t.starts,
+            context: t.context,
+            log_sum_exp: t.log_sum_exp,
+            tokens: self.rows(),
+            sequences: Rows::of(Extent::Sequences, self.lengths.len() + 2),
+            max_length: self.lengths.iter().max().unwrap() + 1,
+            heads: self.heads,
+            head_size: self.head_size,
+            dropout: self.dropout,
+        }
+    }
+
+    fn backward(&self, t: &Tensors, builder: &mut PlanBuilder) -> AttentionGradient {
+        AttentionGradient {
+            qkv: t.qkv,
+            starts: t.starts,
+            context: t.context,
+            log_sum_exp: t.log_sum_exp,
+            context_gradient: t.context_gradient,
+            delta: builder.tensor("delta", self.rows(), self.heads, Element::Float, Role::Scratch),
+            qkv_gradient: t.qkv_gradient,
+            tokens: self.rows(),
+            sequences: Rows::of(Extent::Sequences, self.lengths.len() + 2),
+            max_length: self.lengths.iter().max().unwrap() + 1,
+            heads: self.heads,
+            head_size: self.head_size,
+            dropout: self.dropout,
+        }
+    }
+}
+
+/// Forward and backward on all executors; `size` is the standard deviation of queries, keys and values.
+fn both_ways(lengths: &[usize], heads: usize, head_size: usize, probability: f64, size: f64) {
+    let shape = Shape { lengths, heads, head_size, dropout: Dropout::new(probability, 21) };
+    let name = format!("attention {lengths:?}, {heads} heads of {head_size}, dropout {probability}, ±{size}");
+    compare(&name, &shape.step(), |builder| {
+        let t = shape.tensors(builder);
+        builder.push("forward", shape.forward(&t));
+        let backward = shape.backward(&t, builder);
+        builder.push("backward", backward);
+        Case::new()
+            .fill(t.qkv, Fill::Normal(size))
+            .fill(t.starts, shape.starts())
+            .fill(t.context_gradient, Fill::Normal(1.0))
+            .output(t.context, ATTENTION)
+            .output(t.log_sum_exp, ATTENTION)
+            .output(t.qkv_gradient, ATTENTION)
+    });
+}
+
+/// Lengths around the blocks of all kernels (4, 32, 64 rows), heads of every kind of size: one column, odd ones,
+/// those of which several stages are needed. Few sizes: lavapipe compiles each for seconds, the largest longest.
+#[test]
+fn awkward_shapes() {
+    both_ways(&[1], 1, 8, 0.0, 1.0);
+    both_ways(&[2, 1, 31], 2, 12, 0.0, 1.0);
+    both_ways(&[33, 65], 3, 16, 0.0, 1.0);
+    both_ways(&[5, 64, 1], 1, 33, 0.0, 1.0);
+    both_ways(&[130, 7], 2, 64, 0.0, 1.0);
+    both_ways(&[33, 2], 1, 128, 0.0, 1.0);
+    both_ways(&[9], 3, 1, 0.0, 1.0);
+}
+
+#[test]
+fn dropout() {
+    both_ways(&[2, 1, 31], 3, 8, 0.1, 1.0);
+    both_ways(&[33, 65], 1, 16, 0.5, 1.0);
+    both_ways(&[66, 3], 2, 64, 0.1, 1.0);
+    both_ways(&[35], 2, 33, 0.1, 1.0);
+    both_ways(&[70], 1, 128, 0.1, 1.0);
+}
+
+/// Scores of some hundreds: probabilities are nearly 0 or 1, and only the running maximum keeps exp finite.
+#[test]
+fn large_scores() {
+    both_ways(&[67, 33], 2, 16, 0.1, 12.0);
+}
+
+/// y = attention(x·Wᵀ + b)·Vᵀ with dropout on, over three sequences of one micro-batch.
+#[test]
+fn gradients() {
+    let shape = Shape { lengths: &[5, 1, 9], heads: 2, head_size: 3, dropout: Dropout::new(0.2, 4) };
+    gradient_check("attention gradients", &shape.step(), |builder| {
+        let (rows, hidden) = (shape.rows(), shape.hidden());
+        let (inner, out) = (4, 3);
+        let x = builder.activation("x", rows, inner);
+        let w = builder.parameter(&[("w".into(), 3 * hidden)], inner, false, Initial::Zero);
+        let b = builder.parameter(&[("w.bias".into(), 1)], 3 * hidden, true, Initial::Zero);
+        let v = builder.parameter(&[("v".into(), out)], hidden, false, Initial::Zero);
+        let t = shape.tensors(builder);
+        let y = builder.activation("y", rows, out);
+        let [dx, dy] = [("dx", inner), ("dy", out)].map(|(name, n)| builder.gradient(name, rows, n));
+        builder.push(
+            "qkv",
+            MatMul {
+                epilogue: Epilogue::Bias(b.value),
+                ..product(Form::Nt, x, w.value, t.qkv, rows, 3 * hidden, inner)
+            },
+        );
+        builder.push("attention", shape.forward(&t));
+        builder.push("output", product(Form::Nt, t.context, v.value, y, rows, out, hidden));
+        let middle = builder.op_count();
+        builder.push("output weights", product(Form::Tn, dy, t.context, v.gradient, rows, hidden, out));
+        builder.push("output input", product(Form::Nn, dy, v.value, t.context_gradient, rows, hidden, out));
+        let backward = shape.backward(&t, builder);
+        builder.push("attention back", backward);
+        builder.push(
+            "qkv weights",
+            MatMul {
+                bias_gradient: Some(b.gradient),
+                ..product(Form::Tn, t.qkv_gradient, x, w.gradient, rows, inner, 3 * hidden)
+            },
+        );
+        builder.push("qkv input", product(Form::Nn, t.qkv_gradient, w.value, dx, rows, inner, 3 * hidden));
+        let mut fills = [x, w.value, b.value, v.value].map(|id| (id, Fill::Normal(0.7))).to_vec();
+        fills.push((t.starts, shape.starts()));
+        GradientCase {
+            forward: 0..middle,
+            backward: middle..builder.op_count(),
+            wrt: vec![(x, dx), (w.value, w.gradient), (b.value, b.gradient), (v.value, v.gradient)],
+            output: y,
+            output_gradient: dy,
+            fills,
+        }
+    });
+}

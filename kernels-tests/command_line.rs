@@ -1,0 +1,186 @@
+//! The main job through the binary, as a user runs it: from the dump in `data/` to checkpoints that repeat to the
+//! byte, and what is said of bad input.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+/// Runs the binary in `folder`.
+fn inazuma(folder: &Path, arguments: &str) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_inazuma"))
+        .args(arguments.split_whitespace())
+        .current_dir(folder)
+        .output()
+        .expect("the binary starts")
+}
+
+/// Runs it and expects success; returns stdout.
+fn done(folder: &Path, arguments: &str) -> String {
+    let output = inazuma(folder, arguments);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "inazuma {arguments}: {}\n{errors}", output.status);
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// Runs it and expects exit status 1 with one line that holds all of `words`; never a panic.
+fn refused(folder: &Path, arguments: &str, words: &[&str]) {
+    let output = inazuma(folder, arguments);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "inazuma {arguments}\n{errors}");
+    assert!(!errors.contains("panicked"), "inazuma {arguments}\n{errors}");
+    let lines: Vec<&str> = errors.lines().filter(|line| line.starts_with("inazuma: error: ")).collect();
+    assert_eq!(lines.len(), 1, "inazuma {arguments}\n{errors}");
+    for word in words {
+        assert!(lines[0].contains(word), "inazuma {arguments}: no `{word}` in: {}", lines[0]);
+    }
+}
+
+/// A folder with text, tokenizer and store of the articles in `data/`, made once.
+fn prepared() -> &'static Path {
+    static FOLDER: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
+    let (_, path) = FOLDER.get_or_init(|| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().to_owned();
+        let dump = concat!(env!("CARGO_MANIFEST_DIR"), "/data/inazuma-articles-multistream.xml.bz2");
+        done(&path, &format!("extract {dump} --out text"));
+        done(&path, "tokenizer train text --out pieces --vocab-size 2000");
+        done(&path, "prepare text --tokenizer pieces.model --out store --held-out 20%");
+        (folder, path)
+    });
+    path
+}
+
+const TRAIN: &str = "pretrain --store store --preset tiny --device cpu --set steps=6 --set batch_size=4 \
+                     --set micro_batch=2 --set checkpoint_every=3 --set log_every=2";
+
+/// All files of a checkpoint, by name.
+fn checkpoint(run: &Path, step: u64) -> Vec<(String, Vec<u8>)> {
+    let folder = run.join(format!("checkpoints/step-{step:08}"));
+    let mut files: Vec<(String, Vec<u8>)> = fs::read_dir(&folder)
+        .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+        .map(|entry| entry.expect("listed").path())
+        .map(|path| {
+            let name = path.file_name().expect("named").to_string_lossy().into_owned();
+            (name, fs::read(&path).expect("read"))
+        })
+        .collect();
+    files.sort();
+    assert!(files.len() >= 3, "model, optimizer and state: {:?}", folder);
+    files
+}
+
+fn assert_same(a: &[(String, Vec<u8>)], b: &[(String, Vec<u8>)], what: &str) {
+    for ((name, left), (other, right)) in a.iter().zip(b) {
+        assert_eq!(name, other, "{what}");
+        assert!(left == right, "{what}: {name} differs");
+    }
+    assert_eq!(a.len(), b.len(), "{what}");
+}
+
+#[test]
+fn every_question_of_our_data_stands_in_the_extracted_text() {
+    let text: String = fs::read_dir(prepared().join("text"))
+        .expect("extracted")
+        .map(|entry| entry.expect("listed").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "jsonl"))
+        .map(|path| fs::read_to_string(path).expect("UTF-8"))
+        .collect();
+    let paragraphs: std::collections::HashSet<String> = text
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"))
+        .flat_map(|article| {
+            let text = article["text"].as_str().expect("text").to_owned();
+            text.split('\n').map(str::to_owned).collect::<Vec<_>>()
+        })
+        .collect();
+    let mut questions = 0;
+    for part in ["train", "dev"] {
+        let file = format!("{}/data/inazuma-squad-{part}.json", env!("CARGO_MANIFEST_DIR"));
+        let squad: serde_json::Value =
+            serde_json::from_str(&fs::read_to_string(file).expect("read")).expect("JSON");
+        for paragraph in squad["data"]
+            .as_array()
+            .expect("data")
+            .iter()
+            .flat_map(|article| article["paragraphs"].as_array().expect("paragraphs"))
+        {
+            let context = paragraph["context"].as_str().expect("context");
+            assert!(paragraphs.contains(context), "not a paragraph of the text: {context}");
+            for question in paragraph["qas"].as_array().expect("qas") {
+                let answer = &question["answers"][0];
+                let start = answer["answer_start"].as_u64().expect("offset") as usize;
+                let wanted = answer["text"].as_str().expect("text");
+                let found: String = context.chars().skip(start).take(wanted.chars().count()).collect();
+                assert_eq!(found, wanted, "{}", question["id"]);
+                questions += 1;
+            }
+        }
+    }
+    assert!(questions >= 120, "{questions}");
+}
+
+#[test]
+fn runs_repeat_to_the_byte_with_any_threads_and_over_a_resume() {
+    let folder = prepared();
+    for (run, threads) in [("one", 1), ("two", 2), ("again", 2)] {
+        done(folder, &format!("{TRAIN} --out {run} --threads {threads}"));
+    }
+    let expected = checkpoint(&folder.join("one"), 6);
+    assert_same(&expected, &checkpoint(&folder.join("two"), 6), "one thread and two");
+    assert_same(&expected, &checkpoint(&folder.join("again"), 6), "two runs");
+
+    // As if the run had been killed after its third step.
+    let run = folder.join("again");
+    fs::remove_dir_all(run.join("checkpoints/step-00000006")).expect("removed");
+    let latest = fs::read_to_string(run.join("latest")).expect("latest");
+    fs::write(run.join("latest"), latest.replace("00000006", "00000003")).expect("written");
+    done(folder, "pretrain --store store --out again --device cpu --resume");
+    assert_same(&expected, &checkpoint(&run, 6), "resumed");
+    let metrics = fs::read_to_string(run.join("metrics.jsonl")).expect("metrics");
+    let steps: Vec<u64> = metrics
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"))
+        .map(|record| record["step"].as_u64().expect("step"))
+        .collect();
+    assert!(steps.is_sorted_by(|a, b| a < b) && steps.last() == Some(&6), "{steps:?}");
+}
+
+#[test]
+fn bad_input_is_one_line() {
+    let folder = prepared();
+    refused(folder, "extract nowhere.xml.bz2 --out none", &["nowhere.xml.bz2"]);
+    let dump = concat!(env!("CARGO_MANIFEST_DIR"), "/data/inazuma-articles-multistream.xml.bz2");
+    let bytes = fs::read(dump).expect("read");
+    fs::write(folder.join("cut.xml.bz2"), &bytes[..bytes.len() / 2]).expect("written");
+    refused(folder, "extract cut.xml.bz2 --out cut", &["cut.xml.bz2", "byte"]);
+    let manifest = fs::read_to_string(folder.join("cut/manifest.json")).expect("what was sound is kept");
+    let manifest: serde_json::Value = serde_json::from_str(&manifest).expect("JSON");
+    assert!(manifest["complete"] == false && manifest["articles"].as_u64() > Some(5), "{manifest}");
+
+    refused(folder, "prepare text --tokenizer nowhere.model --out s", &["nowhere.model"]);
+    refused(folder, "pretrain --store nowhere --out r", &["nowhere"]);
+    refused(folder, "pretrain --store store --out r --preset smal", &["smal", "small"]);
+    refused(
+        folder,
+        "pretrain --store store --out r --set learning_rat=1",
+        &["learning_rat", "learning_rate"],
+    );
+    refused(folder, &format!("{TRAIN} --out nan --set learning_rate=1e30 --set warmup_steps=0"), &["step"]);
+    fs::write(folder.join("not.store"), b"something else").expect("written");
+    refused(folder, "pretrain --store not.store --out r", &["not.store"]);
+
+    // A run goes on only with the tokenizer it began with.
+    done(folder, &format!("{TRAIN} --out own"));
+    done(folder, "tokenizer train text --out other --vocab-size 1900");
+    done(folder, "prepare text --tokenizer other.model --out other.store");
+    refused(folder, "pretrain --store other.store --out own --device cpu --resume", &["tokenizer"]);
+}
+
+#[test]
+fn small_fits_the_memory_of_one_card() {
+    let text = done(prepared(), "pretrain --preset small --explain --device cpu --json");
+    let plan: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let bytes = plan["bytes"].as_u64().expect("bytes");
+    assert!(bytes < 14_000_000_000, "{bytes}");
+}

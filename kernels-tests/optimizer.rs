@@ -1,0 +1,111 @@
+//! Clearing, the norm of all gradients, clipping, Adam.
+
+use inazuma::ops::optimizer::{Adam, BLOCK, Clear, ClipFactor, SquaredNorm};
+use inazuma::plan::PlanBuilder;
+use inazuma::tensor::{Element, Role, Rows, TensorId};
+
+use crate::harness::{Case, Fill, compare, step};
+use crate::tolerances::{ELEMENTWISE, EXACT, LOSS};
+
+fn flat(builder: &mut PlanBuilder, name: &str, elements: usize, role: Role) -> TensorId {
+    builder.tensor(name, Rows::fixed(elements), 1, Element::Float, role)
+}
+
+#[test]
+fn clearing() {
+    for elements in [1, 63, 4097] {
+        compare(&format!("clear {elements}"), &step(1, 1, 0), |builder| {
+            let floats = flat(builder, "floats", elements + 1, Role::Metric);
+            builder.push("clear", Clear { tensor: floats, elements, element: Element::Float });
+            Case::new().fill(floats, Fill::Normal(1.0)).output(floats, EXACT)
+        });
+    }
+}
+
+/// A step of Adam over two ranges, one of which decays; clipped (norm far above 1) and not.
+#[test]
+fn adam_with_clipping() {
+    for (clip_norm, deviation) in [(1.0, 1.0), (1.0, 1e-4), (0.0, 1.0)] {
+        for sizes in [[4usize, 64], [4160, 128], [12_288, 4100]] {
+            let name = format!("adam {sizes:?}, clip {clip_norm}, gradients {deviation}");
+            compare(&name, &step(1, 1, 0), |builder| {
+                let blocks: usize = sizes.iter().map(|n| n.div_ceil(BLOCK)).sum();
+                let partials = flat(builder, "partials", blocks, Role::Metric);
+                let metrics = flat(builder, "metrics", 16, Role::Metric);
+                let ranges: Vec<[TensorId; 4]> = sizes
+                    .iter()
+                    .map(|&n| ["p", "g", "m", "v"].map(|name| flat(builder, name, n, Role::Metric)))
+                    .collect();
+                let mut first = 0;
+                for (range, &elements) in ranges.iter().zip(&sizes) {
+                    builder.push("norm", SquaredNorm { gradient: range[1], elements, partials, first });
+                    first += elements.div_ceil(BLOCK);
+                }
+                builder.push("clip", ClipFactor { partials, count: blocks, metrics, clip_norm });
+                for (index, (range, &elements)) in ranges.iter().zip(&sizes).enumerate() {
+                    builder.push(
+                        "adam",
+                        Adam {
+                            value: range[0],
+                            gradient: range[1],
+                            first_moment: range[2],
+                            second_moment: range[3],
+                            metrics,
+                            elements,
+                            beta1: 0.9,
+                            beta2: 0.999,
+                            epsilon: 1e-6,
+                            weight_decay: if index == 0 { 0.01 } else { 0.0 },
+                        },
+                    );
+                }
+                let mut case = Case::new().fill(metrics, Fill::Constant(0.0)).output(metrics, ELEMENTWISE);
+                for [p, g, m, v] in ranges {
+                    case = case
+                        .fill(p, Fill::Normal(1.0))
+                        .fill(g, Fill::Normal(deviation))
+                        .fill(m, Fill::Normal(0.1))
+                        .fill(v, Fill::Uniform(0.0, 0.1))
+                        .output(p, ELEMENTWISE)
+                        .output(m, ELEMENTWISE)
+                        .output(v, LOSS);
+                }
+                case
+            });
+        }
+    }
+}
+
+/// A gradient that is not finite changes nothing and is told.
+#[test]
+fn a_gradient_that_is_not_finite_is_skipped() {
+    for bad in [f32::NAN, f32::INFINITY] {
+        let mut builder = PlanBuilder::new();
+        let [p, g, m, v, partials, metrics] = ["p", "g", "m", "v", "partials", "metrics"]
+            .map(|name| flat(&mut builder, name, if name == "metrics" { 16 } else { 64 }, Role::Metric));
+        builder.push("norm", SquaredNorm { gradient: g, elements: 64, partials, first: 0 });
+        builder.push("clip", ClipFactor { partials, count: 1, metrics, clip_norm: 1.0 });
+        let adam = Adam {
+            value: p,
+            gradient: g,
+            first_moment: m,
+            second_moment: v,
+            metrics,
+            elements: 64,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-6,
+            weight_decay: 0.01,
+        };
+        builder.push("adam", adam);
+        let plan = builder.build(&[]).expect("a plan");
+        let mut executor = crate::steps::open_gpu(plan);
+        let mut gradient = vec![0.5; 64];
+        gradient[17] = bad;
+        executor.write(p, &[2.0; 64]).expect("written");
+        executor.write(g, &gradient).expect("written");
+        executor.run(0..3, &step(1, 1, 0), &[]).expect("runs");
+        assert_eq!(executor.read(p).expect("read"), vec![2.0; 64], "{bad}");
+        assert_eq!(executor.read(metrics).expect("read")[10], 1.0, "{bad}");
+    }
+}

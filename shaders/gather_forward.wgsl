@@ -1,0 +1,47 @@
+// output [M, C] = rows of input [T, C]: output[m] = input[list[m]].
+//
+// Bindings: input, list [M], output.
+// Dispatch: one workgroup for each ROWS rows of the output.
+// Tiles: THREADS threads a row, each a lane of 4 channels at a time (1 where C does not divide by 4: VEC 0), so
+// that reads and writes are contiguous.
+// Numerics: a copy.
+
+#if VEC
+alias Lane = vec4<f32>;
+const LANE: u32 = 4u;
+#else
+alias Lane = f32;
+const LANE: u32 = 1u;
+#endif
+
+const WIDTH: u32 = THREADS * ROWS;
+
+struct Immediates {
+  extent: u32,
+  offset: u32,
+  capacity: u32,
+  columns: u32,
+}
+var<immediate> immediates: Immediates;
+
+@group(0) @binding(1) var<storage, read> input: array<Lane>;
+@group(0) @binding(2) var<storage, read> list: array<u32>;
+@group(0) @binding(3) var<storage, read_write> output: array<Lane>;
+
+@compute @workgroup_size(WIDTH)
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) local: u32,
+) {
+  let rows = rows_in_use(immediates.extent, immediates.offset, immediates.capacity);
+  let row = workgroup_index(group, groups) * ROWS + local / THREADS;
+  if (row >= rows) {
+    return;
+  }
+  let lanes = immediates.columns / LANE;
+  let source = list[row] * lanes;
+  for (var lane = local % THREADS; lane < lanes; lane += THREADS) {
+    output[row * lanes + lane] = input[source + lane];
+  }
+}

@@ -1,0 +1,54 @@
+// output [T, C]: output[t] = gradient[slots[t]], or 0 where row t is in no slot (0xffffffff, or padding: 0xfffffffe).
+//
+// Bindings: gradient [M, C], slots [T], output.
+// Dispatch: one workgroup for each ROWS rows of the output.
+// Tiles: THREADS threads a row, each a lane of 4 channels at a time (1 where C does not divide by 4: VEC 0), so
+// that reads and writes are contiguous.
+// Numerics: a copy.
+
+#if VEC
+alias Lane = vec4<f32>;
+const LANE: u32 = 4u;
+#else
+alias Lane = f32;
+const LANE: u32 = 1u;
+#endif
+
+const WIDTH: u32 = THREADS * ROWS;
+
+struct Immediates {
+  extent: u32,
+  offset: u32,
+  capacity: u32,
+  columns: u32,
+}
+var<immediate> immediates: Immediates;
+
+@group(0) @binding(1) var<storage, read> gradient: array<Lane>;
+@group(0) @binding(2) var<storage, read> slots: array<u32>;
+@group(0) @binding(3) var<storage, read_write> output: array<Lane>;
+
+// No slot is 0xffffffff, padding one less.
+const FIRST_NONE: u32 = 0xfffffffeu;
+
+@compute @workgroup_size(WIDTH)
+fn main(
+  @builtin(workgroup_id) group: vec3<u32>,
+  @builtin(num_workgroups) groups: vec3<u32>,
+  @builtin(local_invocation_index) local: u32,
+) {
+  let rows = rows_in_use(immediates.extent, immediates.offset, immediates.capacity);
+  let row = workgroup_index(group, groups) * ROWS + local / THREADS;
+  if (row >= rows) {
+    return;
+  }
+  let lanes = immediates.columns / LANE;
+  let slot = slots[row];
+  for (var lane = local % THREADS; lane < lanes; lane += THREADS) {
+    var value = Lane(0.0);
+    if (slot < FIRST_NONE) {
+      value = gradient[slot * lanes + lane];
+    }
+    output[row * lanes + lane] = value;
+  }
+}

@@ -1,0 +1,113 @@
+//! The kernels of the embedding tables' gradients.
+
+use crate::tensor::Rows;
+
+use super::lanes::{Lanes, immediates};
+use super::norm_kernels::sum_partials;
+use super::table_gradient::{
+    PositionGradient, SEGMENT_PARTIALS, SampledWordGradient, SegmentGradient, WordGradient,
+};
+use super::{Binding, Candidate, Count, Dispatch, Grid, Kernels, Requirements};
+use super::{read, write};
+
+/// Threads of a workgroup, across a table row and over the rows added to it: frequent ids have thousands.
+const WIDTH: usize = 256;
+
+/// Threads across a table row: narrow enough that several rows are added at a time.
+const ACROSS: usize = 64;
+
+/// One workgroup for each table row, `grid` of them. Software adapters get one that has no barriers.
+fn table_rows(
+    shader: &'static str,
+    columns: usize,
+    bindings: Vec<Binding>,
+    immediates: Vec<u32>,
+    grid: Grid,
+) -> Vec<Candidate> {
+    let across = Lanes::new(columns, ACROSS, 1).threads;
+    let software = Requirements { software: true, ..Default::default() };
+    let layouts = [
+        ("no_barriers", Lanes::new(columns, ACROSS, across), software),
+        ("shared_rows", Lanes::new(columns, ACROSS, WIDTH), Requirements::default()),
+    ];
+    let candidate = |(strategy, lanes, requires): (_, Lanes, _)| Candidate {
+        strategy,
+        requires,
+        dispatches: vec![Dispatch {
+            shader,
+            constants: lanes.constants(),
+            bindings: bindings.clone(),
+            immediates: immediates.clone(),
+            grid: grid.clone(),
+        }],
+    };
+    layouts.into_iter().map(candidate).collect()
+}
+
+/// A workgroup for each row in use.
+fn each(rows: Rows) -> Grid {
+    Grid(vec![Count::Rows { rows, per: 1 }])
+}
+
+impl Kernels for WordGradient {
+    fn candidates(&self) -> Vec<Candidate> {
+        let bindings =
+            vec![read(self.gradient), write(self.table), read(self.ids), read(self.starts), read(self.list)];
+        let immediates = immediates(self.rows, self.columns);
+        table_rows("word_gradient", self.columns, bindings, immediates, each(self.rows))
+    }
+}
+
+impl Kernels for SampledWordGradient {
+    fn candidates(&self) -> Vec<Candidate> {
+        let lanes = Lanes::new(self.columns, ACROSS, WIDTH);
+        let dispatch = Dispatch {
+            shader: "sampled_word_gradient",
+            constants: lanes.constants(),
+            bindings: vec![
+                read(self.gradient),
+                write(self.table),
+                read(self.sampled),
+                read(self.masked_rows),
+            ],
+            immediates: immediates(self.rows, self.columns),
+            grid: each(self.rows),
+        };
+        vec![Candidate {
+            strategy: "shared_rows",
+            requires: Requirements::default(),
+            dispatches: vec![dispatch],
+        }]
+    }
+}
+
+impl Kernels for PositionGradient {
+    fn candidates(&self) -> Vec<Candidate> {
+        let bindings = vec![read(self.gradient), write(self.table), read(self.starts)];
+        let mut immediates = immediates(self.sequences, self.columns);
+        immediates.push(self.positions as u32);
+        let grid = Grid(vec![Count::Fixed(self.positions)]);
+        table_rows("position_gradient", self.columns, bindings, immediates, grid)
+    }
+}
+
+impl Kernels for SegmentGradient {
+    fn candidates(&self) -> Vec<Candidate> {
+        let lanes = Lanes::new(self.columns, 16, WIDTH);
+        let mut immediates = immediates(self.rows, self.columns);
+        immediates.push(SEGMENT_PARTIALS as u32);
+        let blocks = Dispatch {
+            shader: "segment_gradient",
+            constants: lanes.constants(),
+            bindings: vec![read(self.gradient), read(self.segments), write(self.partials)],
+            immediates,
+            grid: Grid(vec![Count::Fixed(SEGMENT_PARTIALS), Count::Fixed(lanes.per_thread())]),
+        };
+        let sum = sum_partials(self.partials, SEGMENT_PARTIALS, &[self.table], self.rows, 2 * self.columns);
+        vec![Candidate {
+            strategy: "two_stages",
+            requires: Requirements::default(),
+            dispatches: vec![blocks, sum],
+        }]
+    }
+}

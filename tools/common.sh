@@ -1,0 +1,38 @@
+# Sourced by the scripts in this folder: what a fresh Debian machine lacks, and one build for all of them.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+binary="${CARGO_TARGET_DIR:-$root/target}/release/inazuma"
+
+say() { printf '== %s\n' "$*" >&2; }
+
+# Installs Debian packages if any of the given commands is missing: `need "cmake g++" "cmake g++ make"`.
+need() {
+  local missing=0 command
+  for command in $1; do
+    command -v "$command" >/dev/null 2>&1 || missing=1
+  done
+  [ "$missing" = 0 ] || install_packages "$2"
+}
+
+install_packages() {
+  command -v apt-get >/dev/null 2>&1 || {
+    echo "please install with your system's package manager: $1" >&2
+    exit 1
+  }
+  local sudo=""
+  [ "$(id -u)" = 0 ] || sudo="sudo"
+  say "installing: $1"
+  export DEBIAN_FRONTEND=noninteractive
+  # shellcheck disable=SC2086  # a list of packages
+  $sudo apt-get update -qq >/dev/null && $sudo apt-get install -y -qq $1 >/dev/null
+}
+
+# SentencePiece is built from its sources: cmake and a C++ compiler.
+need_build_tools() {
+  command -v cargo >/dev/null 2>&1 || {
+    echo "cargo is missing: install Rust from https://rustup.rs, then run this again" >&2
+    exit 1
+  }
+  need "cmake g++ make" "cmake g++ make"
+}
