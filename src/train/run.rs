@@ -164,7 +164,10 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
     eprintln!("{}: step {} of {} on {}", out.display(), state.step, config.steps, executor.describe());
     let run = Run {
         metrics: JsonLines::open(&out.join("metrics.jsonl"), state.step)?,
-        evaluations: JsonLines::open(&out.join("eval.jsonl"), state.step)?,
+        evaluations: match evaluator {
+            Some(_) => Some(JsonLines::open(&out.join("eval.jsonl"), evaluated_before(&config, &state))?),
+            None => None,
+        },
         progress: Progress::new(&config, state.step, state.tokens),
         saved: None,
         out,
@@ -286,6 +289,12 @@ fn device_name(executor: &dyn Executor) -> String {
     parts.join(", ")
 }
 
+/// The step whose evaluation and earlier ones stay in the file; a finished run that is resumed makes its last
+/// one again.
+fn evaluated_before(config: &TrainConfig, state: &State) -> u64 {
+    if state.step == config.steps { state.step - 1 } else { state.step }
+}
+
 /// Steps whose results are waited for at most: enough that the device is never idle.
 const IN_FLIGHT: usize = 2;
 
@@ -297,7 +306,7 @@ struct Run<'a> {
     evaluator: Option<Evaluator>,
     evaluation: Option<Evaluation>,
     metrics: JsonLines,
-    evaluations: JsonLines,
+    evaluations: Option<JsonLines>,
     progress: Progress,
     /// As the run stands; `step` counts the steps submitted.
     state: State,
@@ -397,11 +406,12 @@ impl Run<'_> {
     }
 
     fn evaluate(&mut self) -> Result<()> {
-        let Some(evaluator) = &mut self.evaluator else { return Ok(()) };
+        let (Some(evaluator), Some(evaluations)) = (&mut self.evaluator, &mut self.evaluations) else {
+            return Ok(());
+        };
         let evaluation = evaluator.evaluate(self.state.step, self.executor.as_mut())?;
         eprintln!("{evaluation}");
-        // A finished run that is resumed has nothing to add.
-        self.evaluations.append(&evaluation)?;
+        evaluations.append(&evaluation)?;
         self.evaluation = Some(evaluation);
         self.progress.pause();
         Ok(())
