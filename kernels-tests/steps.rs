@@ -180,7 +180,7 @@ fn gradients_of_a_whole_step_with_dropout() {
     }
 }
 
-/// Where the lead keeps data that is not ours; without it the test says so.
+/// A file of the data that is not ours (`INAZUMA_SHARED`); without it the test says so.
 pub fn shared(file: &str) -> Option<PathBuf> {
     let root = std::env::var("INAZUMA_SHARED")
         .map_or_else(|_| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);

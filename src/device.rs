@@ -85,12 +85,29 @@ pub fn open_gpu(choice: &DeviceChoice) -> Result<Option<Arc<Gpu>>> {
     }
 }
 
-/// The executor of a choice for this plan. `threads` is for the CPU executor; 0 means one for each core.
-pub fn open_executor(choice: &DeviceChoice, plan: Plan, threads: usize) -> Result<Box<dyn Executor>> {
-    Ok(match open_gpu(choice)? {
-        Some(gpu) => Box::new(GpuExecutor::new(gpu, plan, Options::default())?),
-        None => Box::new(CpuExecutor::<f32>::new(plan, threads)?),
-    })
+/// Where plans run: opened once, it makes executors for any number of plans.
+pub struct Device {
+    gpu: Option<Arc<Gpu>>,
+    threads: usize,
+}
+
+impl Device {
+    /// Opens the adapter of a choice. `threads` is for the CPU executor; 0 means one for each core.
+    pub fn new(choice: &DeviceChoice, threads: usize) -> Result<Self> {
+        Ok(Device { gpu: open_gpu(choice)?, threads })
+    }
+
+    pub fn is_gpu(&self) -> bool {
+        self.gpu.is_some()
+    }
+
+    /// An executor for the plan.
+    pub fn open(&self, plan: Plan) -> Result<Box<dyn Executor>> {
+        Ok(match &self.gpu {
+            Some(gpu) => Box::new(GpuExecutor::new(gpu.clone(), plan, Options::default())?),
+            None => Box::new(CpuExecutor::<f32>::new(plan, self.threads)?),
+        })
+    }
 }
 
 #[cfg(test)]

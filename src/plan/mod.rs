@@ -69,7 +69,7 @@ pub struct Parameter {
     pub parts: Vec<Part>,
     pub decays: bool,
     pub initial: Initial,
-    /// Layer depth for layer-wise learning rates; `None` outside of it.
+    /// Shape of all parts together.
     pub rows: usize,
     pub columns: usize,
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use serde::Serialize;
 
+use crate::device::Device;
 use crate::model::{Mode, PretrainPlan, StepOptions};
 use crate::plan::{Executor, Phase};
 use crate::store::Store;
@@ -15,7 +16,7 @@ use crate::tensor::random::{derive, root};
 use super::config::TrainConfig;
 use super::examples::{Batcher, capacity};
 use super::metrics::{Quality, Totals};
-use super::run::Device;
+use super::run::Feeding;
 
 /// Coordinate of evaluation among a run's draws; far from any step number.
 const EVALUATION: u32 = 0xFFFF_FFFE;
@@ -77,7 +78,7 @@ impl Evaluator {
         );
         let options = StepOptions { mode: Mode::Evaluate, ..config.options };
         let plan = PretrainPlan::new(&config.model, capacity(config), &options)?;
-        let (executor, plan) = device.open(plan)?;
+        let (executor, plan) = Feeding::open(device, plan)?;
         let unigram_entropy = store.unigram_entropy();
         let examples = EpochIndex::count(&store, config.seed, 0, config.max_length);
         let sequences = config.eval_sequences.min(examples as usize);

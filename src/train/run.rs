@@ -8,9 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 
-use crate::cpu::CpuExecutor;
-use crate::device::{self, DeviceChoice};
-use crate::gpu::{self, Gpu, GpuExecutor};
+use crate::device::{Device, DeviceChoice};
 use crate::model::electra::StepTensors;
 use crate::model::{PretrainPlan, parameters};
 use crate::plan::{Executor, Phase, explain};
@@ -51,38 +49,18 @@ pub struct Report {
     pub interrupted: bool,
 }
 
-/// Where plans run.
-pub struct Device {
-    gpu: Option<Arc<Gpu>>,
-    threads: usize,
-}
-
-impl Device {
-    pub fn new(choice: &DeviceChoice, threads: usize) -> Result<Self> {
-        Ok(Device { gpu: device::open_gpu(choice)?, threads })
-    }
-
-    pub fn is_gpu(&self) -> bool {
-        self.gpu.is_some()
-    }
-
-    /// An executor for the plan, and what feeds it.
-    pub fn open(&self, plan: PretrainPlan) -> Result<(Box<dyn Executor>, Feeding)> {
-        let PretrainPlan { plan, tensors, .. } = plan;
-        let executor: Box<dyn Executor> = match &self.gpu {
-            Some(gpu) => Box::new(GpuExecutor::new(gpu.clone(), plan, gpu::Options::default())?),
-            None => Box::new(CpuExecutor::<f32>::new(plan, self.threads)?),
-        };
-        Ok((executor, Feeding { tensors }))
-    }
-}
-
 /// Runs the phases of a step of a pre-training plan.
 pub struct Feeding {
     tensors: StepTensors,
 }
 
 impl Feeding {
+    /// An executor for the plan, and what feeds it.
+    pub fn open(device: &Device, plan: PretrainPlan) -> Result<(Box<dyn Executor>, Feeding)> {
+        let PretrainPlan { plan, tensors, .. } = plan;
+        Ok((device.open(plan)?, Feeding { tensors }))
+    }
+
     /// Runs a phase: `Micro` once for each micro-batch, the others once.
     pub fn run(
         &self,
@@ -154,7 +132,7 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
     };
     let batcher = Batcher::new(store.clone(), &config)?;
     let plan = PretrainPlan::new(&config.model, capacity(&config), &config.options)?;
-    let (mut executor, feeding) = device.open(plan)?;
+    let (mut executor, feeding) = Feeding::open(&device, plan)?;
     let evaluator = match &options.eval_store {
         Some(path) => Some(Evaluator::new(path, &store, &config, &device)?),
         None => None,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use safetensors::tensor::TensorView;
 
-use crate::device::{self, DeviceChoice};
+use crate::device::{Device, DeviceChoice};
 use crate::model::{BatchCapacity, Mode, PretrainPlan, StepOptions};
 use crate::plan::{Data, Parameter, Phase, Upload};
 use crate::tensor::{StepValues, TensorId};
@@ -124,7 +124,7 @@ pub fn run(path: &Path, options: &Options) -> Result<Report> {
     };
     let PretrainPlan { plan, tensors, .. } =
         PretrainPlan::new(&config, capacity, &step_options).with_context(|| format!("{}", path.display()))?;
-    let mut executor = device::open_executor(&options.device, plan, options.threads)?;
+    let mut executor = Device::new(&options.device, options.threads)?.open(plan)?;
     let executor = executor.as_mut();
     let parameters = executor.plan().parameters.clone();
     for (prefix, select) in STATES {
