@@ -56,6 +56,7 @@ fn adam_with_clipping() {
                             beta2: 0.999,
                             epsilon: 1e-6,
                             weight_decay: if index == 0 { 0.01 } else { 0.0 },
+                            rate: if index == 0 { 1.0 } else { 0.8 },
                         },
                     );
                 }
@@ -96,6 +97,7 @@ fn a_gradient_that_is_not_finite_is_skipped() {
             beta2: 0.999,
             epsilon: 1e-6,
             weight_decay: 0.01,
+            rate: 1.0,
         };
         builder.push("adam", adam);
         let plan = builder.build(&[]).expect("a plan");

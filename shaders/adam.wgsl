@@ -1,5 +1,5 @@
 // Adam without bias correction, with decoupled weight decay, on a range of the flat parameter buffers:
-// m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², p ← p − lr·(m/(√v + ε) + decay·p), g already clipped by metrics[9].
+// m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², p ← p − lr·rate·(m/(√v + ε) + decay·p), g already clipped by metrics[9].
 // Nothing changes where metrics[10] says that the norm was not finite.
 //
 // Dispatch: 4,096 elements a workgroup of 256, in steps of 256; the range is a multiple of 4 long.
@@ -11,6 +11,7 @@ struct Immediates {
   rest2: f32,
   epsilon: f32,
   weight_decay: f32,
+  rate: f32,
 }
 var<immediate> immediates: Immediates;
 
@@ -30,6 +31,7 @@ fn main(
     return;
   }
   let factor = metrics[9];
+  let rate = step.learning_rate * immediates.rate;
   let first = workgroup_index(group, groups) * 1024u + thread;
   for (var i = 0u; i < 4u; i += 1u) {
     let at = first + i * 256u;
@@ -40,7 +42,7 @@ fn main(
       let p = value[at];
       first_moment[at] = m;
       second_moment[at] = v;
-      value[at] = p - step.learning_rate * (m / (sqrt(v) + immediates.epsilon) + immediates.weight_decay * p);
+      value[at] = p - rate * (m / (sqrt(v) + immediates.epsilon) + immediates.weight_decay * p);
     }
   }
 }

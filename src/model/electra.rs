@@ -5,22 +5,22 @@
 
 use anyhow::{Result, ensure};
 
-use crate::ops::optimizer::{Adam, BLOCK, Clear, ClipFactor, SquaredNorm};
+use crate::ops::optimizer::Clear;
 use crate::ops::replace::Replace;
 use crate::ops::replaced_token::AUC_BINS;
 use crate::plan::{Data, Phase, Plan, PlanBuilder, Upload};
 use crate::tensor::{Element, Extent, Role, Rows, TensorId};
-use crate::train::batch::{PackedBatch, WordLists};
+use crate::train::batch::PackedBatch;
 
-use super::encoder::{Encoder, Packed, SampledWords, WordListTensors};
+use super::encoder::{Encoder, SampledWords, WordListTensors};
 use super::heads::{self, HeadOptions, LogitsChunk, Masked};
+use super::inputs::{PackedInputs, uint_input};
+use super::parameters::LayerRates;
+use super::update::{OptimizerOptions, RANGE_LIMIT, clear_gradients, update};
 use super::{ModelConfig, parameters};
 
 /// Elements of the metrics tensor; `train::metrics` names the places.
 pub const METRICS: usize = 16;
-
-/// Elements of a parameter range at most: 64 MiB, half of the binding limit every adapter has.
-const RANGE_LIMIT: usize = 16 << 20;
 
 /// What one micro-batch can hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,11 +52,7 @@ pub struct StepOptions {
     pub generator_weight: f32,
     pub discriminator_weight: f32,
     pub temperature: f32,
-    pub clip_norm: f32,
-    pub adam_beta1: f32,
-    pub adam_beta2: f32,
-    pub adam_epsilon: f32,
-    pub weight_decay: f32,
+    pub optimizer: OptimizerOptions,
 }
 
 impl Default for StepOptions {
@@ -69,11 +65,7 @@ impl Default for StepOptions {
             generator_weight: 1.0,
             discriminator_weight: 50.0,
             temperature: 1.0,
-            clip_norm: 1.0,
-            adam_beta1: 0.9,
-            adam_beta2: 0.999,
-            adam_epsilon: 1e-6,
-            weight_decay: 0.01,
+            optimizer: OptimizerOptions::default(),
         }
     }
 }
@@ -81,11 +73,7 @@ impl Default for StepOptions {
 /// Tensors of a plan by which a step is fed and read.
 #[derive(Clone, Debug)]
 pub struct StepTensors {
-    input_ids: TensorId,
-    positions: TensorId,
-    segments: TensorId,
-    sequences: TensorId,
-    starts: TensorId,
+    inputs: PackedInputs,
     masked_rows: TensorId,
     masked_ids: TensorId,
     masked_sequences: TensorId,
@@ -128,33 +116,20 @@ impl PretrainPlan {
         let embeddings = parameters::embeddings(&mut builder, config);
         let generator_size = parameters::EncoderSize::generator(config);
         let discriminator_size = parameters::EncoderSize::discriminator(config);
-        let generator = parameters::encoder(&mut builder, "generator", generator_size);
+        let generator = parameters::encoder(&mut builder, "generator", generator_size, &LayerRates::equal());
         let generator_head = parameters::generator_head(&mut builder, config);
-        let discriminator = parameters::encoder(&mut builder, "discriminator", discriminator_size);
+        let discriminator = parameters::encoder(&mut builder, "discriminator", discriminator_size, &LayerRates::equal());
         let discriminator_head = parameters::discriminator_head(&mut builder, config);
 
-        let tokens = Rows::of(Extent::Tokens, capacity.tokens);
         let masked_rows = Rows::of(Extent::Masked, capacity.masked.max(1));
-        let mut batch =
-            |name: &str, rows: usize| builder.tensor(name, Rows::fixed(rows), 1, Element::Uint, Role::Batch);
-        let input_ids = batch("input_ids", capacity.tokens);
-        let packed = Packed {
-            positions: batch("positions", capacity.tokens),
-            segments: batch("segments", capacity.tokens),
-            sequences: batch("sequences", capacity.tokens),
-            starts: batch("starts", capacity.sequences + 1),
-            tokens,
-            sequence_rows: Rows::of(Extent::Sequences, capacity.sequences),
-            max_length: capacity.max_length,
-        };
-        let mut words = |network: &str| WordListTensors {
-            ids: batch(&format!("{network}.words.ids"), capacity.tokens),
-            starts: batch(&format!("{network}.words.starts"), capacity.tokens + 1),
-            rows: batch(&format!("{network}.words.rows"), capacity.tokens),
-        };
-        let generator_words = train.then(|| words("generator"));
-        let discriminator_words = train.then(|| words("discriminator"));
+        let (rows, sequences) = (capacity.tokens, capacity.sequences);
+        let inputs = PackedInputs::new(&mut builder, rows, sequences, capacity.max_length);
+        let PackedInputs { input_ids, packed } = inputs;
+        let tokens = packed.tokens;
+        let generator_words = train.then(|| WordListTensors::new(&mut builder, "generator", rows));
+        let discriminator_words = train.then(|| WordListTensors::new(&mut builder, "discriminator", rows));
         let masked_capacity = masked_rows.capacity;
+        let mut batch = |name: &str, rows: usize| uint_input(&mut builder, name, rows);
         let masked = Masked {
             rows: batch("masked.rows", masked_capacity),
             ids: batch("masked.ids", masked_capacity),
@@ -171,10 +146,7 @@ impl PretrainPlan {
 
         let ranges = if train { builder.parameter_ranges(RANGE_LIMIT) } else { Vec::new() };
         builder.phase(Phase::Clear);
-        for range in &ranges {
-            let clear = Clear { tensor: range.gradient, elements: range.elements, element: Element::Float };
-            builder.push("gradients", clear);
-        }
+        clear_gradients(&mut builder, &ranges);
         builder.push("metrics", Clear { tensor: metrics, elements: METRICS, element: Element::Float });
         let clear = Clear { tensor: histogram, elements: 2 * AUC_BINS, element: Element::Uint };
         builder.push("auc_histogram", clear);
@@ -260,39 +232,7 @@ impl PretrainPlan {
 
         builder.phase(Phase::Update);
         if train {
-            let blocks: usize = ranges.iter().map(|range| range.elements.div_ceil(BLOCK)).sum();
-            let partials = builder.tensor(
-                "gradient_norm.partials",
-                Rows::fixed(blocks),
-                1,
-                Element::Float,
-                Role::Activation,
-            );
-            let mut first = 0;
-            for range in &ranges {
-                let op = SquaredNorm { gradient: range.gradient, elements: range.elements, partials, first };
-                builder.push("gradient_norm", op);
-                first += range.elements.div_ceil(BLOCK);
-            }
-            let clip_norm = options.clip_norm;
-            builder.push("clip", ClipFactor { partials, count: blocks, metrics, clip_norm });
-            for range in &ranges {
-                builder.push(
-                    "adam",
-                    Adam {
-                        value: range.value,
-                        gradient: range.gradient,
-                        first_moment: range.first_moment,
-                        second_moment: range.second_moment,
-                        metrics,
-                        elements: range.elements,
-                        beta1: options.adam_beta1,
-                        beta2: options.adam_beta2,
-                        epsilon: options.adam_epsilon,
-                        weight_decay: if range.decays { options.weight_decay } else { 0.0 },
-                    },
-                );
-            }
+            update(&mut builder, &ranges, metrics, &options.optimizer);
         }
         let keep = match options.mode {
             Mode::Parity => vec![discriminator_ids, labels, detected.logits],
@@ -300,11 +240,7 @@ impl PretrainPlan {
         };
         let plan = builder.build(&keep)?;
         let tensors = StepTensors {
-            input_ids,
-            positions: packed.positions,
-            segments: packed.segments,
-            sequences: packed.sequences,
-            starts: packed.starts,
+            inputs,
             masked_rows: masked.rows,
             masked_ids: masked.ids,
             masked_sequences: masked.sequences,
@@ -328,26 +264,20 @@ impl StepTensors {
     /// Everything a micro-batch brings to the device.
     pub fn uploads<'a>(&self, batch: &'a PackedBatch) -> Vec<Upload<'a>> {
         let mut uploads = Vec::new();
-        let mut add = |tensor, data: &'a [u32]| uploads.push(Upload { tensor, data: Data::Uint(data) });
-        add(self.input_ids, &batch.input_ids);
-        add(self.positions, &batch.positions);
-        add(self.segments, &batch.segments);
-        add(self.sequences, &batch.sequences);
-        add(self.starts, &batch.starts);
-        add(self.masked_rows, &batch.masked_rows);
-        add(self.masked_ids, &batch.masked_ids);
-        add(self.masked_sequences, &batch.masked_sequences);
-        add(self.masked_slots, &batch.masked_slots);
-        add(self.slot_of_row, &batch.slot_of_row);
-        let mut lists = |tensors: Option<WordListTensors>, words: &'a WordLists| {
-            if let Some(tensors) = tensors {
-                add(tensors.ids, &words.ids);
-                add(tensors.starts, &words.starts);
-                add(tensors.rows, &words.rows);
-            }
-        };
-        lists(self.generator_words, &batch.generator_words);
-        lists(self.discriminator_words, &batch.discriminator_words);
+        self.inputs.uploads(batch, &mut uploads);
+        for (tensor, data) in [
+            (self.masked_rows, &batch.masked_rows),
+            (self.masked_ids, &batch.masked_ids),
+            (self.masked_sequences, &batch.masked_sequences),
+            (self.masked_slots, &batch.masked_slots),
+            (self.slot_of_row, &batch.slot_of_row),
+        ] {
+            uploads.push(Upload { tensor, data: Data::Uint(data) });
+        }
+        if let (Some(generator), Some(discriminator)) = (self.generator_words, self.discriminator_words) {
+            generator.uploads(&batch.generator_words, &mut uploads);
+            discriminator.uploads(&batch.discriminator_words, &mut uploads);
+        }
         uploads
     }
 }

@@ -10,9 +10,8 @@ use crate::ops::vocabulary_loss::{RESULTS, VocabularyLoss};
 use crate::plan::PlanBuilder;
 use crate::tensor::{Dropout, Element, Role, Rows, TensorId};
 
-use super::encoder::{
-    NormWay, Packed, linear, linear_input_gradient, linear_weight_gradient, norm, norm_gradient,
-};
+use super::encoder::Packed;
+use super::layers::{NormWay, linear, linear_input_gradient, linear_weight_gradient, norm, norm_gradient};
 use super::parameters::{DiscriminatorHead, EmbeddingParameters, GeneratorHead};
 
 /// Bytes of logits alive at once. DESIGN.md allows 64 MB; half of it still fills a GPU (at 32,000 pieces

@@ -1,13 +1,18 @@
 //! ELECTRA: its configuration, its parameters, and the plan of a training step.
 //!
-//! There is one description of the model; pre-training, evaluation and (later) fine-tuning are plans built
-//! from it. Forward and backward of a layer stand side by side in `encoder`.
+//! There is one description of the model; pre-training, evaluation and fine-tuning are plans built from it. Forward and backward of a layer stand side by side in `encoder`.
 
 pub mod config;
 pub mod electra;
 pub mod encoder;
+pub mod finetune;
 pub mod heads;
+pub mod inputs;
+pub mod layers;
 pub mod parameters;
+pub mod task_heads;
+pub mod update;
 
 pub use config::ModelConfig;
 pub use electra::{BatchCapacity, Mode, PretrainPlan, StepOptions};
+pub use update::OptimizerOptions;

@@ -98,7 +98,7 @@ impl EncoderSize {
     }
 }
 
-fn dense(
+pub(super) fn dense(
     builder: &mut PlanBuilder,
     names: &[String],
     inputs: usize,
@@ -137,16 +137,55 @@ pub fn embeddings(builder: &mut PlanBuilder, config: &ModelConfig) -> EmbeddingP
     }
 }
 
-/// Encoder parameters under `network` (`generator` or `discriminator`).
-pub fn encoder(builder: &mut PlanBuilder, network: &str, size: EncoderSize) -> EncoderParameters {
+/// Layer-wise decay of the learning rate (SPEC.md §5): layer k of L has decay^(L−k), embeddings and
+/// `embeddings_project` decay^(L+1), heads 1.
+#[derive(Clone, Copy, Debug)]
+pub struct LayerRates {
+    decay: f64,
+    layers: usize,
+}
+
+impl LayerRates {
+    /// No decay: all rates are 1.
+    pub fn equal() -> Self {
+        LayerRates { decay: 1.0, layers: 0 }
+    }
+
+    pub fn new(decay: f64, layers: usize) -> Self {
+        LayerRates { decay, layers }
+    }
+
+    fn layer(&self, layer: usize) -> f32 {
+        self.power(self.layers.saturating_sub(layer))
+    }
+
+    pub fn embeddings(&self) -> f32 {
+        self.power(self.layers + 1)
+    }
+
+    fn power(&self, exponent: usize) -> f32 {
+        self.decay.powi(exponent as i32) as f32
+    }
+}
+
+/// Encoder parameters under `network` (`generator` or `discriminator`). Parameters declared afterwards have
+/// learning rate factor 1.
+pub fn encoder(
+    builder: &mut PlanBuilder,
+    network: &str,
+    size: EncoderSize,
+    rates: &LayerRates,
+) -> EncoderParameters {
     let root = format!("{network}.electra");
     let (hidden, ffn) = (size.hidden, size.ffn);
+    builder.learning_rate_factor(rates.embeddings());
     let project = (size.embedding != hidden).then(|| {
         let name = format!("{root}.embeddings_project");
         dense(builder, &[name], size.embedding, hidden, Initial::GlorotUniform)
     });
     let layers = (0..size.layers)
         .map(|layer| {
+            builder.learning_rate_factor(rates.layer(layer));
             let at = |name: &str| format!("{root}.encoder.layer.{layer}.{name}");
             let qkv = ["query", "key", "value"].map(|name| at(&format!("attention.self.{name}")));
             LayerParameters {
@@ -159,6 +198,7 @@ pub fn encoder(builder: &mut PlanBuilder, network: &str, size: EncoderSize) -> E
             }
         })
         .collect();
+    builder.learning_rate_factor(1.0);
     EncoderParameters { project, layers }
 }
 

@@ -196,6 +196,8 @@ pub struct Adam {
     pub epsilon: f32,
     /// 0 for parameters that do not decay.
     pub weight_decay: f32,
+    /// Factor on the step's learning rate: layer-wise decay.
+    pub rate: f32,
 }
 
 impl Describe for Adam {
@@ -227,7 +229,7 @@ impl<S: Scalar> CpuOp<S> for Adam {
         let (beta1, beta2, epsilon) = (of(self.beta1), of(self.beta2), of(self.epsilon));
         // 1 − β of the decimal number the user wrote, not of its nearest f32 (0.999 would lose 3 digits).
         let (rest1, rest2) = (S::of(rest(self.beta1)), S::of(rest(self.beta2)));
-        let (rate, decay) = (of(memory.values.learning_rate), of(self.weight_decay));
+        let (rate, decay) = (of(memory.values.learning_rate) * of(self.rate), of(self.weight_decay));
         let gradient = &memory.read(self.gradient)[..self.elements];
         memory.write(self.value)[..self.elements]
             .par_chunks_mut(BLOCK)
@@ -276,6 +278,7 @@ impl Kernels for Adam {
                 (rest(self.beta2) as f32).to_bits(),
                 self.epsilon.to_bits(),
                 self.weight_decay.to_bits(),
+                self.rate.to_bits(),
             ],
             self.elements.div_ceil(BLOCK),
         )

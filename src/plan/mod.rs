@@ -14,7 +14,7 @@ use crate::tensor::{Element, Extents, Role, Rows, StepValues, TensorId, TensorIn
 pub mod explain;
 mod storage;
 
-pub use storage::BufferInfo;
+pub use storage::{BufferInfo, ParameterRange};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
@@ -68,6 +68,8 @@ pub struct Parameter {
     pub second_moment: TensorId,
     pub parts: Vec<Part>,
     pub decays: bool,
+    /// Factor on the learning rate (layer-wise decay in fine-tuning; 1 in pre-training).
+    pub rate: f32,
     pub initial: Initial,
     /// Shape of all parts together.
     pub rows: usize,
@@ -75,7 +77,6 @@ pub struct Parameter {
 }
 
 /// Collects tensors and ops; [`PlanBuilder::build`] makes the plan.
-#[derive(Default)]
 pub struct PlanBuilder {
     tensors: Vec<TensorInfo>,
     parameters: Vec<Parameter>,
@@ -83,6 +84,21 @@ pub struct PlanBuilder {
     aliases: Vec<storage::Alias>,
     phase: Option<Phase>,
     scope: Vec<String>,
+    rate: f32,
+}
+
+impl Default for PlanBuilder {
+    fn default() -> Self {
+        PlanBuilder {
+            tensors: Vec::new(),
+            parameters: Vec::new(),
+            ops: Vec::new(),
+            aliases: Vec::new(),
+            phase: None,
+            scope: Vec::new(),
+            rate: 1.0,
+        }
+    }
 }
 
 impl PlanBuilder {
@@ -151,6 +167,7 @@ impl PlanBuilder {
                 })
                 .collect(),
             decays,
+            rate: self.rate,
             initial,
             rows,
             columns,
@@ -159,9 +176,14 @@ impl PlanBuilder {
         parameter
     }
 
+    /// The factor on the learning rate of the parameters declared from here on.
+    pub fn learning_rate_factor(&mut self, rate: f32) {
+        self.rate = rate;
+    }
+
     /// Ranges of the flat parameter buffers, for ops that treat all parameters alike: each at most
-    /// `limit` elements and of one kind of decay. Declare all parameters first.
-    pub fn parameter_ranges(&mut self, limit: usize) -> Vec<storage::ParameterRange> {
+    /// `limit` elements, of one kind of decay and one learning rate. Declare all parameters first.
+    pub fn parameter_ranges(&mut self, limit: usize) -> Vec<ParameterRange> {
         storage::parameter_ranges(self, limit)
     }
 

@@ -1,6 +1,7 @@
 //! Where tensors lie: flat buffers for parameters, coloured buffers for what lives within a micro-batch.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use anyhow::{Result, bail};
 
@@ -31,6 +32,8 @@ pub struct ParameterRange {
     pub second_moment: TensorId,
     pub elements: usize,
     pub decays: bool,
+    /// Factor on the learning rate.
+    pub rate: f32,
 }
 
 /// A tensor that is a range of a flat buffer.
@@ -39,32 +42,47 @@ pub(super) struct Alias {
     offset: usize,
 }
 
-/// Offsets of the parameters, by index, and the length: those that decay first, each kind in order.
-fn flat_layout(builder: &PlanBuilder) -> (Vec<usize>, [std::ops::Range<usize>; 2]) {
+/// Parameters that the optimiser treats alike, side by side in the flat buffers.
+struct Kind {
+    decays: bool,
+    rate: f32,
+    elements: Range<usize>,
+}
+
+/// Offsets of the parameters, by index, and the kinds in order: those that decay first, then by where a learning
+/// rate is first met.
+fn flat_layout(builder: &PlanBuilder) -> (Vec<usize>, Vec<Kind>) {
     let mut offsets = vec![0; builder.parameters.len()];
+    let mut kinds: Vec<Kind> = Vec::new();
+    for decays in [true, false] {
+        for parameter in builder.parameters.iter().filter(|parameter| parameter.decays == decays) {
+            let rate = parameter.rate;
+            if !kinds.iter().any(|kind| kind.decays == decays && kind.rate == rate) {
+                kinds.push(Kind { decays, rate, elements: 0..0 });
+            }
+        }
+    }
     let mut end = 0;
-    let mut ranges = [0..0, 0..0];
-    for (kind, decays) in [(0, true), (1, false)] {
+    for kind in &mut kinds {
         let start = end;
         for (index, parameter) in builder.parameters.iter().enumerate() {
-            if parameter.decays == decays {
+            if parameter.decays == kind.decays && parameter.rate == kind.rate {
                 offsets[index] = end;
                 end += (parameter.rows * parameter.columns).next_multiple_of(ALIGNMENT);
             }
         }
-        ranges[kind] = start..end;
+        kind.elements = start..end;
     }
-    (offsets, ranges)
+    (offsets, kinds)
 }
 
 pub(super) fn parameter_ranges(builder: &mut PlanBuilder, limit: usize) -> Vec<ParameterRange> {
     let limit = limit / ALIGNMENT * ALIGNMENT;
     let (_, kinds) = flat_layout(builder);
     let mut ranges = Vec::new();
-    for (kind, decays) in [(0, true), (1, false)] {
-        let mut offset = kinds[kind].start;
-        while offset < kinds[kind].end {
-            let elements = limit.min(kinds[kind].end - offset);
+    for Kind { decays, rate, elements: Range { start, end } } in kinds {
+        for offset in (start..end).step_by(limit) {
+            let elements = limit.min(end - offset);
             let mut alias = |role| {
                 let tensor = TensorId(builder.tensors.len() as u32);
                 builder.tensors.push(TensorInfo {
@@ -84,9 +102,9 @@ pub(super) fn parameter_ranges(builder: &mut PlanBuilder, limit: usize) -> Vec<P
                 second_moment: alias(Role::SecondMoment),
                 elements,
                 decays,
+                rate,
             };
             ranges.push(range);
-            offset += elements;
         }
     }
     ranges
@@ -121,6 +139,7 @@ pub(super) fn assign(builder: &PlanBuilder, keep: &[TensorId]) -> Result<(Vec<Bu
 
     // Parameters, gradients and moments: four flat buffers of one layout.
     let (offsets, kinds) = flat_layout(builder);
+    let elements = kinds.last().map_or(0, |kind| kind.elements.end);
     let mut flat = HashMap::new();
     if !builder.parameters.is_empty() {
         for role in [Role::Parameter, Role::Gradient, Role::FirstMoment, Role::SecondMoment] {
@@ -130,7 +149,7 @@ pub(super) fn assign(builder: &PlanBuilder, keep: &[TensorId]) -> Result<(Vec<Bu
                 continue;
             }
             flat.insert(role, buffers.len());
-            buffers.push(BufferInfo { elements: kinds[1].end, element: Element::Float, role });
+            buffers.push(BufferInfo { elements, element: Element::Float, role });
         }
     }
     for (parameter, offset) in builder.parameters.iter().zip(offsets) {

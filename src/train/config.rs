@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::model::{Mode, ModelConfig, StepOptions, config as sizes};
+use crate::model::{Mode, ModelConfig, OptimizerOptions, StepOptions, config as sizes};
 
 use super::hparams;
 use super::masking;
@@ -303,11 +303,13 @@ fn step_options(settings: &Settings) -> Result<StepOptions> {
         generator_weight: number("generator_weight")?,
         discriminator_weight: number("discriminator_weight")?,
         temperature: number("temperature")?,
-        clip_norm: number("clip_norm")?,
-        adam_beta1: number("adam_beta1")?,
-        adam_beta2: number("adam_beta2")?,
-        adam_epsilon: number("adam_epsilon")?,
-        weight_decay: number("weight_decay")?,
+        optimizer: OptimizerOptions {
+            clip_norm: number("clip_norm")?,
+            adam_beta1: number("adam_beta1")?,
+            adam_beta2: number("adam_beta2")?,
+            adam_epsilon: number("adam_epsilon")?,
+            weight_decay: number("weight_decay")?,
+        },
     })
 }
 

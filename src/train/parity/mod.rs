@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use safetensors::tensor::TensorView;
 
 use crate::device::{Device, DeviceChoice};
-use crate::model::{BatchCapacity, Mode, PretrainPlan, StepOptions};
+use crate::model::{BatchCapacity, Mode, OptimizerOptions, PretrainPlan, StepOptions};
 use crate::plan::{Data, Parameter, Phase, Upload};
 use crate::tensor::{StepValues, TensorId};
 use crate::train::batch::{MaskedExample, PackedBatch};
@@ -116,11 +116,13 @@ pub fn run(path: &Path, options: &Options) -> Result<Report> {
         generator_weight: golden.config.gen_weight as f32,
         discriminator_weight: golden.config.disc_weight as f32,
         temperature: 1.0,
-        clip_norm: optimizer.clip as f32,
-        adam_beta1: optimizer.b1 as f32,
-        adam_beta2: optimizer.b2 as f32,
-        adam_epsilon: optimizer.eps as f32,
-        weight_decay: optimizer.wd as f32,
+        optimizer: OptimizerOptions {
+            clip_norm: optimizer.clip as f32,
+            adam_beta1: optimizer.b1 as f32,
+            adam_beta2: optimizer.b2 as f32,
+            adam_epsilon: optimizer.eps as f32,
+            weight_decay: optimizer.wd as f32,
+        },
     };
     let PretrainPlan { plan, tensors, .. } =
         PretrainPlan::new(&config, capacity, &step_options).with_context(|| format!("{}", path.display()))?;

@@ -1,0 +1,68 @@
+//! The packed batch as tensors of a plan, and how it gets there: the same for every plan built from the model.
+
+use crate::plan::{Data, PlanBuilder, Upload};
+use crate::tensor::{Element, Extent, Role, Rows, TensorId};
+use crate::train::batch::{PackedBatch, WordLists};
+
+use super::encoder::{Packed, WordListTensors};
+
+/// Ids and coordinates of the packed rows.
+#[derive(Clone, Copy, Debug)]
+pub struct PackedInputs {
+    /// `[T]`.
+    pub input_ids: TensorId,
+    pub packed: Packed,
+}
+
+/// A tensor of `rows` integers that comes with every micro-batch.
+pub fn uint_input(builder: &mut PlanBuilder, name: &str, rows: usize) -> TensorId {
+    builder.tensor(name, Rows::fixed(rows), 1, Element::Uint, Role::Batch)
+}
+
+impl PackedInputs {
+    /// Declares the tensors for up to `tokens` rows of `sequences` sequences of at most `max_length`.
+    pub fn new(builder: &mut PlanBuilder, tokens: usize, sequences: usize, max_length: usize) -> Self {
+        PackedInputs {
+            input_ids: uint_input(builder, "input_ids", tokens),
+            packed: Packed {
+                positions: uint_input(builder, "positions", tokens),
+                segments: uint_input(builder, "segments", tokens),
+                sequences: uint_input(builder, "sequences", tokens),
+                starts: uint_input(builder, "starts", sequences + 1),
+                tokens: Rows::of(Extent::Tokens, tokens),
+                sequence_rows: Rows::of(Extent::Sequences, sequences),
+                max_length,
+            },
+        }
+    }
+
+    pub fn uploads<'a>(&self, batch: &'a PackedBatch, uploads: &mut Vec<Upload<'a>>) {
+        let packed = &self.packed;
+        for (tensor, data) in [
+            (self.input_ids, &batch.input_ids),
+            (packed.positions, &batch.positions),
+            (packed.segments, &batch.segments),
+            (packed.sequences, &batch.sequences),
+            (packed.starts, &batch.starts),
+        ] {
+            uploads.push(Upload { tensor, data: Data::Uint(data) });
+        }
+    }
+}
+
+impl WordListTensors {
+    /// Declares the lists of `network` for up to `tokens` rows.
+    pub fn new(builder: &mut PlanBuilder, network: &str, tokens: usize) -> Self {
+        WordListTensors {
+            ids: uint_input(builder, &format!("{network}.words.ids"), tokens),
+            starts: uint_input(builder, &format!("{network}.words.starts"), tokens + 1),
+            rows: uint_input(builder, &format!("{network}.words.rows"), tokens),
+        }
+    }
+
+    pub fn uploads<'a>(&self, words: &'a WordLists, uploads: &mut Vec<Upload<'a>>) {
+        for (tensor, data) in [(self.ids, &words.ids), (self.starts, &words.starts), (self.rows, &words.rows)] {
+            uploads.push(Upload { tensor, data: Data::Uint(data) });
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! What every training step begins and ends with: cleared gradients; global norm, clipping and Adam.
+
+use crate::ops::optimizer::{Adam, BLOCK, Clear, ClipFactor, SquaredNorm};
+use crate::plan::{ParameterRange, PlanBuilder};
+use crate::tensor::{Element, Role, Rows, TensorId};
+
+/// Elements of a parameter range at most: 64 MiB, half of the binding limit every adapter has.
+pub const RANGE_LIMIT: usize = 16 << 20;
+
+/// The optimiser of SPEC.md §3.7 and §3.8.
+#[derive(Clone, Copy, Debug)]
+pub struct OptimizerOptions {
+    pub clip_norm: f32,
+    pub adam_beta1: f32,
+    pub adam_beta2: f32,
+    pub adam_epsilon: f32,
+    pub weight_decay: f32,
+}
+
+impl Default for OptimizerOptions {
+    /// The reference's values.
+    fn default() -> Self {
+        OptimizerOptions {
+            clip_norm: 1.0,
+            adam_beta1: 0.9,
+            adam_beta2: 0.999,
+            adam_epsilon: 1e-6,
+            weight_decay: 0.01,
+        }
+    }
+}
+
+/// Clears the gradients of `ranges`.
+pub fn clear_gradients(builder: &mut PlanBuilder, ranges: &[ParameterRange]) {
+    for range in ranges {
+        let clear = Clear { tensor: range.gradient, elements: range.elements, element: Element::Float };
+        builder.push("gradients", clear);
+    }
+}
+
+/// Norm of all gradients, clip factor, and Adam on every range. `metrics` receives norm, factor and flag.
+pub fn update(
+    builder: &mut PlanBuilder,
+    ranges: &[ParameterRange],
+    metrics: TensorId,
+    options: &OptimizerOptions,
+) {
+    let blocks: usize = ranges.iter().map(|range| range.elements.div_ceil(BLOCK)).sum();
+    let name = "gradient_norm.partials";
+    let partials = builder.tensor(name, Rows::fixed(blocks), 1, Element::Float, Role::Activation);
+    let mut first = 0;
+    for range in ranges {
+        let op = SquaredNorm { gradient: range.gradient, elements: range.elements, partials, first };
+        builder.push("gradient_norm", op);
+        first += range.elements.div_ceil(BLOCK);
+    }
+    let clip_norm = options.clip_norm;
+    builder.push("clip", ClipFactor { partials, count: blocks, metrics, clip_norm });
+    for range in ranges {
+        builder.push(
+            "adam",
+            Adam {
+                value: range.value,
+                gradient: range.gradient,
+                first_moment: range.first_moment,
+                second_moment: range.second_moment,
+                metrics,
+                elements: range.elements,
+                beta1: options.adam_beta1,
+                beta2: options.adam_beta2,
+                epsilon: options.adam_epsilon,
+                weight_decay: if range.decays { options.weight_decay } else { 0.0 },
+                rate: range.rate,
+            },
+        );
+    }
+}
