@@ -8,6 +8,8 @@ mod gather;
 mod gelu;
 mod gradients;
 mod harness;
+mod heads;
+mod heads_spans;
 mod losses;
 mod matmul;
 mod norm;

@@ -9,6 +9,7 @@
 
 use crate::tensor::{Extents, Rows, TensorId};
 
+pub mod apply_dropout;
 pub mod attention;
 mod dropout;
 pub mod embedding;
@@ -23,7 +24,12 @@ mod norm_kernels;
 pub mod optimizer;
 pub mod replace;
 pub mod replaced_token;
+pub mod row_loss;
 pub mod scalar;
+pub mod span_loss;
+pub mod span_pair;
+pub mod span_pool;
+mod spans;
 pub mod table_gradient;
 mod table_gradient_kernels;
 pub mod vocabulary_loss;
