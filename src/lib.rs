@@ -1,6 +1,7 @@
 //! Inazuma: pre-training and fine-tuning of ELECTRA for Japanese with hand-written WGSL kernels.
 //!
-//! The folders follow the way of the data: `corpus` (dump to text), `tokenizer`, `store`, `train`;
+//! The folders follow the way of the data: `corpus` (dump to text), `tokenizer`, `store`, `train`,
+//! `finetune`, `interop` (models of other systems);
 //! the engine stands apart from it: `tensor`, `ops`, `plan`, and the executors `cpu` and `gpu`.
 
 pub mod cli;
@@ -8,6 +9,7 @@ pub mod corpus;
 pub mod cpu;
 pub mod device;
 pub mod gpu;
+pub mod interop;
 pub mod model;
 pub mod ops;
 pub mod plan;

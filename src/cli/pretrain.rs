@@ -48,6 +48,9 @@ pub struct Args {
     /// Go on from the last checkpoint of RUN
     #[arg(long)]
     resume: bool,
+    /// Begin with the parameters of another run or checkpoint of the same sizes and tokenizer
+    #[arg(long, value_name = "RUN", conflicts_with = "resume")]
+    init: Option<PathBuf>,
     /// Print the plan of a step (ops, shapes, memory by role, FLOPs) and stop
     #[arg(long)]
     explain: bool,
@@ -70,6 +73,7 @@ pub fn run(args: Args) -> Result<()> {
         device: args.device,
         threads: args.threads,
         resume: args.resume,
+        init: args.init,
         eval_store: args.eval_store,
     };
     if args.explain {

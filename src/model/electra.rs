@@ -118,7 +118,8 @@ impl PretrainPlan {
         let discriminator_size = parameters::EncoderSize::discriminator(config);
         let generator = parameters::encoder(&mut builder, "generator", generator_size, &LayerRates::equal());
         let generator_head = parameters::generator_head(&mut builder, config);
-        let discriminator = parameters::encoder(&mut builder, "discriminator", discriminator_size, &LayerRates::equal());
+        let discriminator =
+            parameters::encoder(&mut builder, "discriminator", discriminator_size, &LayerRates::equal());
         let discriminator_head = parameters::discriminator_head(&mut builder, config);
 
         let masked_rows = Rows::of(Extent::Masked, capacity.masked.max(1));

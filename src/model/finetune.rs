@@ -12,7 +12,7 @@ use crate::train::batch::PackedBatch;
 
 use super::electra::METRICS;
 use super::encoder::{Encoder, WordListTensors, site};
-use super::inputs::{PackedInputs, uint_input};
+use super::inputs::PackedInputs;
 use super::parameters::{self, LayerRates};
 use super::task_heads;
 use super::update::{OptimizerOptions, RANGE_LIMIT, clear_gradients, update};

@@ -61,7 +61,8 @@ impl WordListTensors {
     }
 
     pub fn uploads<'a>(&self, words: &'a WordLists, uploads: &mut Vec<Upload<'a>>) {
-        for (tensor, data) in [(self.ids, &words.ids), (self.starts, &words.starts), (self.rows, &words.rows)] {
+        for (tensor, data) in [(self.ids, &words.ids), (self.starts, &words.starts), (self.rows, &words.rows)]
+        {
             uploads.push(Upload { tensor, data: Data::Uint(data) });
         }
     }

@@ -180,7 +180,14 @@ impl HeadContext {
     }
 
     /// dense → GELU.
-    fn inner(&self, builder: &mut PlanBuilder, label: &str, input: TensorId, layer: &Dense, rows: Rows) -> Inner {
+    fn inner(
+        &self,
+        builder: &mut PlanBuilder,
+        label: &str,
+        input: TensorId,
+        layer: &Dense,
+        rows: Rows,
+    ) -> Inner {
         let before_gelu = builder.activation(&format!("{label}.before_gelu"), rows, layer.outputs);
         let output = builder.activation(label, rows, layer.outputs);
         let epilogue = Epilogue::BiasGelu { bias: layer.bias.value, before: before_gelu };

@@ -10,19 +10,18 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use memmap2::Mmap;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
+use crate::interop::weights::{self, WeightFile};
 use crate::plan::{Executor, Parameter};
 use crate::store::Store;
 use crate::tensor::TensorId;
 
 const LATEST: &str = "latest";
 const CHECKPOINTS: &str = "checkpoints";
-const MODEL: &str = "model.safetensors";
+pub const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
-const STATE: &str = "state.json";
+pub const STATE: &str = "state.json";
 
 /// Says which text a run was trained on, without where it lies.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,9 +54,17 @@ pub struct State {
     pub seed: u64,
     /// SHA-256 of the tokenizer's model.
     pub tokenizer: String,
+    /// Whether texts are lower-cased before the tokenizer.
+    #[serde(default = "lower_by_default")]
+    pub lower: bool,
     pub store: StoreIdentity,
     /// What computed it; another device gives other roundings.
     pub device: String,
+}
+
+/// States written before the key was there are of lower-cased texts or unknown.
+fn lower_by_default() -> bool {
+    true
 }
 
 /// The tensors of one kind, with the prefix of their names in the file.
@@ -149,30 +156,11 @@ fn remove_old(run: &Path, step: u64, keep: usize) -> Result<()> {
 }
 
 fn write_tensors(path: &Path, executor: &mut dyn Executor, kinds: &[Kind]) -> Result<()> {
-    let parameters = executor.plan().parameters.clone();
-    let mut tensors: Vec<(String, Vec<usize>, Vec<f32>)> = Vec::new();
-    for parameter in &parameters {
-        for (prefix, tensor) in kinds {
-            let values = executor.read(tensor(parameter))?;
-            for part in &parameter.parts {
-                let start = part.first_row * parameter.columns;
-                let part_values = values[start..start + part.elements()].to_vec();
-                tensors.push((format!("{prefix}{}", part.name), part.shape.clone(), part_values));
-            }
-        }
+    let mut tensors = Vec::new();
+    for (prefix, tensor) in kinds {
+        tensors.extend(weights::collect(executor, tensor, |part| Some(format!("{prefix}{part}")))?);
     }
-    let shown = path.display();
-    let views: Vec<(&str, TensorView<'_>)> = tensors
-        .iter()
-        .map(|(name, shape, values)| {
-            let bytes = bytemuck::cast_slice(values);
-            Ok((name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes)?))
-        })
-        .collect::<Result<_>>()?;
-    safetensors::serialize_to_file(views, None, path).with_context(|| format!("cannot write {shown}"))?;
-    File::open(path)
-        .and_then(|file| file.sync_all())
-        .with_context(|| format!("cannot write {shown} to the disk"))
+    weights::write(path, &tensors, None)
 }
 
 /// The checkpoint that `latest` names.
@@ -211,37 +199,13 @@ pub fn load_model(checkpoint: &Path, executor: &mut dyn Executor) -> Result<()> 
 
 fn read_tensors(path: &Path, executor: &mut dyn Executor, kinds: &[Kind]) -> Result<()> {
     let shown = path.display();
-    let file = File::open(path).with_context(|| format!("cannot open {shown}"))?;
-    // SAFETY: checkpoints are written under another name and renamed, never changed in place.
-    let map = unsafe { Mmap::map(&file) }.with_context(|| format!("cannot map {shown}"))?;
-    let tensors = SafeTensors::deserialize(&map)
-        .with_context(|| format!("{shown}: not a whole safetensors file; resume from another checkpoint"))?;
+    let file = WeightFile::open(path).with_context(|| format!("{shown}: resume from another checkpoint"))?;
     let mut known = BTreeSet::new();
-    for parameter in executor.plan().parameters.clone() {
-        for (prefix, tensor) in kinds {
-            let mut values = vec![0f32; parameter.rows * parameter.columns];
-            for part in &parameter.parts {
-                let name = format!("{prefix}{}", part.name);
-                let start = part.first_row * parameter.columns;
-                let target = &mut values[start..start + part.elements()];
-                let Ok(view) = tensors.tensor(&name) else { bail!("{shown}: lacks tensor {name}") };
-                copy(&view, &part.shape, target).with_context(|| format!("{shown}: tensor {name}"))?;
-                known.insert(name);
-            }
-            executor.write(tensor(&parameter), &values)?;
-        }
+    for (prefix, tensor) in kinds {
+        known.extend(file.load(executor, tensor, |part| Some(format!("{prefix}{part}")))?);
     }
-    if let Some(name) = tensors.names().into_iter().filter(|name| !known.contains(*name)).min() {
+    if let Some(name) = file.names()?.into_iter().find(|name| !known.contains(name)) {
         bail!("{shown}: tensor {name} is not of this model; was the configuration changed?")
-    }
-    Ok(())
-}
-
-fn copy(view: &TensorView<'_>, shape: &[usize], target: &mut [f32]) -> Result<()> {
-    ensure!(view.dtype() == Dtype::F32, "is of type {:?}, not F32", view.dtype());
-    ensure!(view.shape() == shape, "has shape {:?}, the model needs {shape:?}", view.shape());
-    for (to, from) in target.iter_mut().zip(view.data().chunks_exact(4)) {
-        *to = f32::from_le_bytes([from[0], from[1], from[2], from[3]]);
     }
     Ok(())
 }
@@ -253,6 +217,7 @@ mod tests {
     use crate::ops::optimizer::Clear;
     use crate::plan::{Initial, Phase, PlanBuilder};
     use crate::tensor::Element;
+    use safetensors::SafeTensors;
 
     /// A plan of one fused and one plain parameter, whose moments are in use.
     fn executor(columns: usize) -> CpuExecutor<f32> {
@@ -289,7 +254,7 @@ mod tests {
 
     fn state_at(step: u64) -> State {
         let store = StoreIdentity { crc: "0".into(), documents: 1, lines: 2, tokens: 3 };
-        State { step, tokens: 9, seed: 1, tokenizer: "t".into(), store, device: "d".into() }
+        State { step, tokens: 9, seed: 1, tokenizer: "t".into(), lower: true, store, device: "d".into() }
     }
 
     fn failure<T>(result: Result<T>) -> String {

@@ -33,6 +33,8 @@ pub struct Options {
     /// Threads of the CPU executor; 0 means one for each core.
     pub threads: usize,
     pub resume: bool,
+    /// A run or checkpoint whose parameters this one begins with.
+    pub init: Option<PathBuf>,
     /// Held-out text to evaluate on.
     pub eval_store: Option<PathBuf>,
 }
@@ -221,6 +223,7 @@ fn start(
         tokens: 0,
         seed: config.seed,
         tokenizer: store.tokenizer_hash().to_owned(),
+        lower: store.lower(),
         store: StoreIdentity::of(store),
         device: device_name(executor),
     };
@@ -252,12 +255,28 @@ fn start(
         State { device: fresh.device, ..state }
     } else {
         parameters::initialise(executor, config.seed)?;
+        if let Some(path) = &options.init {
+            begin_with(path, &fresh.tokenizer, executor)?;
+        }
         fresh
     };
     fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
     checkpoint::write_atomically(&out.join("config.toml"), config.settings().to_toml().as_bytes())?;
     checkpoint::write_atomically(&out.join("tokenizer.model"), store.tokenizer_model())?;
     Ok(state)
+}
+
+/// Loads the parameters of another run of the same sizes and tokenizer; the optimiser starts afresh.
+fn begin_with(init: &Path, tokenizer: &str, executor: &mut dyn Executor) -> Result<()> {
+    let path = if init.join("latest").is_file() { checkpoint::latest(init)? } else { init.to_owned() };
+    let state = checkpoint::state(&path).context("--init takes a run or one of its checkpoints")?;
+    ensure!(
+        state.tokenizer == tokenizer,
+        "{}: was trained with another tokenizer than the store's ({:.12}…, not {tokenizer:.12}…)",
+        path.display(),
+        state.tokenizer
+    );
+    checkpoint::load_model(&path, executor).context("--init")
 }
 
 /// The executor's name without what leaves results as they are: the number of threads.

@@ -1,0 +1,6 @@
+//! Models as files: weights by name, the directories Hugging Face reads and writes, and what a model can be
+//! started from.
+
+pub mod huggingface;
+pub mod pretrained;
+pub mod weights;

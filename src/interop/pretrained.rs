@@ -1,0 +1,110 @@
+//! What a model can be started from: a run, one of its checkpoints, or a Hugging Face directory.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::model::ModelConfig;
+use crate::plan::Executor;
+use crate::tokenizer::Tokenizer;
+use crate::train::checkpoint;
+use crate::train::config::{Surroundings, TrainConfig};
+
+use super::huggingface;
+use super::weights::WeightFile;
+
+/// Names under which a directory may hold the SentencePiece model.
+const TOKENIZERS: [&str; 2] = ["tokenizer.model", "spiece.model"];
+
+/// An encoder with everything that belongs to it.
+pub struct Pretrained {
+    pub model: ModelConfig,
+    pub weights: WeightFile,
+    /// Names without the network's prefix.
+    huggingface: bool,
+    tokenizer: Option<PathBuf>,
+    lower: Option<bool>,
+}
+
+impl Pretrained {
+    /// Opens a run's directory (its latest checkpoint), a checkpoint, or a Hugging Face directory.
+    pub fn open(path: &Path) -> Result<Self> {
+        let shown = path.display();
+        ensure!(path.is_dir(), "{shown}: no such directory");
+        if path.join("latest").is_file() {
+            return Self::checkpoint(&checkpoint::latest(path)?, path);
+        }
+        if path.join(checkpoint::STATE).is_file() {
+            // RUN/checkpoints/step-N
+            let run = path.canonicalize().ok().and_then(|path| Some(path.parent()?.parent()?.to_owned()));
+            let run = run.with_context(|| format!("{shown}: lies in no run; name the run's directory"))?;
+            return Self::checkpoint(path, &run);
+        }
+        if path.join(huggingface::CONFIG).is_file() {
+            let tokenizer = TOKENIZERS.iter().map(|name| path.join(name)).find(|path| path.is_file());
+            let weights = WeightFile::open(&path.join(huggingface::WEIGHTS))?;
+            let model = huggingface::read_config(path)?;
+            return Ok(Pretrained { model, weights, huggingface: true, tokenizer, lower: None });
+        }
+        bail!(
+            "{shown}: neither a run (no `latest`), a checkpoint (no `state.json`) nor a Hugging Face directory \
+             (no `config.json`)"
+        )
+    }
+
+    fn checkpoint(checkpoint: &Path, run: &Path) -> Result<Self> {
+        let state = checkpoint::state(checkpoint)?;
+        let settings = TrainConfig::load(&run.join("config.toml"))?;
+        let vocab_size = settings.size("model.vocab_size")?;
+        let config = TrainConfig::resolve(settings, Surroundings { vocab_size, gpu: false })?;
+        Ok(Pretrained {
+            model: config.model,
+            weights: WeightFile::open(&checkpoint.join(checkpoint::MODEL))?,
+            huggingface: false,
+            tokenizer: Some(run.join(TOKENIZERS[0])),
+            lower: Some(state.lower),
+        })
+    }
+
+    /// The tokenizer: the one named, or the model's own. `lower` asks for one way of casing; otherwise the
+    /// model's own is taken, or lower-casing where it does not say.
+    ///
+    /// Errors: no tokenizer, or one of another size than the model's vocabulary.
+    pub fn tokenizer(&self, named: Option<&Path>, lower: Option<bool>) -> Result<Tokenizer> {
+        let file = self.weights.path();
+        let Some(path) = named.or(self.tokenizer.as_deref()) else {
+            bail!(
+                "{}: there is no tokenizer beside it; name its SentencePiece model with --tokenizer",
+                file.display()
+            )
+        };
+        let tokenizer = Tokenizer::open(path, lower.or(self.lower).unwrap_or(true))?;
+        ensure!(
+            tokenizer.vocab_size() == self.model.vocab_size,
+            "{}: has {} pieces, but the model {} was trained with {}; name its own tokenizer",
+            path.display(),
+            tokenizer.vocab_size(),
+            file.display(),
+            self.model.vocab_size
+        );
+        Ok(tokenizer)
+    }
+
+    fn name(&self, part: &str) -> String {
+        if self.huggingface { huggingface::name(part) } else { part.to_owned() }
+    }
+
+    /// Loads every parameter of the executor's plan that is part of a network (`discriminator.…`), and of the
+    /// others those that the file has; returns how many parts of the others stay as they were.
+    pub fn load(&self, executor: &mut dyn Executor) -> Result<usize> {
+        let known = self.weights.names()?;
+        let has = |name: &String| known.binary_search(name).is_ok();
+        let find = |part: &str| {
+            let name = self.name(part);
+            (part.starts_with("discriminator.") || has(&name)).then_some(name)
+        };
+        let read = self.weights.load(executor, |parameter| parameter.value, find)?;
+        let parts: usize = executor.plan().parameters.iter().map(|parameter| parameter.parts.len()).sum();
+        Ok(parts - read.len())
+    }
+}

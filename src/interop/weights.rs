@@ -1,0 +1,143 @@
+//! A safetensors file as a source of parameters by name.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use memmap2::Mmap;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+
+use crate::plan::{Executor, Parameter};
+use crate::tensor::TensorId;
+
+/// A mapped file of tensors.
+pub struct WeightFile {
+    path: PathBuf,
+    map: Mmap,
+}
+
+impl WeightFile {
+    pub fn open(path: &Path) -> Result<Self> {
+        let shown = path.display();
+        let file = File::open(path).with_context(|| format!("cannot open {shown}"))?;
+        // SAFETY: weights are written under another name and renamed, never changed in place.
+        let map = unsafe { Mmap::map(&file) }.with_context(|| format!("cannot map {shown}"))?;
+        let file = WeightFile { path: path.to_owned(), map };
+        file.tensors()?;
+        Ok(file)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The tensors of the file; an error where it is damaged.
+    pub fn tensors(&self) -> Result<SafeTensors<'_>> {
+        SafeTensors::deserialize(&self.map)
+            .with_context(|| format!("{}: not a whole safetensors file", self.path.display()))
+    }
+
+    /// Names of all tensors, sorted.
+    pub fn names(&self) -> Result<Vec<String>> {
+        let mut names: Vec<String> = self.tensors()?.names().into_iter().map(str::to_owned).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// Fills one tensor of every parameter from the file, part by part. `find` gives the name of a part in the
+    /// file, or nothing where the parameter stays as it is. Returns the names that were read.
+    ///
+    /// Errors: a tensor that is not there or has another shape, by name.
+    pub fn load(
+        &self,
+        executor: &mut dyn Executor,
+        select: impl Fn(&Parameter) -> TensorId,
+        find: impl Fn(&str) -> Option<String>,
+    ) -> Result<Vec<String>> {
+        let shown = self.path.display();
+        let tensors = self.tensors()?;
+        let mut read = Vec::new();
+        for parameter in executor.plan().parameters.clone() {
+            let names: Vec<Option<String>> = parameter.parts.iter().map(|part| find(&part.name)).collect();
+            if names.iter().all(Option::is_none) {
+                continue;
+            }
+            let mut values = vec![0f32; parameter.rows * parameter.columns];
+            for (part, name) in parameter.parts.iter().zip(names) {
+                let Some(name) = name else {
+                    bail!("{shown}: has only a part of {}", parameter.parts[0].name)
+                };
+                let start = part.first_row * parameter.columns;
+                let target = &mut values[start..start + part.elements()];
+                let Ok(view) = tensors.tensor(&name) else { bail!("{shown}: lacks tensor {name}") };
+                copy(&view, &part.shape, target).with_context(|| format!("{shown}: tensor {name}"))?;
+                read.push(name);
+            }
+            executor.write(select(&parameter), &values)?;
+        }
+        Ok(read)
+    }
+}
+
+/// Copies a tensor of any float type into f32.
+fn copy(view: &TensorView<'_>, shape: &[usize], target: &mut [f32]) -> Result<()> {
+    ensure!(view.shape() == shape, "has shape {:?}, the model needs {shape:?}", view.shape());
+    let data = view.data();
+    let halves = || data.chunks_exact(2).map(|bytes| [bytes[0], bytes[1]]);
+    match view.dtype() {
+        Dtype::F32 => {
+            for (to, from) in target.iter_mut().zip(data.chunks_exact(4)) {
+                *to = f32::from_le_bytes([from[0], from[1], from[2], from[3]]);
+            }
+        }
+        Dtype::F16 => {
+            let values = halves().map(|bytes| half::f16::from_le_bytes(bytes).to_f32());
+            target.iter_mut().zip(values).for_each(|(to, from)| *to = from);
+        }
+        Dtype::BF16 => {
+            let values = halves().map(|bytes| half::bf16::from_le_bytes(bytes).to_f32());
+            target.iter_mut().zip(values).for_each(|(to, from)| *to = from);
+        }
+        other => bail!("is of type {other:?}; F32, F16 and BF16 can be read"),
+    }
+    Ok(())
+}
+
+/// Tensors to be written: name, shape, values.
+pub type Named = (String, Vec<usize>, Vec<f32>);
+
+/// One tensor of every parameter, by part, under the names that `rename` gives; what it drops is left out.
+pub fn collect(
+    executor: &mut dyn Executor,
+    select: impl Fn(&Parameter) -> TensorId,
+    rename: impl Fn(&str) -> Option<String>,
+) -> Result<Vec<Named>> {
+    let mut tensors = Vec::new();
+    for parameter in executor.plan().parameters.clone() {
+        let values = executor.read(select(&parameter))?;
+        for part in &parameter.parts {
+            let Some(name) = rename(&part.name) else { continue };
+            let start = part.first_row * parameter.columns;
+            tensors.push((name, part.shape.clone(), values[start..start + part.elements()].to_vec()));
+        }
+    }
+    Ok(tensors)
+}
+
+/// Writes tensors into a new file and to the disk. `format` goes into the metadata (`pt` for Hugging Face): one
+/// key, because safetensors writes several in random order.
+pub fn write(path: &Path, tensors: &[Named], format: Option<&str>) -> Result<()> {
+    let shown = path.display();
+    let views: Vec<(&str, TensorView<'_>)> = tensors
+        .iter()
+        .map(|(name, shape, values)| {
+            let bytes = bytemuck::cast_slice(values);
+            Ok((name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes)?))
+        })
+        .collect::<Result<_>>()?;
+    let metadata = format.map(|format| [("format".to_owned(), format.to_owned())].into());
+    safetensors::serialize_to_file(views, metadata, path).with_context(|| format!("cannot write {shown}"))?;
+    File::open(path)
+        .and_then(|file| file.sync_all())
+        .with_context(|| format!("cannot write {shown} to the disk"))
+}
