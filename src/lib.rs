@@ -8,6 +8,7 @@ pub mod cli;
 pub mod corpus;
 pub mod cpu;
 pub mod device;
+pub mod finetune;
 pub mod gpu;
 pub mod interop;
 pub mod model;

@@ -12,6 +12,7 @@ mod extract;
 mod parity;
 mod prepare;
 mod pretrain;
+mod score;
 mod store;
 mod tokenizer;
 
@@ -30,6 +31,7 @@ enum Command {
     Parity(parity::Args),
     Prepare(prepare::Args),
     Pretrain(pretrain::Args),
+    Score(score::Args),
     Store(store::Args),
 }
 
@@ -58,6 +60,7 @@ pub fn main() -> ExitCode {
         Command::Parity(args) => parity::run(args),
         Command::Prepare(args) => prepare::run(args),
         Command::Pretrain(args) => pretrain::run(args),
+        Command::Score(args) => score::run(args),
         Command::Store(args) => store::run(args),
     };
     match result {

@@ -1,0 +1,15 @@
+//! Fine-tuning, the part that knows neither plan nor device: data files, windows, answers, tags and scores.
+//!
+//! The way of the data: `data` (files to examples) → `features`, `squad_features`, `tags` (examples to ids)
+//! → a model → `answers`, `tags` (scores to texts and spans) → `metrics`. SPEC.md §5 is what it follows.
+
+pub mod alignment;
+pub mod answers;
+pub mod data;
+pub mod features;
+pub mod metrics;
+pub mod squad_features;
+pub mod tags;
+
+#[cfg(test)]
+mod tests;
