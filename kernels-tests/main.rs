@@ -4,6 +4,8 @@ mod attention;
 mod command_line;
 mod embedding;
 mod executor;
+mod finetune_golden;
+mod finetune_steps;
 mod gather;
 mod gelu;
 mod gradients;

@@ -22,7 +22,7 @@ pub fn open_gpu(plan: Plan) -> Box<dyn Executor> {
     Box::new(GpuExecutor::new(gpu(), plan, Options::default()).expect("the plan fits the adapter"))
 }
 
-fn open_cpu<S: PlanScalar>(plan: Plan, threads: usize) -> Box<dyn Executor> {
+pub fn open_cpu<S: PlanScalar>(plan: Plan, threads: usize) -> Box<dyn Executor> {
     Box::new(CpuExecutor::<S>::new(plan, threads).expect("threads start"))
 }
 
