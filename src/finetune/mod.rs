@@ -7,7 +7,10 @@ pub mod alignment;
 pub mod answers;
 pub mod data;
 pub mod features;
+pub mod fit;
+pub mod items;
 pub mod metrics;
+pub mod predictor;
 pub mod squad_features;
 pub mod tags;
 

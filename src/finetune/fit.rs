@@ -1,0 +1,248 @@
+//! The training loop of fine-tuning: epochs of shuffled items, each step one whole batch.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use anyhow::{Result, bail, ensure};
+use serde::Serialize;
+
+use crate::device::Device;
+use crate::model::finetune::{FinetuneOptions, FinetunePlan, FinetuneTensors, Head, Purpose, place};
+use crate::model::{BatchCapacity, ModelConfig, OptimizerOptions};
+use crate::ops::optimizer::{METRIC_GRADIENT_NORM, METRIC_NOT_FINITE};
+use crate::plan::{Executor, Phase};
+use crate::tensor::StepValues;
+use crate::tensor::random::{Stream, derive, root};
+use crate::train::schedule;
+
+use super::items::{Item, capacity, pack_items, split};
+use super::predictor::micro_tokens;
+
+/// How a model is fine-tuned (SPEC.md §5).
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct FitOptions {
+    pub epochs: usize,
+    /// Items a step (windows of questions, texts, questions with their choices).
+    pub batch_size: usize,
+    pub learning_rate: f64,
+    /// Share of all steps during which the learning rate rises.
+    pub warmup: f64,
+    /// Factor on the learning rate from a layer to the one below.
+    pub layer_decay: f64,
+    pub dropout: f64,
+    pub weight_decay: f64,
+    pub max_length: usize,
+    pub seed: u64,
+}
+
+/// What an epoch did.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Epoch {
+    /// From 1.
+    pub epoch: usize,
+    pub steps: u64,
+    pub loss: f64,
+    /// Share of the rows that were right during training.
+    pub accuracy: f64,
+    pub grad_norm: f64,
+    pub tokens: u64,
+    pub tokens_per_second: f64,
+}
+
+/// Sums over the steps of an epoch.
+#[derive(Default)]
+struct Totals {
+    /// Loss, right, rows: of each of the head's losses.
+    sums: [[f64; 3]; 3],
+    gradient_norm: f64,
+    steps: u64,
+    tokens: u64,
+}
+
+impl Totals {
+    fn add(&mut self, step: u64, words: &[u32]) -> Result<()> {
+        let value = |place: usize| f64::from(f32::from_bits(words[place]));
+        ensure!(
+            value(METRIC_NOT_FINITE) == 0.0 && value(place::FIRST[0]).is_finite(),
+            "step {}: a loss or gradient is infinite or not a number; use a lower --learning-rate",
+            step + 1
+        );
+        for (sums, places) in self.sums.iter_mut().zip([place::FIRST, place::SECOND, place::THIRD]) {
+            sums.iter_mut().zip(places).for_each(|(sum, place)| *sum += value(place));
+        }
+        self.gradient_norm += value(METRIC_GRADIENT_NORM);
+        self.steps += 1;
+        Ok(())
+    }
+
+    fn loss(&self, head: Head) -> f64 {
+        let mean = |[loss, _, rows]: [f64; 3]| if rows > 0.0 { loss / rows } else { 0.0 };
+        let [first, second, third] = self.sums.map(mean);
+        match head {
+            Head::JointSpan { .. } => 0.5 * (first + second) + 0.5 * third,
+            _ => first,
+        }
+    }
+
+    fn accuracy(&self) -> f64 {
+        let [_, right, rows] = self.sums[0];
+        if rows > 0.0 { right / rows } else { 0.0 }
+    }
+}
+
+/// A model in training.
+pub struct Fit<'a> {
+    head: Head,
+    options: FitOptions,
+    items: &'a [Item],
+    executor: Box<dyn Executor>,
+    tensors: FinetuneTensors,
+    capacity: BatchCapacity,
+    step: u64,
+    in_flight: usize,
+    totals: Totals,
+}
+
+/// Steps whose results are waited for at most.
+const IN_FLIGHT: usize = 2;
+
+impl<'a> Fit<'a> {
+    /// Builds the plan; the parameters are whatever the executor is then given.
+    pub fn new(
+        device: &Device,
+        model: &ModelConfig,
+        head: Head,
+        options: FitOptions,
+        items: &'a [Item],
+    ) -> Result<Self> {
+        ensure!(!items.is_empty(), "there is nothing to train on: every training example was skipped");
+        let plan_options = FinetuneOptions {
+            purpose: Purpose::Train,
+            dropout: options.dropout,
+            attention_dropout: options.dropout,
+            layer_decay: options.layer_decay,
+            optimizer: OptimizerOptions {
+                weight_decay: options.weight_decay as f32,
+                ..OptimizerOptions::default()
+            },
+        };
+        let capacity = capacity(head, options.batch_size, options.max_length, micro_tokens(device));
+        let FinetunePlan { plan, tensors, .. } = FinetunePlan::new(model, head, capacity, &plan_options)?;
+        Ok(Fit {
+            head,
+            options,
+            items,
+            executor: device.open(plan)?,
+            tensors,
+            capacity,
+            step: 0,
+            in_flight: 0,
+            totals: Totals::default(),
+        })
+    }
+
+    pub fn executor(&mut self) -> &mut dyn Executor {
+        self.executor.as_mut()
+    }
+
+    /// Steps of all epochs.
+    pub fn steps(&self) -> u64 {
+        (self.options.epochs * self.items.len().div_ceil(self.options.batch_size)) as u64
+    }
+
+    /// Trains one epoch (from 0). Nothing where `stop` was set: the user does not want the rest.
+    pub fn epoch(&mut self, epoch: usize, stop: &AtomicBool) -> Result<Option<Epoch>> {
+        let order = shuffled(self.items.len(), self.options.seed, epoch);
+        let began = Instant::now();
+        self.totals = Totals::default();
+        for batch in order.chunks(self.options.batch_size) {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            self.train(batch)?;
+        }
+        self.collect(0)?;
+        let totals = &self.totals;
+        Ok(Some(Epoch {
+            epoch: epoch + 1,
+            steps: self.step,
+            loss: totals.loss(self.head),
+            accuracy: totals.accuracy(),
+            grad_norm: totals.gradient_norm / totals.steps.max(1) as f64,
+            tokens: totals.tokens,
+            tokens_per_second: totals.tokens as f64 / began.elapsed().as_secs_f64().max(1e-9),
+        }))
+    }
+
+    /// One update.
+    fn train(&mut self, batch: &[usize]) -> Result<()> {
+        let items: Vec<&Item> = batch.iter().map(|&index| &self.items[index]).collect();
+        let lengths: Vec<(usize, usize)> =
+            items.iter().map(|item| (item.tokens(), item.sequences.len())).collect();
+        let weight: usize = items.iter().map(|item| item.weight()).sum();
+        let options = &self.options;
+        let steps = self.steps();
+        let warmup = (options.warmup * steps as f64) as u64;
+        let mut values = StepValues {
+            key: derive(root(options.seed), self.step as u32, 0),
+            learning_rate: schedule::learning_rate(self.step, options.learning_rate, steps, warmup, 1.0),
+            loss_scale: 1.0,
+            masked_total: weight.max(1) as f32,
+            tokens_total: lengths.iter().map(|(tokens, _)| *tokens as f32).sum(),
+            ..StepValues::default()
+        };
+        let executor = self.executor.as_mut();
+        let phases = [Phase::Clear, Phase::Micro, Phase::Update].map(|phase| executor.plan().phase(phase));
+        let [clear, micro, update] = phases;
+        executor.run(clear, &values, &[])?;
+        let mut first_sequence = 0;
+        for range in split(&lengths, &self.capacity) {
+            let (packed, targets) = pack_items(first_sequence, &items[range.clone()], self.head);
+            let micro_values = StepValues {
+                tokens: packed.tokens() as u32,
+                sequences: packed.sequence_count() as u32,
+                masked: range.len() as u32,
+                first_sequence: first_sequence as u32,
+                ..values
+            };
+            executor.run(micro.clone(), &micro_values, &self.tensors.uploads(&packed, &targets))?;
+            first_sequence += packed.sequence_count();
+        }
+        values.first_sequence = 0;
+        executor.run(update, &values, &[])?;
+        executor.request(self.step, &[self.tensors.metrics])?;
+        self.totals.tokens += lengths.iter().map(|(tokens, _)| *tokens as u64).sum::<u64>();
+        self.step += 1;
+        self.in_flight += 1;
+        self.collect(IN_FLIGHT)
+    }
+
+    /// Takes results until at most `waiting` steps are in flight.
+    fn collect(&mut self, waiting: usize) -> Result<()> {
+        while self.in_flight > 0 {
+            let wait = self.in_flight > waiting;
+            let Some((step, words)) = self.executor.poll(wait)? else {
+                if wait {
+                    bail!("the device gave no results of a step; please report this");
+                }
+                return Ok(());
+            };
+            self.in_flight -= 1;
+            self.totals.add(step, &words[0])?;
+        }
+        Ok(())
+    }
+}
+
+/// The items of an epoch in an order of its own (Fisher and Yates).
+fn shuffled(count: usize, seed: u64, epoch: usize) -> Vec<usize> {
+    let mut stream = Stream::new(derive(root(seed), SHUFFLE, epoch as u32));
+    let mut order: Vec<usize> = (0..count).collect();
+    for last in (1..count).rev() {
+        order.swap(last, stream.below(last as u32 + 1) as usize);
+    }
+    order
+}
+
+/// Coordinate of shuffling among a run's draws; far from any step number.
+const SHUFFLE: u32 = 0xFFFF_FFFD;
