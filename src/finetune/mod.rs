@@ -15,4 +15,6 @@ pub mod squad_features;
 pub mod tags;
 
 #[cfg(test)]
+mod survey;
+#[cfg(test)]
 mod tests;

@@ -168,32 +168,28 @@ impl Reader {
         let training = self.purpose == Purpose::Train;
         let impossible = raw.is_impossible.unwrap_or(false);
         let raw_answers = raw.answers.unwrap_or_default();
-        let outcome = if training { "skipped" } else { "kept; its answer will be empty" };
-        if context.text.trim().is_empty() {
-            self.problems.add(&id, format!("empty context ({outcome})"));
-            if training {
-                return Ok(());
-            }
-        }
-        if raw.question.trim().is_empty() {
-            let outcome = if training { "skipped" } else { "kept" };
-            self.problems.add(&id, format!("empty question ({outcome})"));
-            if training {
-                return Ok(());
+        for (text, what) in [(&*context.text, "empty context"), (&*raw.question, "empty question")] {
+            if text.trim().is_empty() {
+                let outcome = if training { "skipped" } else { "kept" };
+                self.problems.add(&id, format!("{what} ({outcome})"));
+                if training {
+                    return Ok(());
+                }
             }
         }
         let mut answers = Vec::new();
         if impossible && !raw_answers.is_empty() {
             self.problems.add(&id, "impossible, yet with answers (taken as impossible)");
-        } else {
+        } else if !impossible {
             let had_some = !raw_answers.is_empty();
             answers.extend(raw_answers.into_iter().filter_map(|raw| self.answer(&id, context, raw)));
-            if answers.is_empty() && !impossible {
-                match (training, had_some) {
-                    (true, true) => self.problems.add(&id, "no usable answer (question skipped)"),
-                    (true, false) => self.problems.add(&id, "no answers, and not impossible (skipped)"),
-                    (false, _) => self.problems.add(&id, "no answers (only an empty prediction is right)"),
-                }
+            if answers.is_empty() {
+                let what = match (training, had_some) {
+                    (true, true) => "no usable answer (question skipped)",
+                    (true, false) => "no answers, and not impossible (skipped)",
+                    (false, _) => "no answers (only an empty prediction is right)",
+                };
+                self.problems.add(&id, what);
                 if training {
                     return Ok(());
                 }

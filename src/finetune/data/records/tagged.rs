@@ -41,28 +41,17 @@ pub fn tagged_texts(
 ) -> Result<(Vec<TaggedText>, Problems)> {
     let text_column = columns.first.as_deref().unwrap_or("text");
     table.require(text_column)?;
-    let span_column = match &columns.label {
-        Some(column) => Some(column.as_str()),
-        None => SPANS.into_iter().find(|column| table.has(column)),
-    };
     let training = purpose == Purpose::Train;
-    match span_column {
-        Some(column) => table.require(column)?,
-        None if training => bail!(
+    let span_column = known_column(table, columns.label.as_deref(), &SPANS)?;
+    if let (true, None) = (training, span_column) {
+        bail!(
             "{}: no column of spans found ({}); name it. There are: {}",
             table.path.display(),
             SPANS.join(", "),
             table.columns().join(", ")
-        ),
-        None => {}
+        );
     }
-    let group_column = match &columns.second {
-        Some(column) => {
-            table.require(column)?;
-            Some(column.as_str())
-        }
-        None => GROUPS.into_iter().find(|column| table.has(column)),
-    };
+    let group_column = known_column(table, columns.second.as_deref(), &GROUPS)?;
     let mut problems = Problems::default();
     let mut ids = Ids::new(table, columns.id.as_deref())?;
     let mut texts = Vec::new();
@@ -94,6 +83,14 @@ pub fn tagged_texts(
         problems.report(&table.path).join("; ")
     );
     Ok((texts, problems))
+}
+
+/// The column given, which must be there, else the first of the known ones that is.
+fn known_column<'a>(table: &Table, given: Option<&'a str>, known: &[&'a str]) -> Result<Option<&'a str>> {
+    match given {
+        Some(column) => table.require(column).map(|()| Some(column)),
+        None => Ok(known.iter().copied().find(|column| table.has(column))),
+    }
 }
 
 fn spans_of(
