@@ -8,8 +8,11 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod devices;
+mod eval;
 mod extract;
+mod finetune;
 mod parity;
+mod predict;
 mod prepare;
 mod pretrain;
 mod score;
@@ -26,9 +29,12 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Devices(devices::Args),
+    Eval(eval::Args),
     Extract(extract::Args),
+    Finetune(Box<finetune::Args>),
     Tokenizer(tokenizer::Args),
     Parity(parity::Args),
+    Predict(predict::Args),
     Prepare(prepare::Args),
     Pretrain(pretrain::Args),
     Score(score::Args),
@@ -55,9 +61,12 @@ pub fn main() -> ExitCode {
     unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
     let result = match Cli::parse().command {
         Command::Devices(args) => devices::run(args),
+        Command::Eval(args) => eval::run(args),
+        Command::Finetune(args) => finetune::run(*args),
         Command::Extract(args) => extract::run(args),
         Command::Tokenizer(args) => tokenizer::run(args),
         Command::Parity(args) => parity::run(args),
+        Command::Predict(args) => predict::run(args),
         Command::Prepare(args) => prepare::run(args),
         Command::Pretrain(args) => pretrain::run(args),
         Command::Score(args) => score::run(args),

@@ -14,7 +14,12 @@ use super::features::Input;
 pub enum Target {
     /// The first and last position of the answer (both 0: none here). `context` are the positions that may win
     /// beside `[CLS]`.
-    Span { first: u32, last: u32, context: Range<u32>, impossible: bool },
+    Span {
+        first: u32,
+        last: u32,
+        context: Range<u32>,
+        impossible: bool,
+    },
     Class(u32),
     Number(f32),
     /// A class for every position, `NO_TARGET` where there is none.
@@ -99,9 +104,10 @@ pub fn pack_items(first_sequence: usize, items: &[&Item], head: Head) -> (Packed
     for (input, target) in sequences() {
         match target {
             Target::Span { first, last, context, impossible } => {
-                targets.allowed.extend((0..input.ids.len() as u32).map(|position| {
-                    u32::from(position == 0 || context.contains(&position))
-                }));
+                targets.allowed.extend(
+                    (0..input.ids.len() as u32)
+                        .map(|position| u32::from(position == 0 || context.contains(&position))),
+                );
                 targets.starts.push(*first);
                 match head {
                     Head::Span => targets.starts.push(*last),
@@ -140,12 +146,10 @@ mod tests {
     #[test]
     fn targets_stand_where_the_heads_look() {
         let span = Target::Span { first: 3, last: 4, context: 2..5, impossible: false };
-        let items = [Item::one(input(6), span), Item::one(input(3), Target::Span {
-            first: 0,
-            last: 0,
-            context: 2..2,
-            impossible: true,
-        })];
+        let items = [
+            Item::one(input(6), span),
+            Item::one(input(3), Target::Span { first: 0, last: 0, context: 2..2, impossible: true }),
+        ];
         let items: Vec<&Item> = items.iter().collect();
         let (batch, targets) = pack_items(7, &items, Head::Span);
         assert_eq!((batch.first_sequence, batch.starts.clone()), (7, vec![0, 6, 9]));

@@ -5,14 +5,19 @@
 
 pub mod alignment;
 pub mod answers;
+pub mod apply;
 pub mod data;
 pub mod features;
 pub mod fit;
 pub mod items;
+pub mod load;
 pub mod metrics;
+pub mod package;
 pub mod predictor;
+pub mod run;
 pub mod squad_features;
 pub mod tags;
+pub mod tasks;
 
 #[cfg(test)]
 mod survey;

@@ -62,8 +62,7 @@ impl Predictor {
         };
         let tokens = micro_tokens(device);
         let capacity = capacity(head, tokens, max_length, tokens);
-        let FinetunePlan { plan, tensors, end_ops, .. } =
-            FinetunePlan::new(model, head, capacity, &options)?;
+        let FinetunePlan { plan, tensors, end_ops, .. } = FinetunePlan::new(model, head, capacity, &options)?;
         Ok(Predictor { executor: device.open(plan)?, tensors, capacity, end_ops, head })
     }
 
@@ -169,7 +168,8 @@ impl Predictor {
     ) -> Result<Vec<WindowScores>> {
         let inputs: Vec<&Input> = windows.iter().map(|window| &window.input).collect();
         let Head::JointSpan { answerability } = self.head else {
-            let split = |logits: Vec<f32>, column: usize| logits.iter().skip(column).step_by(2).copied().collect();
+            let split =
+                |logits: Vec<f32>, column: usize| logits.iter().skip(column).step_by(2).copied().collect();
             let logits = self.logits(&inputs)?;
             return Ok(logits
                 .into_iter()

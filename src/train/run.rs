@@ -161,7 +161,8 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
     run.train(batcher, stop)
 }
 
-fn ensure_empty(out: &Path) -> Result<()> {
+/// Refuses a directory with something in it.
+pub fn ensure_empty(out: &Path) -> Result<()> {
     let shown = out.display();
     match fs::read_dir(out) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),

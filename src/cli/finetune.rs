@@ -1,0 +1,284 @@
+//! `inazuma finetune`: from an encoder to a model of a task.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result, bail};
+
+use crate::device::DeviceChoice;
+use crate::finetune::data::records::{Columns, Selection};
+use crate::finetune::fit::FitOptions;
+use crate::finetune::load::Source;
+use crate::finetune::package::{Description, SpanHead, TaskKind};
+use crate::finetune::run::{self, Init, Options};
+
+use super::Interrupted;
+
+/// Fine-tune an encoder on a task
+///
+/// The data may be .json, .jsonl or .tsv, also as .xz and .gz. JaQuAD, JSQuAD and other SQuAD files, JNLI, JSTS,
+/// JCommonsenseQA, MARC-ja, JSICK and the Stockmark entities are read as they come; for other tables name the
+/// columns. The dev set is scored after each epoch and the best model kept; the directory loads in Hugging Face.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  inazuma finetune squad --init run --train jaquad-train.json.xz --dev jaquad-dev.json.xz --out qa
+  inazuma finetune classify --init run --train jsick.tsv.xz --dev jsick.tsv.xz --dev-where data=test --out nli
+  inazuma finetune tag --init run --train stockmark-ner-wikipedia.json.xz --hold-out 10% --out ner
+  inazuma finetune squad --init none --like run --train train.json --dev dev.json --out scratch --trials 3")]
+pub struct Args {
+    task: TaskKind,
+    /// A run, a checkpoint or a Hugging Face directory; `none` draws the parameters, for comparison
+    #[arg(long, value_name = "RUN_OR_MODEL_DIR")]
+    init: PathBuf,
+    /// With --init none: sizes and tokenizer of this run or model
+    #[arg(long, value_name = "RUN_OR_MODEL_DIR", conflicts_with = "preset")]
+    like: Option<PathBuf>,
+    /// With --init none: sizes of this preset of `pretrain` (needs --tokenizer)
+    #[arg(long)]
+    preset: Option<String>,
+    /// SentencePiece model; by default the one beside the encoder
+    #[arg(long, value_name = "M")]
+    tokenizer: Option<PathBuf>,
+    /// Do not lower-case texts; by default as the encoder was trained
+    #[arg(long)]
+    no_lower: bool,
+    /// Training data
+    #[arg(long, value_name = "F")]
+    train: PathBuf,
+    /// Data scored at each epoch
+    #[arg(long, value_name = "F", conflicts_with = "hold_out")]
+    dev: Option<PathBuf>,
+    /// Set this share of the training data aside as dev set, by a hash of the document
+    #[arg(long, value_name = "SHARE", value_parser = super::prepare::parse_share)]
+    hold_out: Option<f64>,
+    /// Rows of the training table to take, as data=train
+    #[arg(long, value_name = "COLUMN=VALUE")]
+    train_where: Option<Selection>,
+    /// Rows of the dev table to take
+    #[arg(long, value_name = "COLUMN=VALUE")]
+    dev_where: Option<Selection>,
+    /// Use so many training examples at most, evenly spread
+    #[arg(long, value_name = "N")]
+    train_limit: Option<usize>,
+    /// Use so many dev examples at most, evenly spread
+    #[arg(long, value_name = "N")]
+    dev_limit: Option<usize>,
+    #[command(flatten)]
+    columns: ColumnArgs,
+    /// Directory of the model; must be empty or new
+    #[arg(long)]
+    out: PathBuf,
+    /// Passes over the training data [default: squad 2, others 3; 10 for under 1,000 examples]
+    #[arg(long)]
+    epochs: Option<usize>,
+    /// Examples (of squad: windows) a step
+    #[arg(long, default_value_t = 32)]
+    batch_size: usize,
+    /// [default: squad 3e-5, others 1e-4]
+    #[arg(long)]
+    learning_rate: Option<f64>,
+    /// Share of the steps during which the learning rate rises
+    #[arg(long, default_value_t = 0.1)]
+    warmup: f64,
+    /// Factor on the learning rate from a layer to the one below it
+    #[arg(long, default_value_t = 0.8)]
+    layerwise_lr_decay: f64,
+    #[arg(long, default_value_t = 0.1)]
+    dropout: f64,
+    #[arg(long, default_value_t = 0.01)]
+    weight_decay: f64,
+    /// Tokens of a sequence at most [default: squad 512, others 128, or what the model can read]
+    #[arg(long)]
+    max_length: Option<usize>,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Train so many times, with seeds that follow each other; mean and spread are reported
+    #[arg(long, default_value_t = 1)]
+    trials: usize,
+    /// Head of squad: two logits a token, or the end given the start
+    #[arg(long, value_enum, default_value_t = SpanHead::Plain)]
+    head: SpanHead,
+    /// Tokens between the starts of a long context's windows (squad)
+    #[arg(long, default_value_t = 128)]
+    doc_stride: usize,
+    /// Tokens of a question at most (squad)
+    #[arg(long, default_value_t = 64)]
+    max_query_length: usize,
+    /// Tokens of an answer at most (squad)
+    #[arg(long, default_value_t = 30)]
+    max_answer_length: usize,
+    /// Answers kept for each question (squad)
+    #[arg(long, default_value_t = 20)]
+    n_best: usize,
+    /// How much no answer must outscore the best one (squad with impossible questions)
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
+    no_answer_threshold: f32,
+    /// auto, cpu, gpu, gpu:N, or part of an adapter's name
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
+    /// Threads of the CPU executor; 0 means one for each core
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+    /// Print one JSON object on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+/// The columns of a table.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ColumnArgs {
+    /// Column of the example's id
+    #[arg(long, value_name = "NAME")]
+    id_column: Option<String>,
+    /// Column of the (first) text, or of the question
+    #[arg(long, value_name = "NAME")]
+    text_column: Option<String>,
+    /// Column of the second text; of the choices; of a tagged text's document
+    #[arg(long, value_name = "NAME")]
+    second_column: Option<String>,
+    /// Column of the label, the score, or the spans
+    #[arg(long, value_name = "NAME")]
+    label_column: Option<String>,
+}
+
+impl ColumnArgs {
+    pub fn columns(&self) -> Columns {
+        Columns {
+            id: self.id_column.clone(),
+            first: self.text_column.clone(),
+            second: self.second_column.clone(),
+            label: self.label_column.clone(),
+        }
+    }
+}
+
+/// Set by Ctrl-C.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// Examples under which more epochs are the default.
+const FEW: u64 = 1000;
+
+impl Args {
+    fn init(&self) -> Result<Init> {
+        if self.init.as_os_str() != "none" {
+            if self.like.is_some() || self.preset.is_some() {
+                bail!("--like and --preset go with --init none; the sizes are those of --init")
+            }
+            return Ok(Init::Pretrained(self.init.clone()));
+        }
+        match (&self.like, &self.preset) {
+            (Some(path), _) => Ok(Init::Like(path.clone())),
+            (None, Some(name)) => Ok(Init::Preset(name.clone())),
+            (None, None) => {
+                bail!("--init none needs the sizes: --like RUN, or --preset NAME with --tokenizer M")
+            }
+        }
+    }
+
+    fn source(&self, path: &std::path::Path, selection: &Option<Selection>, limit: Option<usize>) -> Source {
+        let (columns, selection) = (self.columns.columns(), selection.clone());
+        Source { path: path.to_owned(), columns, selection, limit }
+    }
+
+    fn options(&self) -> Result<Options> {
+        let squad = self.task == TaskKind::Squad;
+        for (name, value, holds, allowed) in [
+            ("--warmup", self.warmup, (0.0..=1.0).contains(&self.warmup), "from 0 to 1"),
+            ("--dropout", self.dropout, (0.0..1.0).contains(&self.dropout), "from 0 to below 1"),
+            ("--layerwise-lr-decay", self.layerwise_lr_decay, self.layerwise_lr_decay > 0.0, "above 0"),
+            ("--weight-decay", self.weight_decay, self.weight_decay >= 0.0, "0 or more"),
+            (
+                "--learning-rate",
+                self.learning_rate.unwrap_or(1.0),
+                self.learning_rate.is_none_or(|rate| rate > 0.0),
+                "above 0",
+            ),
+        ] {
+            if !holds {
+                bail!("{name} is {value}; it must be {allowed}")
+            }
+        }
+        for (name, value) in [
+            ("--batch-size", self.batch_size),
+            ("--trials", self.trials),
+            ("--doc-stride", self.doc_stride),
+            ("--max-answer-length", self.max_answer_length),
+            ("--n-best", self.n_best),
+            ("--epochs", self.epochs.unwrap_or(1)),
+        ] {
+            if value == 0 {
+                bail!("{name} is 0; it must be 1 or more")
+            }
+        }
+        Ok(Options {
+            init: self.init()?,
+            tokenizer: self.tokenizer.clone(),
+            lower: self.no_lower.then_some(false),
+            train: self.source(&self.train, &self.train_where, self.train_limit),
+            dev: self.dev.as_ref().map(|path| self.source(path, &self.dev_where, self.dev_limit)),
+            hold_out: self.hold_out,
+            out: self.out.clone(),
+            description: Description {
+                task: self.task,
+                lower: true,
+                max_length: if squad { 512 } else { 128 },
+                span_head: self.head,
+                answerability: false,
+                doc_stride: self.doc_stride,
+                max_query_length: self.max_query_length,
+                max_answer_length: self.max_answer_length,
+                n_best: self.n_best,
+                labels: Vec::new(),
+                choices: 0,
+                range: [0.0, 1.0],
+            },
+            max_length: self.max_length,
+            fit: FitOptions {
+                epochs: self.epochs.unwrap_or(if squad { 2 } else { 3 }),
+                batch_size: self.batch_size,
+                learning_rate: self.learning_rate.unwrap_or(if squad { 3e-5 } else { 1e-4 }),
+                warmup: self.warmup,
+                layer_decay: self.layerwise_lr_decay,
+                dropout: self.dropout,
+                weight_decay: self.weight_decay,
+                max_length: 0,
+                seed: self.seed,
+            },
+            few_epochs: self.epochs.is_none().then_some((FEW, 10)),
+            no_answer_threshold: self.no_answer_threshold,
+            trials: self.trials,
+            device: self.device.clone(),
+            threads: self.threads,
+        })
+    }
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let options = args.options()?;
+    let on_interrupt = || {
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("finishing the step; Ctrl-C again stops at once");
+    };
+    ctrlc::set_handler(on_interrupt).context("cannot watch for Ctrl-C")?;
+    let report = run::run(&options, &STOP)?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    }
+    if report.interrupted {
+        return Err(Interrupted(format!("interrupted; the model is in {}", options.out.display())).into());
+    }
+    if args.trials > 1 {
+        for (name, mean) in &report.mean {
+            let spread = report.spread.get(name).map_or(String::new(), |spread| format!(" ± {spread}"));
+            eprintln!("{name}: {mean}{spread} over {} trials", args.trials);
+        }
+    } else if let Some(trial) = report.trials.first() {
+        let scores: Vec<String> =
+            trial.scores.iter().map(|(name, score)| format!("{name} {score}")).collect();
+        let out = options.out.display();
+        eprintln!("done: the model of epoch {} is in {out}  {}", trial.best_epoch, scores.join(", "));
+    }
+    Ok(())
+}
