@@ -16,7 +16,7 @@ fn inazuma(folder: &Path, arguments: &str) -> Output {
 }
 
 /// Runs it and expects success; returns stdout.
-fn done(folder: &Path, arguments: &str) -> String {
+pub fn done(folder: &Path, arguments: &str) -> String {
     let output = inazuma(folder, arguments);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "inazuma {arguments}: {}\n{errors}", output.status);
@@ -24,7 +24,7 @@ fn done(folder: &Path, arguments: &str) -> String {
 }
 
 /// Runs it and expects exit status 1 with one line that holds all of `words`; never a panic.
-fn refused(folder: &Path, arguments: &str, words: &[&str]) {
+pub fn refused(folder: &Path, arguments: &str, words: &[&str]) {
     let output = inazuma(folder, arguments);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "inazuma {arguments}\n{errors}");
@@ -37,7 +37,7 @@ fn refused(folder: &Path, arguments: &str, words: &[&str]) {
 }
 
 /// A folder with text, tokenizer and store of the articles in `data/`, made once.
-fn prepared() -> &'static Path {
+pub fn prepared() -> &'static Path {
     static FOLDER: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
     let (_, path) = FOLDER.get_or_init(|| {
         let folder = tempfile::tempdir().expect("a folder");
@@ -51,7 +51,7 @@ fn prepared() -> &'static Path {
     path
 }
 
-const TRAIN: &str = "pretrain --store store --preset tiny --device cpu --set steps=6 --set batch_size=4 \
+pub const TRAIN: &str = "pretrain --store store --preset tiny --device cpu --set steps=6 --set batch_size=4 \
                      --set micro_batch=2 --set checkpoint_every=3 --set log_every=2";
 
 /// All files of a checkpoint, by name.

@@ -4,6 +4,7 @@ mod attention;
 mod command_line;
 mod embedding;
 mod executor;
+mod fine_tuning;
 mod finetune_golden;
 mod finetune_steps;
 mod gather;
