@@ -6,7 +6,7 @@ use crate::device::Device;
 use crate::interop::pretrained::Pretrained;
 use crate::model::finetune::{FinetuneOptions, FinetunePlan, FinetuneTensors, Head, Purpose, Targets};
 use crate::model::{BatchCapacity, ModelConfig, OptimizerOptions};
-use crate::plan::{Data, Executor, Phase, Upload};
+use crate::plan::{Data, Executor, Phase, Upload, copy_parameters};
 use crate::tensor::{StepValues, TensorId};
 use crate::train::batch::PackedBatch;
 
@@ -31,17 +31,6 @@ pub struct Predictor {
     capacity: BatchCapacity,
     end_ops: std::ops::Range<usize>,
     head: Head,
-}
-
-/// Copies parameters between executors of plans of one model.
-pub fn copy_parameters(from: &mut dyn Executor, to: &mut dyn Executor) -> Result<()> {
-    let theirs = from.plan().parameters.clone();
-    let ours = to.plan().parameters.clone();
-    for (from_parameter, to_parameter) in theirs.iter().zip(&ours) {
-        let values = from.read(from_parameter.value)?;
-        to.write(to_parameter.value, &values)?;
-    }
-    Ok(())
 }
 
 /// A micro-batch that has run: which inputs it holds, and where their rows begin.

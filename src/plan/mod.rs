@@ -325,3 +325,14 @@ pub trait Executor {
     /// One line on what runs this: name, driver, threads.
     fn describe(&self) -> String;
 }
+
+/// Copies parameters between executors of plans of one model.
+pub fn copy_parameters(from: &mut dyn Executor, to: &mut dyn Executor) -> Result<()> {
+    let theirs = from.plan().parameters.clone();
+    let ours = to.plan().parameters.clone();
+    for (from_parameter, to_parameter) in theirs.iter().zip(&ours) {
+        let values = from.read(from_parameter.value)?;
+        to.write(to_parameter.value, &values)?;
+    }
+    Ok(())
+}

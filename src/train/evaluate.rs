@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::device::Device;
 use crate::model::{Mode, PretrainPlan, StepOptions};
-use crate::plan::{Executor, Phase};
+use crate::plan::{Executor, Phase, copy_parameters};
 use crate::store::Store;
 use crate::store::examples::EpochIndex;
 use crate::tensor::random::{derive, root};
@@ -88,12 +88,7 @@ impl Evaluator {
 
     /// Evaluates the parameters that `trained` holds now.
     pub fn evaluate(&mut self, step: u64, trained: &mut dyn Executor) -> Result<Evaluation> {
-        let theirs = trained.plan().parameters.clone();
-        let ours = self.executor.plan().parameters.clone();
-        for (from, to) in theirs.iter().zip(&ours) {
-            let values = trained.read(from.value)?;
-            self.executor.write(to.value, &values)?;
-        }
+        copy_parameters(trained, self.executor.as_mut())?;
         let key = derive(root(self.config.seed), EVALUATION, 0);
         let mut totals = Totals::default();
         for (number, first) in (0..self.sequences).step_by(self.config.batch_size).enumerate() {
