@@ -12,7 +12,9 @@
 //   barriers, no workgroup memory: for software adapters, and right on every other.
 // Constants: HEAD_SIZE 1..=128; VECTOR 1 where it is a multiple of 4 (rows are then read as vectors).
 // Dropout: the bits of (head, query, key) are half-word key mod 4 of block [head << 16 | query, key / 4].
-// Numerics: f32, keys in order; P is 0 for keys beyond the end of the sequence.
+// Numerics: f32, keys in order; P is 0 for keys beyond the end of the sequence. The sum of a row of dS is zero; what
+//   rounding leaves of it is taken back: from dq times the first key (any would do), which is all that the part
+//   common to the keys adds and early in training as large as dq itself; and from delta, for the second kernel.
 
 struct Immediates {
   extent: u32,
@@ -148,7 +150,7 @@ fn main(
     upstream[c] = load_context_gradient(context_at(row, head), c);
     mean += dot(upstream[c], load_context(context_at(row, head), c));
   }
-  delta[row * immediates.heads + head] = mean;
+  var rest = vec4<f32>(0.0);
   let shift = log_sum_exp[row * immediates.heads + head];
   for (var key = 0u; key < length; key += 4u) {
     // Keys beyond the end: the last one again, masked below.
@@ -173,11 +175,14 @@ fn main(
       g *= dropout_factors(draws, (head << 16u) | own, key / 4u, immediates.threshold, immediates.keep_scale);
     }
     g = select(vec4<f32>(0.0), exp(s - shift), exists) * (g - mean) * SCORE_SCALE;
+    rest += g;
     for (var c = 0u; c < D4; c++) {
       out[c] += g.x * load_qkv(at.x, c) + g.y * load_qkv(at.y, c) + g.z * load_qkv(at.z, c) + g.w * load_qkv(at.w, c);
     }
   }
+  let residue = rest.x + rest.y + rest.z + rest.w;
+  delta[row * immediates.heads + head] = mean + residue / SCORE_SCALE;
   for (var c = 0u; c < D4; c++) {
-    store_qkv_gradient(qkv_at(row, 0u, head), c, out[c]);
+    store_qkv_gradient(qkv_at(row, 0u, head), c, out[c] - residue * load_qkv(qkv_at(start, 1u, head), c));
   }
 }

@@ -14,7 +14,9 @@
 //   memory for 4 multiply-adds. STAGED: rows staged at a time for that product, so many as 6 KiB hold.
 // Constants: HEAD_SIZE 1..=128; VECTOR 1 where it is a multiple of 4 (rows are then read as vectors).
 // Dropout: the bits of (head, query, key) are half-word key mod 4 of block [head << 16 | query, key / 4].
-// Numerics: f32, keys in order; P is 0 for keys beyond the end of the sequence.
+// Numerics: f32, keys in order; P is 0 for keys beyond the end of the sequence. The sum of a row of dS is zero; what
+//   rounding leaves of it is taken back: from dq times the first key (any would do), which is all that the part
+//   common to the keys adds and early in training as large as dq itself; and from delta, for the second kernel.
 
 struct Immediates {
   extent: u32,
@@ -274,11 +276,7 @@ fn main(
     }
   }
   let mean = sum_over_row(thread, partial);
-  for (var i = 0u; i < 4u; i++) {
-    if thread.x == 0u && own + i < length {
-      delta[(start + own + i) * immediates.heads + head] = mean[i];
-    }
-  }
+  var rest = vec4<f32>(0.0);
   var out: array<vec4<f32>, 4u * OUT>;
   for (var first_column = 0u; first_column < length; first_column += COLUMNS) {
     let s = scores(thread, start, length, first_row, first_column, head);
@@ -292,6 +290,7 @@ fn main(
       }
       let probability = select(vec4<f32>(0.0), exp(s[i] * SCORE_SCALE - shift[i]), exists);
       g[i] = probability * (g[i] - mean[i]) * SCORE_SCALE;
+      rest[i] += g[i].x + g[i].y + g[i].z + g[i].w;
     }
     // What was read from the tile last lies before several barriers.
     to_tile(thread, transpose(g));
@@ -318,11 +317,18 @@ fn main(
       }
     }
   }
+  let residue = sum_over_row(thread, rest);
   for (var i = 0u; i < 4u; i++) {
     if own + i < length {
+      if thread.x == 0u {
+        delta[(start + own + i) * immediates.heads + head] = mean[i] + residue[i] / SCORE_SCALE;
+      }
       for (var m = 0u; m < OUT; m++) {
         let c = thread.x + 8u * m;
-        if c < D4 { store_qkv_gradient(qkv_at(start + own + i, 0u, head), c, out[i * OUT + m]); }
+        if c < D4 {
+          let key = load_qkv(qkv_at(start, 1u, head), c);
+          store_qkv_gradient(qkv_at(start + own + i, 0u, head), c, out[i * OUT + m] - residue[i] * key);
+        }
       }
     }
   }

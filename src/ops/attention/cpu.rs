@@ -412,8 +412,20 @@ impl<S: Scalar> HeadGradient<S> {
     /// The strips cover `length` rows, and nobody else touches those written meanwhile.
     unsafe fn run(&self) {
         let length = self.forward.length;
-        with_scratch(2 * QUERIES * KEYS, |scratch| {
-            let (scores, products) = scratch.split_at_mut(QUERIES * KEYS);
+        if length == 0 {
+            return;
+        }
+        let size = self.forward.head_size();
+        with_scratch(2 * QUERIES * KEYS + length * size, |scratch| {
+            let (scores, scratch) = scratch.split_at_mut(QUERIES * KEYS);
+            let (products, centred) = scratch.split_at_mut(QUERIES * KEYS);
+            simd(
+                #[inline(always)]
+                || {
+                    // SAFETY: rows of the strip, which nobody writes.
+                    unsafe { self.centre_keys(centred) }
+                },
+            );
             for first_query in (0..length).step_by(QUERIES) {
                 let m = QUERIES.min(length - first_query);
                 let mut delta = [S::ZERO; QUERIES];
@@ -429,13 +441,46 @@ impl<S: Scalar> HeadGradient<S> {
                 );
                 for first_key in (0..length).step_by(KEYS) {
                     // SAFETY: the caller's promise.
-                    unsafe { self.block(first_query, first_key, &delta, scores, products) };
+                    unsafe { self.block(first_query, first_key, &delta, scores, products, centred) };
                 }
             }
         });
     }
 
-    /// What one block of queries and one of keys give to each other.
+    /// Every key less the mean of the keys, `length × head size`.
+    ///
+    /// The gradients of a query's scores sum to zero, so that what all keys share adds nothing to the query's
+    /// gradient but the rounding of that sum; early in training it would be as large as the gradient.
+    ///
+    /// # Safety
+    /// As `run`.
+    #[inline(always)]
+    unsafe fn centre_keys(&self, centred: &mut [S]) {
+        let key = &self.forward.key;
+        let (rows, mean) = centred.split_at_mut(self.forward.length * key.columns - key.columns);
+        mean.fill(S::ZERO);
+        for row in 0..self.forward.length {
+            // SAFETY: a row of the strip.
+            for (sum, &x) in mean.iter_mut().zip(unsafe { key.row(row) }) {
+                *sum += x;
+            }
+        }
+        let factor = S::of(1.0 / self.forward.length as f64);
+        mean.iter_mut().for_each(|sum| *sum *= factor);
+        // The mean lies where the last row will stand.
+        for (row, to) in rows.chunks_exact_mut(key.columns).enumerate() {
+            // SAFETY: a row of the strip.
+            for ((to, &mean), &x) in to.iter_mut().zip(&*mean).zip(unsafe { key.row(row) }) {
+                *to = x - mean;
+            }
+        }
+        // SAFETY: a row of the strip.
+        for (mean, &x) in mean.iter_mut().zip(unsafe { key.row(self.forward.length - 1) }) {
+            *mean = x - *mean;
+        }
+    }
+
+    /// What one block of queries and one of keys give to each other; `centred` as `centre_keys` makes it.
     ///
     /// # Safety
     /// As `run`.
@@ -446,12 +491,14 @@ impl<S: Scalar> HeadGradient<S> {
         delta: &[S; QUERIES],
         scores: &mut [S],
         products: &mut [S],
+        centred: &[S],
     ) {
         let forward = &self.forward;
         let size = forward.head_size();
         let m = QUERIES.min(forward.length - first_query);
         let n = KEYS.min(forward.length - first_key);
-        let (query, key) = (forward.query.operand(first_query), forward.key.operand(first_key));
+        let query = forward.query.operand(first_query);
+        let key = Strided { pointer: centred[first_key * size..].as_ptr(), row: size, column: 1 };
         let upstream = self.context.operand(first_query);
         // SAFETY: rows of the strips, and scratch of the products' sizes.
         unsafe {
