@@ -101,6 +101,15 @@ impl Device {
         self.gpu.is_some()
     }
 
+    pub fn is_hardware_gpu(&self) -> bool {
+        self.gpu.as_ref().is_some_and(|gpu| !gpu.capabilities.software)
+    }
+
+    /// The open adapter; `None` is the CPU executor.
+    pub fn gpu(&self) -> Option<&Arc<Gpu>> {
+        self.gpu.as_ref()
+    }
+
     /// An executor for the plan.
     pub fn open(&self, plan: Plan) -> Result<Box<dyn Executor>> {
         Ok(match &self.gpu {

@@ -2,8 +2,9 @@
 //!
 //! The folders follow the way of the data: `corpus` (dump to text), `tokenizer`, `store`, `train`,
 //! `finetune`, `interop` (models of other systems);
-//! the engine stands apart from it: `tensor`, `ops`, `plan`, and the executors `cpu` and `gpu`.
+//! the engine stands apart from it: `tensor`, `ops`, `plan`, and the executors `cpu` and `gpu`; `bench` measures it.
 
+pub mod bench;
 pub mod cli;
 pub mod corpus;
 pub mod cpu;

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod devices;
 mod eval;
 mod extract;
@@ -16,6 +17,7 @@ mod predict;
 mod prepare;
 mod pretrain;
 mod score;
+mod selftest;
 mod store;
 mod tokenizer;
 
@@ -28,6 +30,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Bench(bench::Args),
     Devices(devices::Args),
     Eval(eval::Args),
     Extract(extract::Args),
@@ -38,6 +41,7 @@ enum Command {
     Prepare(prepare::Args),
     Pretrain(pretrain::Args),
     Score(score::Args),
+    Selftest(selftest::Args),
     Store(store::Args),
 }
 
@@ -60,6 +64,7 @@ pub fn main() -> ExitCode {
     // SAFETY: no other thread runs yet.
     unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
     let result = match Cli::parse().command {
+        Command::Bench(args) => bench::run(args),
         Command::Devices(args) => devices::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Finetune(args) => finetune::run(*args),
@@ -70,6 +75,7 @@ pub fn main() -> ExitCode {
         Command::Prepare(args) => prepare::run(args),
         Command::Pretrain(args) => pretrain::run(args),
         Command::Score(args) => score::run(args),
+        Command::Selftest(args) => selftest::run(args),
         Command::Store(args) => store::run(args),
     };
     match result {

@@ -3,6 +3,7 @@
 use std::cell::UnsafeCell;
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
@@ -74,6 +75,28 @@ impl<S: PlanScalar> CpuExecutor<S> {
         }
     }
 
+    fn upload(&mut self, uploads: &[Upload<'_>]) -> Result<()> {
+        for upload in uploads {
+            match upload.data {
+                Data::Float(data) => self.write(upload.tensor, data)?,
+                Data::Uint(data) => self.write_uint(upload.tensor, data)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands every op, ready to be run, to `f`.
+    fn each(&mut self, ops: Range<usize>, values: &StepValues, mut f: impl FnMut(&dyn Fn()) + Send) {
+        let CpuExecutor { plan, buffers, pool, .. } = self;
+        // SAFETY: the placements are the plan's, which `build` has checked; `&mut self` keeps all others away.
+        let memory = unsafe { Memory::new(buffers, &plan.placements, values) };
+        pool.install(|| {
+            for planned in &plan.ops[ops] {
+                f(&|| S::run(planned.op.as_ref(), &memory));
+            }
+        });
+    }
+
     /// A float tensor in the executor's own precision.
     pub fn read_exact(&mut self, id: TensorId) -> Result<Vec<S>> {
         Ok(self.float(id)?.to_vec())
@@ -96,27 +119,33 @@ impl<S: PlanScalar> Executor for CpuExecutor<S> {
     }
 
     fn run(&mut self, ops: Range<usize>, values: &StepValues, uploads: &[Upload<'_>]) -> Result<()> {
-        for upload in uploads {
-            match upload.data {
-                Data::Float(data) => self.write(upload.tensor, data)?,
-                Data::Uint(data) => {
-                    let target = self.uint(upload.tensor)?;
-                    if data.len() > target.len() {
-                        bail!("{} integers do not fit into {}", data.len(), target.len());
-                    }
-                    target[..data.len()].copy_from_slice(data);
-                }
-            }
-        }
-        let CpuExecutor { plan, buffers, pool, .. } = self;
-        // SAFETY: the placements are the plan's, which `build` has checked; `&mut self` keeps all others away.
-        let memory = unsafe { Memory::new(buffers, &plan.placements, values) };
-        pool.install(|| {
-            for planned in &plan.ops[ops] {
-                S::run(planned.op.as_ref(), &memory);
-            }
-        });
+        self.upload(uploads)?;
+        self.each(ops, values, |run| run());
         Ok(())
+    }
+
+    fn profile(
+        &mut self,
+        ops: Range<usize>,
+        values: &StepValues,
+        uploads: &[Upload<'_>],
+    ) -> Result<Vec<f64>> {
+        self.upload(uploads)?;
+        let mut seconds = Vec::with_capacity(ops.len());
+        self.each(ops, values, |run| {
+            let since = Instant::now();
+            run();
+            seconds.push(since.elapsed().as_secs_f64());
+        });
+        Ok(seconds)
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn strategy(&self, _: usize) -> &'static str {
+        "cpu"
     }
 
     fn write(&mut self, tensor: TensorId, data: &[f32]) -> Result<()> {
@@ -127,6 +156,15 @@ impl<S: PlanScalar> Executor for CpuExecutor<S> {
         for (to, &from) in target.iter_mut().zip(data) {
             *to = S::of(f64::from(from));
         }
+        Ok(())
+    }
+
+    fn write_uint(&mut self, tensor: TensorId, data: &[u32]) -> Result<()> {
+        let target = self.uint(tensor)?;
+        if data.len() > target.len() {
+            bail!("{} integers do not fit into {}", data.len(), target.len());
+        }
+        target[..data.len()].copy_from_slice(data);
         Ok(())
     }
 

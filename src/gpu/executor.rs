@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
@@ -13,6 +14,7 @@ use crate::tensor::{Element, Extents, Role, StepValues, TensorId};
 use super::adapter::IMMEDIATE_BYTES;
 use super::pipelines::Pipeline;
 use super::readback::{Readback, read_now};
+use super::timestamps::{self, Clock};
 use super::uploads::Uploads;
 use super::{Gpu, Selection, selector};
 
@@ -144,8 +146,46 @@ impl GpuExecutor {
         (&self.buffers[place.buffer], 4 * place.offset as u64, 4 * place.length as u64)
     }
 
-    fn record(&self, encoder: &mut wgpu::CommandEncoder, ops: Range<usize>, extents: &Extents) -> Result<()> {
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+    /// Submits the uploads and what `record` records after them.
+    fn submit(
+        &mut self,
+        values: &StepValues,
+        uploads: &[Upload<'_>],
+        record: impl FnOnce(&Self, &mut wgpu::CommandEncoder) -> Result<()>,
+    ) -> Result<()> {
+        let mut copies = vec![(&self.uniform, 0, bytemuck::bytes_of(values))];
+        for upload in uploads {
+            let (element, data): (_, &[u8]) = match upload.data {
+                Data::Uint(data) => (Element::Uint, bytemuck::cast_slice(data)),
+                Data::Float(data) => (Element::Float, bytemuck::cast_slice(data)),
+            };
+            let place = self.place(upload.tensor, element, data.len() / 4)?;
+            copies.push((&self.buffers[place.buffer], 4 * place.offset as u64, data));
+        }
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        self.uploads.record(&self.gpu, &mut encoder, &copies)?;
+        let recorded = record(self, &mut encoder);
+        let submission = self.gpu.queue.submit([encoder.finish()]);
+        self.uploads.submitted(submission);
+        recorded?;
+        self.gpu.check()
+    }
+
+    /// Seconds of an op by the host's clock, submission and waiting included.
+    fn by_the_wall_clock(&mut self, op: usize, values: &StepValues) -> Result<f64> {
+        self.finish()?;
+        let since = Instant::now();
+        self.run(op..op + 1, values, &[])?;
+        self.finish()?;
+        Ok(since.elapsed().as_secs_f64())
+    }
+
+    fn record<'a>(
+        &'a self,
+        pass: &mut wgpu::ComputePass<'_>,
+        ops: Range<usize>,
+        extents: &Extents,
+    ) -> Result<()> {
         let mut pipeline: Option<&Arc<Pipeline>> = None;
         for kernel in self.kernels[ops].iter().flat_map(|(_, kernels)| kernels) {
             let workgroups = kernel.grid.workgroups(extents);
@@ -249,28 +289,64 @@ impl Executor for GpuExecutor {
     }
 
     fn run(&mut self, ops: Range<usize>, values: &StepValues, uploads: &[Upload<'_>]) -> Result<()> {
-        let mut copies = vec![(&self.uniform, 0, bytemuck::bytes_of(values))];
-        for upload in uploads {
-            let (element, data): (_, &[u8]) = match upload.data {
-                Data::Uint(data) => (Element::Uint, bytemuck::cast_slice(data)),
-                Data::Float(data) => (Element::Float, bytemuck::cast_slice(data)),
-            };
-            let place = self.place(upload.tensor, element, data.len() / 4)?;
-            copies.push((&self.buffers[place.buffer], 4 * place.offset as u64, data));
+        let extents = values.extents();
+        self.submit(values, uploads, |executor, encoder| {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            executor.record(&mut pass, ops, &extents)
+        })
+    }
+
+    fn profile(
+        &mut self,
+        ops: Range<usize>,
+        values: &StepValues,
+        uploads: &[Upload<'_>],
+    ) -> Result<Vec<f64>> {
+        let extents = values.extents();
+        if !self.gpu.capabilities.timestamps {
+            self.submit(values, uploads, |_, _| Ok(()))?;
+            return ops.map(|op| self.by_the_wall_clock(op, values)).collect();
         }
-        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-        self.uploads.record(&self.gpu, &mut encoder, &copies)?;
-        let recorded = self.record(&mut encoder, ops, &values.extents());
-        let submission = self.gpu.queue.submit([encoder.finish()]);
-        self.uploads.submitted(submission);
-        recorded?;
-        self.gpu.check()
+        let mut seconds = Vec::with_capacity(ops.len());
+        let mut uploads = uploads;
+        for first in ops.clone().step_by(timestamps::OPS) {
+            let part = first..ops.end.min(first + timestamps::OPS);
+            let clock = Clock::new(&self.gpu, part.len())?;
+            self.submit(values, uploads, |executor, encoder| {
+                for (index, op) in part.clone().enumerate() {
+                    let mut pass = encoder.begin_compute_pass(&clock.pass(index));
+                    executor.record(&mut pass, op..op + 1, &extents)?;
+                }
+                clock.resolve(encoder);
+                Ok(())
+            })?;
+            seconds.extend(clock.read(&self.gpu)?);
+            uploads = &[];
+        }
+        Ok(seconds)
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        let waited = self.gpu.device.poll(wgpu::PollType::wait_indefinitely());
+        self.gpu.check()?;
+        waited.context("waiting for the device").map(|_| ())
+    }
+
+    fn strategy(&self, op: usize) -> &'static str {
+        self.kernels[op].0
     }
 
     fn write(&mut self, tensor: TensorId, data: &[f32]) -> Result<()> {
         let place = self.place(tensor, Element::Float, data.len())?;
         let buffer = &self.buffers[place.buffer];
         // Lands before the next submission and after the last, which is what callers expect.
+        self.gpu.queue.write_buffer(buffer, 4 * place.offset as u64, bytemuck::cast_slice(data));
+        self.gpu.check()
+    }
+
+    fn write_uint(&mut self, tensor: TensorId, data: &[u32]) -> Result<()> {
+        let place = self.place(tensor, Element::Uint, data.len())?;
+        let buffer = &self.buffers[place.buffer];
         self.gpu.queue.write_buffer(buffer, 4 * place.offset as u64, bytemuck::cast_slice(data));
         self.gpu.check()
     }

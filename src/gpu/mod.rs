@@ -1,7 +1,7 @@
 //! Runs a plan on a GPU through wgpu (Vulkan, Metal, DirectX 12).
 //!
 //! `adapter` finds and opens devices, `shader` makes WGSL modules, `pipelines` compiles them once, `selector`
-//! picks a candidate of each op, `executor` runs the plan.
+//! picks a candidate of each op, `executor` runs the plan, and `timestamps` is its clock.
 
 pub mod adapter;
 mod executor;
@@ -9,6 +9,7 @@ mod pipelines;
 mod readback;
 pub mod selector;
 pub mod shader;
+mod timestamps;
 mod uploads;
 
 pub use adapter::{Adapter, Capabilities, Gpu, adapters};

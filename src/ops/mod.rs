@@ -22,6 +22,7 @@ pub mod metric_sums;
 pub mod norm;
 mod norm_kernels;
 pub mod optimizer;
+pub mod probe;
 pub mod replace;
 pub mod replaced_token;
 pub mod row_loss;

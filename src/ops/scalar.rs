@@ -37,6 +37,8 @@ pub trait Scalar:
     fn sqrt(self) -> Self;
     fn exp(self) -> Self;
     fn ln(self) -> Self;
+    /// self·factor + summand, in one rounding.
+    fn multiply_add(self, factor: Self, summand: Self) -> Self;
     fn is_finite(self) -> bool;
     fn maximum(self, other: Self) -> Self;
     /// (Φ(x), φ(x)): distribution and density of the standard normal, for GELU and its derivative.
@@ -137,6 +139,9 @@ impl Scalar for f64 {
     fn ln(self) -> f64 {
         f64::ln(self)
     }
+    fn multiply_add(self, factor: f64, summand: f64) -> f64 {
+        self.mul_add(factor, summand)
+    }
     fn is_finite(self) -> bool {
         f64::is_finite(self)
     }
@@ -211,6 +216,10 @@ impl Scalar for f32 {
     #[inline(always)]
     fn ln(self) -> f32 {
         ln_positive(self)
+    }
+    #[inline(always)]
+    fn multiply_add(self, factor: f32, summand: f32) -> f32 {
+        self.mul_add(factor, summand)
     }
     #[inline(always)]
     fn is_finite(self) -> bool {

@@ -274,6 +274,19 @@ impl Plan {
         self.ops[self.phase(phase)].iter().map(|op| op.op.flops(extents)).sum()
     }
 
+    /// Bytes that an op must move at the least with these extents: what it reads and writes once, 4 bytes an
+    /// element. An upper bound for tables of which it takes a few rows.
+    pub fn op_bytes(&self, index: usize, extents: &Extents) -> f64 {
+        let io = &self.ops[index].io;
+        let moved = |ids: &[TensorId]| -> f64 {
+            ids.iter()
+                .map(|&id| self.info(id))
+                .map(|t| 4.0 * (t.rows.count(extents) * t.columns) as f64)
+                .sum()
+        };
+        moved(&io.reads) + moved(&io.writes) + 2.0 * moved(&io.updates)
+    }
+
     /// Bytes of device memory, all buffers together (4 bytes an element).
     pub fn bytes(&self) -> u64 {
         self.buffers.iter().map(|buffer| buffer.elements as u64 * 4).sum()
@@ -306,8 +319,21 @@ pub trait Executor {
     /// Uploads, then runs the ops `ops` of the plan in order. May return before they are done.
     fn run(&mut self, ops: Range<usize>, values: &StepValues, uploads: &[Upload<'_>]) -> Result<()>;
 
+    /// As `run`, one op at a time: seconds of each. On a GPU by its own clock where it has one.
+    fn profile(&mut self, ops: Range<usize>, values: &StepValues, uploads: &[Upload<'_>])
+    -> Result<Vec<f64>>;
+
+    /// Waits until everything submitted so far is done.
+    fn finish(&mut self) -> Result<()>;
+
+    /// How the op with this index is computed: the strategy of its kernels.
+    fn strategy(&self, op: usize) -> &'static str;
+
     /// Overwrites a float tensor from its first element on.
     fn write(&mut self, tensor: TensorId, data: &[f32]) -> Result<()>;
+
+    /// Overwrites an integer tensor from its first element on.
+    fn write_uint(&mut self, tensor: TensorId, data: &[u32]) -> Result<()>;
 
     /// All elements of a float tensor, after everything submitted so far.
     fn read(&mut self, tensor: TensorId) -> Result<Vec<f32>>;

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, ensure};
 
 use crate::model::BatchCapacity;
 use crate::store::Store;
-use crate::store::examples::ExampleStream;
-use crate::tensor::random::{derive, root};
+use crate::store::examples::{Example, ExampleStream};
+use crate::tensor::random::{Stream, derive, root};
 use crate::tensor::{Extents, StepValues};
+use crate::tokenizer::SpecialIds;
 
 use super::batch::PackedBatch;
 use super::config::TrainConfig;
@@ -65,9 +66,44 @@ pub fn full_extents(config: &TrainConfig) -> Extents {
     Extents { tokens: capacity.tokens, sequences: capacity.sequences, masked: capacity.masked }
 }
 
+/// Where examples come from.
+enum Source {
+    Store(ExampleStream),
+    Random(FullLength),
+}
+
+/// Examples of random pieces that are all as long as they may be: to measure with, not to train with.
+struct FullLength {
+    special: SpecialIds,
+    vocab_size: u32,
+    length: usize,
+    root: [u32; 2],
+}
+
+impl FullLength {
+    fn example(&self, number: u64) -> Example {
+        let mut draws = Stream::new(derive(self.root, number as u32, (number >> 32) as u32));
+        let SpecialIds { cls, sep, .. } = self.special;
+        let mut ids: Vec<u32> = (0..self.length)
+            .map(|_| {
+                // Words are not used equally often: the cube makes the commonest hundredth a fifth of the text.
+                let u = draws.uniform();
+                (u * u * u * f64::from(self.vocab_size)) as u32
+            })
+            .map(|id| if id <= LAST_SPECIAL { self.vocab_size - 1 - id } else { id })
+            .collect();
+        let middle = self.length / 2;
+        (ids[0], ids[middle], ids[self.length - 1]) = (cls, sep, sep);
+        Example { ids, first_segment: middle + 1 }
+    }
+}
+
+/// Ids of a model trained for this: `<unk>` 0 to `[MASK]` 6.
+const LAST_SPECIAL: u32 = 6;
+
 /// Makes the batch of any step.
 pub struct Batcher {
-    stream: ExampleStream,
+    source: Source,
     masker: Masker,
     root: [u32; 2],
     batch_size: usize,
@@ -77,10 +113,29 @@ pub struct Batcher {
 
 impl Batcher {
     pub fn new(store: Arc<Store>, config: &TrainConfig) -> Result<Self> {
-        let masker = Masker::new(store.special_ids(), config.mask_probability, config.max_length)?;
+        let special = store.special_ids();
+        let stream = ExampleStream::new(store, config.seed, config.max_length)?;
+        Self::with(Source::Store(stream), special, config)
+    }
+
+    /// Random sequences of the full length: batches to measure with where there is no store.
+    pub fn full_length(config: &TrainConfig) -> Result<Self> {
+        let vocab_size = config.model.vocab_size as u32;
+        ensure!(
+            vocab_size > 4 * LAST_SPECIAL && config.max_length >= 5,
+            "a vocabulary of {vocab_size} pieces or sequences of {} tokens are too small to measure with",
+            config.max_length
+        );
+        let special = SpecialIds { pad: 3, cls: 4, sep: 5, mask: LAST_SPECIAL };
+        let examples =
+            FullLength { special, vocab_size, length: config.max_length, root: root(config.seed ^ 0x5eed) };
+        Self::with(Source::Random(examples), special, config)
+    }
+
+    fn with(source: Source, special: SpecialIds, config: &TrainConfig) -> Result<Self> {
         Ok(Batcher {
-            stream: ExampleStream::new(store, config.seed, config.max_length)?,
-            masker,
+            source,
+            masker: Masker::new(special, config.mask_probability, config.max_length)?,
             root: root(config.seed),
             batch_size: config.batch_size,
             micro_batch: config.micro_batch,
@@ -98,7 +153,11 @@ impl Batcher {
     pub fn examples(&mut self, step: u64, key: [u32; 2], first: u64, count: usize) -> StepBatch {
         let masked: Vec<_> = (0..count)
             .map(|sequence| {
-                let example = self.stream.example(first + sequence as u64);
+                let number = first + sequence as u64;
+                let example = match &mut self.source {
+                    Source::Store(stream) => stream.example(number),
+                    Source::Random(examples) => examples.example(number),
+                };
                 self.masker.mask(&example, key, sequence)
             })
             .collect();
@@ -164,6 +223,16 @@ mod tests {
         let sources = Sources { preset: Some("tiny".into()), set, ..Sources::default() };
         let surroundings = Surroundings { vocab_size: 60, gpu: false };
         TrainConfig::resolve(sources.settings().unwrap().0, surroundings).unwrap()
+    }
+
+    #[test]
+    fn measured_batches_are_full() {
+        let mut batcher = Batcher::full_length(&config(8)).unwrap();
+        let batch = batcher.step(3);
+        assert_eq!(batch, Batcher::full_length(&config(8)).unwrap().step(3));
+        assert_ne!(batch.micro, batcher.step(4).micro);
+        assert_eq!((batch.totals.tokens, batch.totals.masked), (8 * 128, 8 * 19));
+        assert!(batch.micro[0].input_ids.iter().all(|&id| id < 60));
     }
 
     #[test]

@@ -11,9 +11,9 @@ use serde::Serialize;
 use crate::device::{Device, DeviceChoice};
 use crate::model::electra::StepTensors;
 use crate::model::{PretrainPlan, parameters};
-use crate::plan::{Executor, Phase, explain};
+use crate::plan::{Executor, Phase, Upload, explain};
 use crate::store::Store;
-use crate::tensor::TensorId;
+use crate::tensor::{StepValues, TensorId};
 
 use super::checkpoint::{self, State, StoreIdentity};
 use super::config::{Sources, Surroundings, TrainConfig};
@@ -60,7 +60,12 @@ impl Feeding {
     /// An executor for the plan, and what feeds it.
     pub fn open(device: &Device, plan: PretrainPlan) -> Result<(Box<dyn Executor>, Feeding)> {
         let PretrainPlan { plan, tensors, .. } = plan;
-        Ok((device.open(plan)?, Feeding { tensors }))
+        Ok((device.open(plan)?, Feeding::of(tensors)))
+    }
+
+    /// What feeds a plan of these tensors, whoever runs it.
+    pub fn of(tensors: StepTensors) -> Self {
+        Feeding { tensors }
     }
 
     /// Runs a phase: `Micro` once for each micro-batch, the others once.
@@ -72,12 +77,22 @@ impl Feeding {
         learning_rate: f32,
     ) -> Result<()> {
         let ops = executor.plan().phase(phase);
+        self.each(phase, batch, learning_rate, |values, uploads| executor.run(ops.clone(), values, uploads))
+    }
+
+    /// Values and uploads of every run of a phase.
+    pub fn each(
+        &self,
+        phase: Phase,
+        batch: &StepBatch,
+        learning_rate: f32,
+        mut f: impl FnMut(&StepValues, &[Upload<'_>]) -> Result<()>,
+    ) -> Result<()> {
         if phase != Phase::Micro {
-            return executor.run(ops, &batch.values(None, learning_rate), &[]);
+            return f(&batch.values(None, learning_rate), &[]);
         }
         for micro in &batch.micro {
-            let values = batch.values(Some(micro), learning_rate);
-            executor.run(ops.clone(), &values, &self.tensors.uploads(micro))?;
+            f(&batch.values(Some(micro), learning_rate), &self.tensors.uploads(micro))?;
         }
         Ok(())
     }
@@ -294,7 +309,7 @@ fn evaluated_before(config: &TrainConfig, state: &State) -> u64 {
 }
 
 /// Steps whose results are waited for at most: enough that the device is never idle.
-const IN_FLIGHT: usize = 2;
+pub const IN_FLIGHT: usize = 2;
 
 struct Run<'a> {
     out: &'a Path,

@@ -1,0 +1,130 @@
+//! One op after the other on two executors, from the same inputs: how far the results lie apart.
+
+use anyhow::{Result, ensure};
+
+use crate::plan::{Executor, Upload};
+use crate::tensor::{Element, StepValues, TensorId};
+
+/// Written before an op runs wherever it should write: neither may be left.
+const POISON: f32 = f32::NAN;
+const POISON_ID: u32 = 0xDEAD_BEEF;
+
+/// How far one tensor that an op wrote is off.
+#[derive(Clone, Debug)]
+pub struct Deviation {
+    pub tensor: String,
+    /// max|Δ| over max|reference|; for integers the share of elements that differ. Infinite where something
+    /// is not a number that is one in the reference, or was not written.
+    pub error: f64,
+    pub integers: bool,
+}
+
+/// Puts the uploads into both.
+pub fn upload(
+    reference: &mut dyn Executor,
+    subject: &mut dyn Executor,
+    values: &StepValues,
+    uploads: &[Upload<'_>],
+) -> Result<()> {
+    reference.run(0..0, values, uploads)?;
+    subject.run(0..0, values, uploads)
+}
+
+/// Runs op `op` on both, from what the reference holds, and compares all that it writes.
+pub fn op(
+    reference: &mut dyn Executor,
+    subject: &mut dyn Executor,
+    op: usize,
+    values: &StepValues,
+) -> Result<Vec<Deviation>> {
+    ensure!(reference.plan().ops.len() == subject.plan().ops.len(), "two plans of different ops");
+    let io = reference.plan().ops[op].io.clone();
+    for &id in io.reads.iter().chain(&io.updates) {
+        match reference.plan().info(id).element {
+            Element::Float => subject.write(id, &reference.read(id)?)?,
+            Element::Uint => subject.write_uint(id, &reference.read_uint(id)?)?,
+        }
+    }
+    for &id in &io.scratch {
+        poison(subject, id)?;
+    }
+    let mut kept = Vec::new();
+    for &id in &io.writes {
+        poison(subject, id)?;
+        if reference.plan().info(id).element == Element::Float {
+            kept.push((id, reference.read(id)?));
+            poison(reference, id)?;
+        }
+    }
+    reference.run(op..op + 1, values, &[])?;
+    subject.run(op..op + 1, values, &[])?;
+    let written = io.writes.iter().chain(&io.updates);
+    let deviations = written.map(|&id| compare(reference, subject, id, values)).collect();
+    for (id, before) in kept {
+        restore(reference, id, &before)?;
+    }
+    deviations
+}
+
+fn poison(executor: &mut dyn Executor, id: TensorId) -> Result<()> {
+    let info = executor.plan().info(id);
+    let (elements, element) = (info.elements(), info.element);
+    match element {
+        Element::Float => executor.write(id, &vec![POISON; elements]),
+        Element::Uint => executor.write_uint(id, &vec![POISON_ID; elements]),
+    }
+}
+
+/// Gives back what an op that writes a part of a tensor has left alone.
+fn restore(executor: &mut dyn Executor, id: TensorId, before: &[f32]) -> Result<()> {
+    let mut after = executor.read(id)?;
+    if after.iter().any(|x| x.is_nan()) {
+        for (after, &before) in after.iter_mut().zip(before) {
+            if after.is_nan() {
+                *after = before;
+            }
+        }
+        executor.write(id, &after)?;
+    }
+    Ok(())
+}
+
+fn compare(
+    reference: &mut dyn Executor,
+    subject: &mut dyn Executor,
+    id: TensorId,
+    values: &StepValues,
+) -> Result<Deviation> {
+    let info = reference.plan().info(id);
+    let (name, element) = (info.name.clone(), info.element);
+    let used = info.rows.count(&values.extents()) * info.columns;
+    let error = match element {
+        Element::Float => {
+            let (expected, found) = (reference.read(id)?, subject.read(id)?);
+            distance(&expected[..used], &found[..used])
+        }
+        Element::Uint => {
+            let (expected, found) = (reference.read_uint(id)?, subject.read_uint(id)?);
+            let differ = expected[..used].iter().zip(&found[..used]).filter(|(a, b)| a != b).count();
+            differ as f64 / used.max(1) as f64
+        }
+    };
+    Ok(Deviation { tensor: name, error, integers: element == Element::Uint })
+}
+
+/// max|Δ| over max|expected|, where that is not tiny.
+fn distance(expected: &[f32], found: &[f32]) -> f64 {
+    let mut largest = 1e-3f64;
+    let mut worst = 0f64;
+    for (&expected, &found) in expected.iter().zip(found) {
+        if expected.is_nan() && found.is_nan() {
+            // Neither wrote it: another op's part.
+            continue;
+        }
+        let (expected, found) = (f64::from(expected), f64::from(found));
+        largest = largest.max(expected.abs());
+        let difference = (expected - found).abs();
+        worst = if difference.is_nan() { f64::INFINITY } else { worst.max(difference) };
+    }
+    worst / largest
+}

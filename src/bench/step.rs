@@ -1,0 +1,168 @@
+//! Whole training steps, measured: data, sampling and optimiser included.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use serde::Serialize;
+
+use crate::device::{Device, DeviceChoice};
+use crate::model::{PretrainPlan, parameters};
+use crate::plan::{Executor, Phase};
+use crate::train::config::Sources;
+use crate::train::examples::{Batcher, Feeder, StepBatch, capacity};
+use crate::train::run::{Feeding, IN_FLIGHT};
+
+use super::{Peaks, Profile, data, median};
+
+/// Pieces of the vocabulary where nothing says otherwise.
+pub const VOCABULARY: u64 = 32_000;
+
+/// What is measured.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Real text; without it random sequences of full length.
+    pub store: Option<PathBuf>,
+    pub sources: Sources,
+    pub device: DeviceChoice,
+    /// Threads of the CPU executor; 0 means one for each core.
+    pub threads: usize,
+    /// Steps that count, after one that warms up.
+    pub steps: usize,
+    /// Profile as many steps by op, after those measured.
+    pub profiled: usize,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    pub device: String,
+    pub batch_size: usize,
+    pub max_length: usize,
+    pub micro_batch: usize,
+    pub steps: usize,
+    /// Real tokens and positions (sequences × max length) a second, by the median step.
+    pub tokens_per_second: f64,
+    pub positions_per_second: f64,
+    pub step_ms: f64,
+    pub step_ms_best: f64,
+    /// Model FLOPs of real tokens a second (SPEC.md §7), and their share of the measured peak.
+    pub model_flops_per_second: f64,
+    pub mfu: f64,
+    pub peak_flops_per_second: f64,
+    /// CPU: the most memory the process has had; GPU: the buffers of the plan.
+    pub peak_memory_bytes: u64,
+    pub plan_bytes: u64,
+    /// Real tokens of all positions.
+    pub fill: f64,
+    /// Seconds from an open device to the end of the first step: plan, kernels, memory.
+    pub startup_seconds: f64,
+    pub profile: Option<Profile>,
+}
+
+/// Measures steps; the model's parameters are random, its learning rate is as at the start of a run.
+pub fn run(options: &Options) -> Result<Report> {
+    ensure!(options.steps > 0, "--steps must be at least 1");
+    let device = Device::new(&options.device, options.threads)?;
+    let (batcher, config, notes) = data::open(options.store.as_ref(), &options.sources, device.is_gpu())?;
+    notes.iter().for_each(|note| eprintln!("{note}"));
+    let peaks = Peaks::measure(&device)?;
+    let since = Instant::now();
+    let plan = PretrainPlan::new(&config.model, capacity(&config), &config.options)?;
+    let plan_bytes = plan.plan.bytes();
+    let (mut executor, feeding) = Feeding::open(&device, plan)?;
+    parameters::initialise(executor.as_mut(), config.seed)?;
+    let mut measured = Measured { executor: executor.as_mut(), feeding: &feeding };
+    let (batches, seconds, startup) = measured.steps(batcher, options, since)?;
+    let step_seconds = median(seconds.clone());
+    let profile = match options.profiled {
+        0 => None,
+        n => {
+            let last = &batches[batches.len() - n.min(batches.len())..];
+            Some(Profile::measure(executor.as_mut(), &feeding, last, step_seconds, peaks)?)
+        }
+    };
+    let mean = |count: fn(&StepBatch) -> u64| {
+        batches.iter().map(|batch| count(batch) as f64).sum::<f64>() / batches.len() as f64
+    };
+    let tokens = mean(|batch| batch.totals.tokens);
+    let positions = mean(|batch| batch.totals.positions);
+    let flops = config.model.training_flops(
+        tokens,
+        mean(|batch| batch.totals.masked),
+        mean(|batch| batch.totals.squared_lengths),
+    );
+    Ok(Report {
+        device: executor.describe(),
+        batch_size: config.batch_size,
+        max_length: config.max_length,
+        micro_batch: config.micro_batch,
+        steps: options.steps,
+        tokens_per_second: tokens / step_seconds,
+        positions_per_second: positions / step_seconds,
+        step_ms: 1e3 * step_seconds,
+        step_ms_best: 1e3 * seconds.iter().copied().fold(f64::INFINITY, f64::min),
+        model_flops_per_second: flops / step_seconds,
+        mfu: flops / step_seconds / peaks.flops_per_second,
+        peak_flops_per_second: peaks.flops_per_second,
+        peak_memory_bytes: if device.is_gpu() { plan_bytes } else { peak_memory().unwrap_or(plan_bytes) },
+        plan_bytes,
+        fill: tokens / positions,
+        startup_seconds: startup,
+        profile,
+    })
+}
+
+struct Measured<'a> {
+    executor: &'a mut dyn Executor,
+    feeding: &'a Feeding,
+}
+
+impl Measured<'_> {
+    /// Runs the steps as training does, a few in flight. The batches, the seconds from the results of one step
+    /// to those of the next, and those until the first.
+    fn steps(
+        &mut self,
+        batcher: Batcher,
+        options: &Options,
+        since: Instant,
+    ) -> Result<(Vec<StepBatch>, Vec<f64>, f64)> {
+        let steps = options.steps + 1;
+        let mut feeder = Feeder::start(batcher, 0..steps as u64)?;
+        let (mut batches, mut arrivals) = (Vec::new(), Vec::new());
+        let mut in_flight = VecDeque::new();
+        for step in 0..steps as u64 {
+            let batch = feeder.next_step()?;
+            for phase in [Phase::Clear, Phase::Micro, Phase::Update] {
+                self.feeding.run(self.executor, phase, &batch, 1e-6)?;
+            }
+            self.executor.request(step, &self.feeding.reported())?;
+            in_flight.push_back(step);
+            batches.push(batch);
+            // The first step is waited for: it is no part of the rhythm.
+            let allowed = if step == 0 || step + 1 == steps as u64 { 0 } else { IN_FLIGHT };
+            while !in_flight.is_empty() {
+                let wait = in_flight.len() > allowed;
+                let arrived = self.executor.poll(wait)?.is_some();
+                ensure!(arrived || !wait, "the device gave no results of a step");
+                if !arrived {
+                    break;
+                }
+                in_flight.pop_front();
+                arrivals.push(Instant::now());
+            }
+        }
+        let seconds = arrivals.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect();
+        let startup = (arrivals[0] - since).as_secs_f64();
+        batches.remove(0);
+        Ok((batches, seconds, startup))
+    }
+}
+
+/// The most memory this process has had in use, where the system tells.
+pub fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes << 10)
+}

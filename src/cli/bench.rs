@@ -1,0 +1,183 @@
+//! `inazuma bench`: what this machine makes of a training step.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Subcommand;
+use serde::Serialize;
+
+use crate::bench::{Peaks, data, kernels, step};
+use crate::device::{Device, DeviceChoice};
+use crate::train::config::Sources;
+
+/// Measure whole steps, the ops of a step, batches, or the device's peaks
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  inazuma bench step --preset small --set batch_size=8 --set max_length=128
+  inazuma bench kernels --preset small --device gpu --json
+  inazuma bench data --store wiki.store")]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Whole training steps, data, sampling and optimiser included: medians, tokens/s, share of the peak
+    Step {
+        #[command(flatten)]
+        common: Common,
+        /// Steps that count, after one that warms up
+        #[arg(long, default_value_t = 10)]
+        steps: usize,
+        /// Also profile so many steps: a table by op with time, rates and share of the peaks
+        #[arg(long, value_name = "STEPS", num_args = 0..=1, default_missing_value = "3", default_value_t = 0)]
+        profile: usize,
+    },
+    /// Every op of a step: checked against the CPU executor, then timed
+    Kernels {
+        #[command(flatten)]
+        common: Common,
+        /// Steps (each with other inputs) of which the median counts
+        #[arg(long, default_value_t = 3)]
+        steps: usize,
+    },
+    /// Making batches: cutting examples, masking, packing
+    Data {
+        #[command(flatten)]
+        common: Common,
+        #[arg(long, default_value_t = 50)]
+        steps: usize,
+        /// Write the masked examples as JSON lines, to measure other programs with
+        #[arg(long, value_name = "FILE.jsonl")]
+        examples: Option<PathBuf>,
+    },
+    /// The device's peak rates, as the probes find them
+    Peaks {
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+#[derive(clap::Args)]
+struct Common {
+    /// Real text; without it random sequences of full length
+    #[arg(long)]
+    store: Option<PathBuf>,
+    /// tiny, small, small-128, small-plus-plus, base or large [default: small]
+    #[arg(long)]
+    preset: Option<String>,
+    /// Configuration in TOML
+    #[arg(long, value_name = "FILE.toml")]
+    config: Option<PathBuf>,
+    /// Set one key, as batch_size=8 or model.layers=6; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// auto, cpu, gpu, gpu:N, or part of an adapter's name
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
+    /// Threads of the CPU executor; 0 means one for each core
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+    /// Print one JSON object on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+impl Common {
+    fn options(self, steps: usize, profiled: usize) -> step::Options {
+        step::Options {
+            store: self.store,
+            sources: Sources { preset: self.preset, file: self.config, hparams: None, set: self.set },
+            device: self.device,
+            threads: self.threads,
+            steps,
+            profiled,
+        }
+    }
+}
+
+pub fn run(args: Args) -> Result<()> {
+    match args.what {
+        What::Step { common, steps, profile } => {
+            let json = common.json;
+            let report = step::run(&common.options(steps, profile))?;
+            show(json, &report, || print_step(&report))
+        }
+        What::Kernels { common, steps } => {
+            let json = common.json;
+            let report = kernels::run(&common.options(steps, 0))?;
+            show(json, &report, || {
+                println!(
+                    "{}, micro-batches of {} × {}",
+                    report.device, report.micro_batch, report.max_length
+                );
+                println!(
+                    "{} kinds and shapes of op agree with the CPU executor; the largest error is {:.1e}, {}",
+                    report.checked, report.worst_error, report.worst_op
+                );
+                print!("{}", report.profile);
+            })
+        }
+        What::Data { common, steps, examples } => {
+            let json = common.json;
+            let step::Options { store, sources, .. } = common.options(0, 0);
+            let report = data::run(&data::Options { store, sources, steps, examples })?;
+            show(json, &report, || {
+                println!(
+                    "{:.2} million tokens/s on one thread (best step {:.2}); a step of {:.0} tokens in {:.2} ms; {:.1}% of the positions are real tokens",
+                    report.tokens_per_second / 1e6,
+                    report.tokens_per_second_best / 1e6,
+                    report.tokens_per_step,
+                    report.step_ms,
+                    100.0 * report.fill
+                );
+            })
+        }
+        What::Peaks { common } => {
+            let peaks = Peaks::measure(&Device::new(&common.device, common.threads)?)?;
+            show(common.json, &peaks, || {
+                println!(
+                    "{:.1} GFLOP/s of f32 multiply-adds, {:.1} GB/s copied (read and written together)",
+                    peaks.flops_per_second / 1e9,
+                    peaks.bytes_per_second / 1e9
+                );
+            })
+        }
+    }
+}
+
+fn show<R: Serialize>(json: bool, report: &R, print: impl FnOnce()) -> Result<()> {
+    match json {
+        true => println!("{}", serde_json::to_string_pretty(report)?),
+        false => print(),
+    }
+    Ok(())
+}
+
+fn print_step(report: &step::Report) {
+    println!(
+        "{}, {} × {} as micro-batches of {}",
+        report.device, report.batch_size, report.max_length, report.micro_batch
+    );
+    println!(
+        "{:.0} real tokens/s, {:.0} positions/s; a step in {:.1} ms (best {:.1} ms, {} steps); {:.1}% of the positions are real tokens",
+        report.tokens_per_second,
+        report.positions_per_second,
+        report.step_ms,
+        report.step_ms_best,
+        report.steps,
+        100.0 * report.fill
+    );
+    println!(
+        "{:.1} GFLOP/s of the model, {:.1}% of the measured peak of {:.1} GFLOP/s; {:.0} MB of memory; the first step after {:.2} s",
+        report.model_flops_per_second / 1e9,
+        100.0 * report.mfu,
+        report.peak_flops_per_second / 1e9,
+        report.peak_memory_bytes as f64 / 1e6,
+        report.startup_seconds
+    );
+    if let Some(profile) = &report.profile {
+        print!("{profile}");
+    }
+}
