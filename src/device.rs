@@ -1,12 +1,15 @@
 //! `--device`: what may be asked for, and the executor it leads to.
 
+use std::fs;
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
 use crate::cpu::CpuExecutor;
-use crate::gpu::{Capabilities, Gpu, GpuExecutor, Options, adapter, adapters};
+use crate::gpu::tuning::device_of;
+use crate::gpu::{Capabilities, Gpu, GpuExecutor, Options, Tuning, adapter, adapters};
 use crate::plan::{Executor, Plan};
 
 /// The argument of `--device`: `auto`, `cpu`, `gpu`, `gpu:N`, or a part of an adapter's name.
@@ -94,7 +97,13 @@ pub struct Device {
 impl Device {
     /// Opens the adapter of a choice. `threads` is for the CPU executor; 0 means one for each core.
     pub fn new(choice: &DeviceChoice, threads: usize) -> Result<Self> {
-        Ok(Device { gpu: open_gpu(choice)?, threads })
+        let gpu = open_gpu(choice)?;
+        if let Some(gpu) = &gpu {
+            if let Some(tuning) = Tuning::cached(&gpu.capabilities)? {
+                gpu.prefer(Arc::new(tuning));
+            }
+        }
+        Ok(Device { gpu, threads })
     }
 
     pub fn is_gpu(&self) -> bool {
@@ -108,6 +117,31 @@ impl Device {
     /// The open adapter; `None` is the CPU executor.
     pub fn gpu(&self) -> Option<&Arc<Gpu>> {
         self.gpu.as_ref()
+    }
+
+    /// Makes executors from here on use the kernels that a run recorded, if it was on this device: what was tuned
+    /// since would round otherwise.
+    pub fn reuse_kernels(&self, record: &Path) -> Result<()> {
+        let Some(gpu) = &self.gpu else { return Ok(()) };
+        let text = match fs::read_to_string(record) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", record.display())),
+        };
+        let recorded = Tuning::parse(&text).with_context(|| record.display().to_string())?;
+        if recorded.device == device_of(&gpu.capabilities) {
+            gpu.prefer(Arc::new(recorded));
+        }
+        Ok(())
+    }
+
+    /// Which kernels an executor of this device uses, to be recorded in a run; the CPU executor has no choice.
+    pub fn kernels_of(&self, executor: &dyn Executor) -> Option<Tuning> {
+        let gpu = self.gpu.as_ref()?;
+        let plan = executor.plan();
+        let strategy = |op| (plan.signature(op), executor.strategy(op).to_owned());
+        let strategies = (0..plan.ops.len()).map(strategy).collect();
+        Some(Tuning { device: device_of(&gpu.capabilities), strategies })
     }
 
     /// An executor for the plan.

@@ -40,7 +40,7 @@ pub struct Report {
 }
 
 /// The batcher of a store, or of random sequences, and the configuration they are made by.
-pub(super) fn open(
+pub fn open(
     store: Option<&PathBuf>,
     sources: &Sources,
     gpu: bool,

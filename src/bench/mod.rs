@@ -7,6 +7,7 @@ pub mod peaks;
 pub mod profile;
 pub mod selftest;
 pub mod step;
+pub mod tune;
 
 pub use peaks::Peaks;
 pub use profile::Profile;

@@ -58,9 +58,7 @@ pub(super) fn shape(plan: &Plan, op: usize) -> String {
         let info = plan.info(*id);
         match info.rows.extent {
             Extent::Fixed => format!("{}×{}", info.rows.capacity, info.columns),
-            Extent::Tokens => format!("T×{}", info.columns),
-            Extent::Sequences => format!("B×{}", info.columns),
-            Extent::Masked => format!("M×{}", info.columns),
+            extent => format!("{}×{}", extent.letter(), info.columns),
         }
     };
     let written: Vec<String> = io.writes.iter().chain(&io.updates).map(one).collect();

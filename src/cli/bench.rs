@@ -1,12 +1,13 @@
 //! `inazuma bench`: what this machine makes of a training step.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::Subcommand;
 use serde::Serialize;
 
-use crate::bench::{Peaks, data, kernels, step};
+use crate::bench::{Peaks, data, kernels, step, tune};
 use crate::device::{Device, DeviceChoice};
 use crate::train::config::Sources;
 
@@ -41,6 +42,12 @@ enum What {
         /// Steps (each with other inputs) of which the median counts
         #[arg(long, default_value_t = 3)]
         steps: usize,
+        /// Measure all kernels there are for each op, and keep the fastest for later runs on this device
+        #[arg(long)]
+        tune: bool,
+        /// Seconds that --tune may take
+        #[arg(long, value_name = "SECONDS", default_value_t = 120, requires = "tune")]
+        limit: u64,
     },
     /// Making batches: cutting examples, masking, packing
     Data {
@@ -104,7 +111,15 @@ pub fn run(args: Args) -> Result<()> {
             let report = step::run(&common.options(steps, profile))?;
             show(json, &report, || print_step(&report))
         }
-        What::Kernels { common, steps } => {
+        What::Kernels { common, tune: true, limit, .. } => {
+            let json = common.json;
+            let step::Options { store, sources, device, threads, .. } = common.options(1, 0);
+            let device = Device::new(&device, threads)?;
+            let (_, config, _) = data::open(store.as_ref(), &sources, device.is_gpu())?;
+            let report = tune::run(&device, &config, Duration::from_secs(limit))?;
+            show(json, &report, || print_tuning(&report))
+        }
+        What::Kernels { common, steps, .. } => {
             let json = common.json;
             let report = kernels::run(&common.options(steps, 0))?;
             show(json, &report, || {
@@ -180,4 +195,22 @@ fn print_step(report: &step::Report) {
     if let Some(profile) = &report.profile {
         print!("{profile}");
     }
+}
+
+fn print_tuning(report: &tune::Report) {
+    println!("{}", report.device);
+    for (signature, measured) in &report.ops {
+        println!("{signature}");
+        for tune::Measured { strategy, seconds, right } in measured {
+            println!(
+                "  {strategy:<14} {:>9.3} ms{}",
+                1e3 * seconds,
+                if *right { "" } else { "  WRONG RESULTS" }
+            );
+        }
+    }
+    if report.unmeasured > 0 {
+        println!("{} kernels were left out when the time was up; --limit gives more", report.unmeasured);
+    }
+    println!("kept in {}", report.kept_in.display());
 }

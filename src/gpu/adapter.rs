@@ -8,14 +8,18 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use wgpu::{Backends, DeviceType, Features};
 
-use super::pipelines::{Pipeline, PipelineKey};
+use crate::ops::Candidate;
+
+use super::pipelines::{Pipeline, PipelineCache, PipelineKey};
+use super::{Tuning, selector};
 
 /// Features that are asked for where they are present. Only immediates are indispensable.
 const WANTED: Features = Features::IMMEDIATES
     .union(Features::SUBGROUP)
     .union(Features::SHADER_F16)
     .union(Features::TIMESTAMP_QUERY)
-    .union(Features::TIMESTAMP_QUERY_INSIDE_PASSES);
+    .union(Features::TIMESTAMP_QUERY_INSIDE_PASSES)
+    .union(Features::PIPELINE_CACHE);
 
 /// Bytes of `var<immediate>` every kernel may use.
 pub const IMMEDIATE_BYTES: u32 = 128;
@@ -168,6 +172,10 @@ pub struct Gpu {
     pub queue: wgpu::Queue,
     pub capabilities: Capabilities,
     pub(super) pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
+    /// Where the driver keeps compiled kernels, if it can.
+    pub(super) pipeline_cache: Option<PipelineCache>,
+    /// Kernels to prefer over what the selector would take.
+    tuning: Mutex<Arc<Tuning>>,
     /// The first error nobody waited for.
     error: Arc<Mutex<Option<String>>>,
 }
@@ -201,7 +209,32 @@ impl Gpu {
                 record(&shared, format!("the device was lost: {}", one_line(&message)));
             }
         });
-        Ok(Arc::new(Gpu { device, queue, capabilities, pipelines: Mutex::default(), error }))
+        let pipeline_cache = PipelineCache::open(&device, &adapter.inner);
+        Ok(Arc::new(Gpu {
+            device,
+            queue,
+            capabilities,
+            pipelines: Mutex::default(),
+            pipeline_cache,
+            tuning: Mutex::default(),
+            error,
+        }))
+    }
+
+    /// Executors made from here on prefer these kernels.
+    pub fn prefer(&self, tuning: Arc<Tuning>) {
+        *self.tuning.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = tuning;
+    }
+
+    /// What executors prefer.
+    pub fn preferred(&self) -> Arc<Tuning> {
+        self.tuning.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    /// The preferred kernels of an op, where there are any.
+    pub(super) fn tuned(&self, signature: &str, candidates: &[Candidate]) -> Option<Candidate> {
+        let tuning = self.preferred();
+        selector::named(candidates, &self.capabilities, tuning.strategies.get(signature)?)
     }
 
     /// Fails where the device has reported an error since the last call.

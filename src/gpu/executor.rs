@@ -62,11 +62,20 @@ impl GpuExecutor {
             plan.tensors.iter().filter(|t| t.role == Role::Batch).map(|t| t.elements() + 1).sum();
         let uploads = Uploads::new(&gpu, 4 * batch as u64)?;
         let mut candidates = Vec::with_capacity(plan.ops.len());
-        for op in &plan.ops {
-            let chosen = selector::select(op.op.candidates(), &gpu.capabilities, options.selection);
+        for (index, op) in plan.ops.iter().enumerate() {
+            let all = op.op.candidates();
+            let tuned = match options.selection {
+                Selection::Best => gpu.tuned(&plan.signature(index), &all),
+                Selection::Nth(_) => None,
+            };
+            let chosen = match tuned {
+                Some(candidate) => Ok(candidate),
+                None => selector::select(all, &gpu.capabilities, options.selection),
+            };
             candidates.push(chosen.with_context(|| op.label.clone())?);
         }
         gpu.compile_all(candidates.iter().flat_map(|c| &c.dispatches), options.checked)?;
+        gpu.keep_pipelines();
         let (kernels, readback) = (Vec::with_capacity(candidates.len()), Readback::default());
         let mut executor = GpuExecutor { gpu, plan, buffers, uniform, kernels, uploads, readback };
         for (index, candidate) in candidates.iter().enumerate() {

@@ -1,7 +1,8 @@
 //! Compiled kernels, shared by all executors of a device: one pipeline for each shader with its constants.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, MutexGuard};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
@@ -9,7 +10,7 @@ use rayon::prelude::*;
 use crate::ops::{Access, Dispatch};
 
 use super::adapter::{IMMEDIATE_BYTES, one_line};
-use super::{Gpu, shader};
+use super::{Gpu, shader, tuning};
 
 /// What makes two pipelines differ.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -25,6 +26,45 @@ pub(super) struct PipelineKey {
 pub(super) struct Pipeline {
     pub pipeline: wgpu::ComputePipeline,
     pub layout: wgpu::BindGroupLayout,
+}
+
+/// The driver's compiled kernels, kept on disk: the next run starts at once.
+pub(super) struct PipelineCache {
+    inner: wgpu::PipelineCache,
+    path: PathBuf,
+    /// Bytes on disk, to see whether there is something new.
+    kept: Mutex<usize>,
+}
+
+impl PipelineCache {
+    /// Nothing where the device or the system has no place for it: a cache is never worth an error.
+    pub fn open(device: &wgpu::Device, adapter: &wgpu::Adapter) -> Option<Self> {
+        if !device.features().contains(wgpu::Features::PIPELINE_CACHE) {
+            return None;
+        }
+        // The key is the driver's own: data of another version has another name.
+        let key = wgpu::util::pipeline_cache_key(&adapter.get_info())?;
+        let path = tuning::folder().ok()?.join(format!("{key}.pipelines"));
+        let data = std::fs::read(&path).unwrap_or_default();
+        let descriptor = wgpu::PipelineCacheDescriptor {
+            label: Some("inazuma"),
+            data: (!data.is_empty()).then_some(&data[..]),
+            fallback: true,
+        };
+        // SAFETY: the data are what `get_data` gave for this key, written whole or not at all; wgpu and the
+        // driver check a header in it, and `fallback` makes them start afresh where it does not match.
+        let inner = unsafe { device.create_pipeline_cache(&descriptor) };
+        Some(PipelineCache { inner, path, kept: Mutex::new(data.len()) })
+    }
+
+    fn keep(&self) {
+        let Some(data) = self.inner.get_data() else { return };
+        let mut kept = self.kept.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        // Where it cannot be written, the next run compiles again.
+        if data.len() != *kept && tuning::write(&self.path, &data).is_ok() {
+            *kept = data.len();
+        }
+    }
 }
 
 impl PipelineKey {
@@ -59,6 +99,13 @@ impl Gpu {
             self.cache().insert(key, pipeline);
             Ok(())
         })
+    }
+
+    /// Keeps what was compiled for the next run.
+    pub(super) fn keep_pipelines(&self) {
+        if let Some(cache) = &self.pipeline_cache {
+            cache.keep();
+        }
     }
 
     /// The compiled pipeline of a dispatch.
@@ -121,7 +168,7 @@ impl Gpu {
                 constants: &[],
                 zero_initialize_workgroup_memory: key.checked,
             },
-            cache: None,
+            cache: self.pipeline_cache.as_ref().map(|cache| &cache.inner),
         });
         Pipeline { pipeline, layout }
     }

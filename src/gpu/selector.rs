@@ -9,7 +9,7 @@ use super::Capabilities;
 /// Which candidate is wanted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Selection {
-    /// The first that fits and suits the kind of adapter.
+    /// What was measured to be fastest on this device, else the first that fits and suits its kind.
     #[default]
     Best,
     /// The n-th of those that fit, whether or not it suits; the last where there are fewer. For tests.
@@ -26,6 +26,12 @@ pub fn fits(requires: &Requirements, capabilities: &Capabilities) -> bool {
 
 fn suits(requires: &Requirements, capabilities: &Capabilities) -> bool {
     if capabilities.software { !requires.hardware } else { !requires.software }
+}
+
+/// The candidate with this strategy, where there is one and the adapter can run it.
+pub fn named(candidates: &[Candidate], capabilities: &Capabilities, strategy: &str) -> Option<Candidate> {
+    let wanted = |c: &&Candidate| c.strategy == strategy && fits(&c.requires, capabilities);
+    candidates.iter().find(wanted).cloned()
 }
 
 /// The candidate to use.
@@ -80,6 +86,15 @@ mod tests {
         assert_eq!(best(&capabilities), "software");
         let nth = |n| select(all(), &capabilities, Selection::Nth(n)).unwrap().strategy;
         assert_eq!((nth(0), nth(2), nth(9)), ("subgroups", "plain", "software"));
+    }
+
+    #[test]
+    fn a_strategy_is_found_by_name_if_it_fits() {
+        let mut capabilities = Capabilities::baseline();
+        assert!(named(&all(), &capabilities, "subgroups").is_none());
+        capabilities.subgroups = true;
+        assert_eq!(named(&all(), &capabilities, "subgroups").unwrap().strategy, "subgroups");
+        assert!(named(&all(), &capabilities, "gone").is_none());
     }
 
     #[test]

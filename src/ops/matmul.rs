@@ -8,6 +8,8 @@
 //! | `Nn` | C[m,n] = A[m,k] · B[k,n]  | dx = dy·W |
 //! | `Tn` | C[m,n] += A[k,m]ᵀ · B[k,n] | dW += dyᵀ·x, and db += column sums of dy |
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::tensor::{Extents, Rows, TensorId};
@@ -132,9 +134,46 @@ impl Describe for MatMul {
     }
 }
 
-/// Rows of C a task of the CPU computes: from the shapes alone, so that results do not depend on the threads.
-fn task_rows(m: usize) -> usize {
-    m.div_ceil(16).next_multiple_of(16).clamp(16, 256)
+/// Rows and columns of C that a task of the CPU computes: from the shapes alone, so that results do not depend on
+/// the threads.
+///
+/// A task packs its part of both operands for itself, which costs less the larger the tile is on both sides: at 64
+/// rows and all columns a third of the time went into that. A few tasks for each core must be left.
+fn task_tile(m: usize, n: usize) -> [usize; 2] {
+    const TASKS: usize = 8;
+    let tasks = |[rows, columns]: [usize; 2]| m.div_ceil(rows) * n.div_ceil(columns);
+    let mut tile = [256.min(m.next_multiple_of(16)), 256.min(n.next_multiple_of(16))];
+    while tasks(tile) < TASKS && tile != [32.min(tile[0]), 32.min(tile[1])] {
+        let longer = usize::from(tile[1] >= tile[0]);
+        tile[longer] = (tile[longer] / 2).next_multiple_of(16);
+    }
+    tile
+}
+
+/// A matrix that tasks write disjoint rectangles of.
+#[derive(Clone, Copy)]
+struct Shared<S> {
+    pointer: *mut S,
+    /// Elements from row to row.
+    columns: usize,
+}
+
+// SAFETY: see `row`.
+unsafe impl<S: Send> Send for Shared<S> {}
+unsafe impl<S: Sync> Sync for Shared<S> {}
+
+impl<S> Shared<S> {
+    fn at(&self, row: usize, column: usize) -> *mut S {
+        self.pointer.wrapping_add(row * self.columns + column)
+    }
+
+    /// # Safety
+    /// The elements must exist, and nobody else may touch them meanwhile.
+    #[inline(always)]
+    unsafe fn row<'a>(&self, row: usize, columns: &Range<usize>) -> &'a mut [S] {
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.at(row, columns.start), columns.len()) }
+    }
 }
 
 impl<S: Scalar> CpuOp<S> for MatMul {
@@ -146,84 +185,108 @@ impl<S: Scalar> CpuOp<S> for MatMul {
             Form::Nn => (k, n),
             Form::Tn => (m, n),
         };
-        let a = &memory.read(self.a.tensor)[self.a.first_row * a_columns..];
-        let b = &memory.read(self.b.tensor)[self.b.first_row * b_columns..];
+        let a = &memory.read(self.a.tensor)[self.a.first_row * a_columns..][..m * k];
+        let b = &memory.read(self.b.tensor)[self.b.first_row * b_columns..][..n * k];
         let c = &mut memory.write(self.c.tensor)[self.c.first_row * n..][..m * n];
+        let c = Shared { pointer: c.as_mut_ptr(), columns: n };
         let before = match self.epilogue {
-            Epilogue::BiasGelu { before, .. } => Some(&mut memory.write(before)[..m * n]),
-            _ => None,
+            Epilogue::BiasGelu { before, .. } => memory.write(before)[..m * n].as_mut_ptr(),
+            _ => std::ptr::null_mut(),
         };
-        let rows = task_rows(m);
-        // Pairs every chunk of C with its chunk of the second output, where there is one.
-        let seconds: Vec<&mut [S]> = match before {
-            Some(slice) => slice.chunks_mut(rows * n).collect(),
-            None => (0..m.div_ceil(rows)).map(|_| <&mut [S]>::default()).collect(),
-        };
-        c.par_chunks_mut(rows * n).zip(seconds).enumerate().for_each(|(task, (c, before))| {
-            let first = task * rows;
-            let count = c.len() / n;
-            let (a_at, a_row, a_column) = match self.form {
-                Form::Tn => (first, 1, m),
-                _ => (first * k, k, 1),
+        let before = Shared { pointer: before, columns: n };
+        let [rows, columns] = task_tile(m, n);
+        let across = n.div_ceil(columns);
+        (0..m.div_ceil(rows) * across).into_par_iter().for_each(|task| {
+            let (row, column) = (task / across * rows, task % across * columns);
+            let (rows, columns) = (row..m.min(row + rows), column..n.min(column + columns));
+            let a = match self.form {
+                Form::Tn => Strided { pointer: a.as_ptr().wrapping_add(row), row: 1, column: m },
+                _ => Strided { pointer: a.as_ptr().wrapping_add(row * k), row: k, column: 1 },
             };
-            let (b_row, b_column) = match self.form {
-                Form::Nt => (1, k),
-                _ => (n, 1),
+            let b = match self.form {
+                Form::Nt => Strided { pointer: b.as_ptr().wrapping_add(column * k), row: 1, column: k },
+                _ => Strided { pointer: b.as_ptr().wrapping_add(column), row: n, column: 1 },
             };
-            if k == 0 && self.form != Form::Tn {
-                c.fill(S::ZERO);
-            } else {
-                debug_assert!(a.len() >= m * k && b.len() >= n * k);
-                let a = Strided { pointer: a[a_at.min(a.len())..].as_ptr(), row: a_row, column: a_column };
-                let b = Strided { pointer: b.as_ptr(), row: b_row, column: b_column };
-                // SAFETY: the slices cover count×k, k×n and count×n elements with these strides.
-                unsafe { S::gemm([count, n, k], c.as_mut_ptr(), n, self.form == Form::Tn, a, b) };
+            // SAFETY: the slices cover the extents these strides reach, and of what is written this task's
+            // rectangle is its own.
+            unsafe {
+                if k == 0 && self.form != Form::Tn {
+                    rows.clone().for_each(|row| c.row(row, &columns).fill(S::ZERO));
+                } else {
+                    let add = self.form == Form::Tn;
+                    S::gemm([rows.len(), columns.len(), k], c.at(row, column), n, add, a, b);
+                }
             }
             simd(
                 #[inline(always)]
-                || self.finish(memory, first, c, before),
+                || {
+                    // SAFETY: as above.
+                    unsafe { self.finish(memory, rows, columns, c, before) }
+                },
             );
         });
         if let Some(bias) = self.bias_gradient {
-            add_column_sums(&a[..k * m], m, memory.write(bias));
+            add_column_sums(a, m, memory.write(bias));
         }
     }
 }
 
 impl MatMul {
-    /// The epilogue on rows `first..` of C.
+    /// The epilogue on a rectangle of C.
+    ///
+    /// # Safety
+    /// The rectangle of `c`, and of `before` where the epilogue has it, must exist, and nobody else may touch it
+    /// meanwhile.
     #[inline(always)]
-    fn finish<S: Scalar>(&self, memory: &Memory<'_, S>, first: usize, c: &mut [S], before: &mut [S]) {
+    unsafe fn finish<S: Scalar>(
+        &self,
+        memory: &Memory<'_, S>,
+        rows: Range<usize>,
+        columns: Range<usize>,
+        c: Shared<S>,
+        before: Shared<S>,
+    ) {
         let n = self.n;
         match self.epilogue {
             Epilogue::None => {}
             Epilogue::Bias(bias) => {
-                let bias = &memory.read(bias)[..n];
-                for row in c.chunks_exact_mut(n) {
-                    for (c, &b) in row.iter_mut().zip(bias) {
+                let bias = &memory.read(bias)[columns.clone()];
+                for row in rows {
+                    // SAFETY: the caller's promise.
+                    for (c, &b) in unsafe { c.row(row, &columns) }.iter_mut().zip(bias) {
                         *c += b;
                     }
                 }
             }
             Epilogue::BiasGelu { bias, .. } => {
-                let bias = &memory.read(bias)[..n];
-                for (row, before) in c.chunks_exact_mut(n).zip(before.chunks_exact_mut(n)) {
-                    for ((c, before), &b) in row.iter_mut().zip(before).zip(bias) {
+                let bias = &memory.read(bias)[columns.clone()];
+                for row in rows {
+                    // SAFETY: the caller's promise.
+                    let (c, before) = unsafe { (c.row(row, &columns), before.row(row, &columns)) };
+                    for ((c, before), &b) in c.iter_mut().zip(before).zip(bias) {
                         *before = *c + b;
                         *c = before.gelu();
                     }
                 }
             }
             Epilogue::GeluGradient { before } => {
-                let before = &memory.read(before)[first * n..][..c.len()];
-                for (c, &x) in c.iter_mut().zip(before) {
-                    *c *= x.gelu_derivative();
+                let before = memory.read(before);
+                for row in rows {
+                    let before = &before[row * n..][columns.clone()];
+                    // SAFETY: the caller's promise.
+                    for (c, &x) in unsafe { c.row(row, &columns) }.iter_mut().zip(before) {
+                        *c *= x.gelu_derivative();
+                    }
                 }
             }
             Epilogue::Add(residual) => {
-                let residual = &memory.read(residual)[first * n..][..c.len()];
-                for (c, &r) in c.iter_mut().zip(residual) {
-                    *c += r;
+                let residual = memory.read(residual);
+                for row in rows {
+                    let residual = &residual[row * n..][columns.clone()];
+                    // SAFETY: the caller's promise.
+                    for (c, &r) in unsafe { c.row(row, &columns) }.iter_mut().zip(residual) {
+                        *c += r;
+                    }
                 }
             }
         }

@@ -109,9 +109,7 @@ impl Plan {
         let info = self.info(id);
         let rows = match info.rows.extent {
             Extent::Fixed => info.rows.capacity.to_string(),
-            Extent::Tokens => "T".into(),
-            Extent::Sequences => "B".into(),
-            Extent::Masked => "M".into(),
+            extent => extent.letter().to_owned(),
         };
         let name = info.name.rsplit_once("layer.").map_or(info.name.as_str(), |(_, rest)| rest);
         format!("{name}[{rows}×{}]", info.columns)

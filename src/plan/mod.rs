@@ -274,6 +274,21 @@ impl Plan {
         self.ops[self.phase(phase)].iter().map(|op| op.op.flops(extents)).sum()
     }
 
+    /// Kind and shapes of an op: what its speed depends on. Varying rows by their letter and capacity (T tokens,
+    /// B sequences, M masked slots).
+    pub fn signature(&self, op: usize) -> String {
+        let PlannedOp { op, io, .. } = &self.ops[op];
+        let shapes = |ids: &[TensorId]| -> String {
+            let shape = |&id: &TensorId| {
+                let info = self.info(id);
+                format!("{}{}×{}", info.rows.extent.letter(), info.rows.capacity, info.columns)
+            };
+            ids.iter().map(shape).collect::<Vec<_>>().join(" ")
+        };
+        let written: Vec<TensorId> = io.writes.iter().chain(&io.updates).copied().collect();
+        format!("{} {} → {}", op.name(), shapes(&io.reads), shapes(&written))
+    }
+
     /// Bytes that an op must move at the least with these extents: what it reads and writes once, 4 bytes an
     /// element. An upper bound for tables of which it takes a few rows.
     pub fn op_bytes(&self, index: usize, extents: &Extents) -> f64 {

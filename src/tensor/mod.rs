@@ -15,6 +15,18 @@ pub enum Extent {
     Masked,
 }
 
+impl Extent {
+    /// How the extent is written in shapes; nothing for rows that never vary.
+    pub fn letter(self) -> &'static str {
+        match self {
+            Extent::Fixed => "",
+            Extent::Tokens => "T",
+            Extent::Sequences => "B",
+            Extent::Masked => "M",
+        }
+    }
+}
+
 /// The extents of one micro-batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Extents {

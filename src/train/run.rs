@@ -149,12 +149,19 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
     };
     let batcher = Batcher::new(store.clone(), &config)?;
     let plan = PretrainPlan::new(&config.model, capacity(&config), &config.options)?;
+    let kernels = options.out.join("kernels.json");
+    if options.resume {
+        device.reuse_kernels(&kernels)?;
+    }
     let (mut executor, feeding) = Feeding::open(&device, plan)?;
     let evaluator = match &options.eval_store {
         Some(path) => Some(Evaluator::new(path, &store, &config, &device)?),
         None => None,
     };
     let state = start(options, &config, &store, executor.as_mut())?;
+    if let Some(used) = device.kernels_of(executor.as_ref()) {
+        checkpoint::write_atomically(&kernels, &serde_json::to_vec_pretty(&used)?)?;
+    }
     let out = &options.out;
     eprintln!("{}: step {} of {} on {}", out.display(), state.step, config.steps, executor.describe());
     let run = Run {
