@@ -11,6 +11,8 @@ fn inazuma(folder: &Path, arguments: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_inazuma"))
         .args(arguments.split_whitespace())
         .current_dir(folder)
+        // Tests neither use nor change what the user has tuned.
+        .env("INAZUMA_CACHE", folder.join("cache"))
         .output()
         .expect("the binary starts")
 }

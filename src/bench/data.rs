@@ -13,8 +13,7 @@ use crate::store::Store;
 use crate::train::batch::PackedBatch;
 use crate::train::config::{Sources, Surroundings, TrainConfig};
 use crate::train::examples::Batcher;
-
-use super::median;
+use crate::train::profile::median;
 
 /// What the batches are made of.
 #[derive(Clone, Debug, Default)]

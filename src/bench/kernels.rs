@@ -6,17 +6,17 @@ use anyhow::{Result, ensure};
 use serde::Serialize;
 
 use crate::cpu::CpuExecutor;
-use crate::device::Device;
+use crate::device::{Device, Peaks};
 use crate::model::{PretrainPlan, parameters};
 use crate::plan::{Executor, Phase};
 use crate::train::examples::{StepBatch, capacity};
+use crate::train::profile::{Profile, Profiler, median, shape};
 use crate::train::run::Feeding;
 
 use super::compare::{self, Deviation};
-use super::profile::shape;
+use super::data;
 use super::selftest::FLOAT_TOLERANCE;
 use super::step::Options;
-use super::{Peaks, Profile, data, median};
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
@@ -56,14 +56,16 @@ pub fn run(options: &Options) -> Result<Report> {
     let mut seconds = Vec::new();
     for batch in &batches {
         let since = std::time::Instant::now();
-        for phase in [Phase::Clear, Phase::Micro, Phase::Update] {
-            feeding.run(executor.as_mut(), phase, batch, 0.0)?;
-        }
+        feeding.step(executor.as_mut(), batch, 0.0)?;
         executor.finish()?;
         seconds.push(since.elapsed().as_secs_f64());
     }
     let step_seconds = median(seconds.split_off(1));
-    let profile = Profile::measure(executor.as_mut(), &feeding, &batches[1..], step_seconds, peaks)?;
+    let mut profiler = Profiler::default();
+    for batch in &batches[1..] {
+        profiler.step(executor.as_mut(), &feeding, batch, 0.0)?;
+    }
+    let profile = profiler.finish(executor.as_ref(), step_seconds, peaks);
     Ok(Report {
         device: executor.describe(),
         micro_batch: config.micro_batch,

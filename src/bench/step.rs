@@ -7,14 +7,15 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use serde::Serialize;
 
-use crate::device::{Device, DeviceChoice};
+use crate::device::{Device, DeviceChoice, Peaks};
 use crate::model::{PretrainPlan, parameters};
-use crate::plan::{Executor, Phase};
+use crate::plan::Executor;
 use crate::train::config::Sources;
 use crate::train::examples::{Batcher, Feeder, StepBatch, capacity};
+use crate::train::profile::{Profile, Profiler, median};
 use crate::train::run::{Feeding, IN_FLIGHT};
 
-use super::{Peaks, Profile, data, median};
+use super::data;
 
 /// Pieces of the vocabulary where nothing says otherwise.
 pub const VOCABULARY: u64 = 32_000;
@@ -32,6 +33,8 @@ pub struct Options {
     pub steps: usize,
     /// Profile as many steps by op, after those measured.
     pub profiled: usize,
+    /// Fill every sequence up to the full length with padding that is computed like the rest: what packing saves.
+    pub padded: bool,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -64,11 +67,17 @@ pub struct Report {
 pub fn run(options: &Options) -> Result<Report> {
     ensure!(options.steps > 0, "--steps must be at least 1");
     let device = Device::new(&options.device, options.threads)?;
-    let (batcher, config, notes) = data::open(options.store.as_ref(), &options.sources, device.is_gpu())?;
+    let (mut batcher, config, notes) = data::open(options.store.as_ref(), &options.sources, device.is_gpu())?;
     notes.iter().for_each(|note| eprintln!("{note}"));
     let peaks = Peaks::measure(&device)?;
     let since = Instant::now();
-    let plan = PretrainPlan::new(&config.model, capacity(&config), &config.options)?;
+    let mut capacity = capacity(&config);
+    if options.padded {
+        batcher.pad();
+        // The padding of each sequence is a sequence of its own.
+        capacity.sequences *= 2;
+    }
+    let plan = PretrainPlan::new(&config.model, capacity, &config.options)?;
     let plan_bytes = plan.plan.bytes();
     let (mut executor, feeding) = Feeding::open(&device, plan)?;
     parameters::initialise(executor.as_mut(), config.seed)?;
@@ -78,8 +87,11 @@ pub fn run(options: &Options) -> Result<Report> {
     let profile = match options.profiled {
         0 => None,
         n => {
-            let last = &batches[batches.len() - n.min(batches.len())..];
-            Some(Profile::measure(executor.as_mut(), &feeding, last, step_seconds, peaks)?)
+            let mut profiler = Profiler::default();
+            for batch in &batches[batches.len() - n.min(batches.len())..] {
+                profiler.step(executor.as_mut(), &feeding, batch, 1e-6)?;
+            }
+            Some(profiler.finish(executor.as_ref(), step_seconds, peaks))
         }
     };
     let mean = |count: fn(&StepBatch) -> u64| {
@@ -133,9 +145,7 @@ impl Measured<'_> {
         let mut in_flight = VecDeque::new();
         for step in 0..steps as u64 {
             let batch = feeder.next_step()?;
-            for phase in [Phase::Clear, Phase::Micro, Phase::Update] {
-                self.feeding.run(self.executor, phase, &batch, 1e-6)?;
-            }
+            self.feeding.step(self.executor, &batch, 1e-6)?;
             self.executor.request(step, &self.feeding.reported())?;
             in_flight.push_back(step);
             batches.push(batch);

@@ -15,10 +15,10 @@ use crate::model::{PretrainPlan, parameters};
 use crate::plan::{Executor, Phase};
 use crate::train::config::TrainConfig;
 use crate::train::examples::{Batcher, capacity};
+use crate::train::profile::median;
 use crate::train::run::Feeding;
 
 use super::compare;
-use super::median;
 use super::selftest::FLOAT_TOLERANCE;
 
 /// A candidate that has taken longer once is not measured again.

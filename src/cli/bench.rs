@@ -7,8 +7,8 @@ use anyhow::Result;
 use clap::Subcommand;
 use serde::Serialize;
 
-use crate::bench::{Peaks, data, kernels, step, tune};
-use crate::device::{Device, DeviceChoice};
+use crate::bench::{data, kernels, step, tune};
+use crate::device::{Device, DeviceChoice, Peaks};
 use crate::train::config::Sources;
 
 /// Measure whole steps, the ops of a step, batches, or the device's peaks
@@ -34,6 +34,9 @@ enum What {
         /// Also profile so many steps: a table by op with time, rates and share of the peaks
         #[arg(long, value_name = "STEPS", num_args = 0..=1, default_missing_value = "3", default_value_t = 0)]
         profile: usize,
+        /// Compute padding like the rest, up to the full length: shows what packing saves
+        #[arg(long)]
+        padded: bool,
     },
     /// Every op of a step: checked against the CPU executor, then timed
     Kernels {
@@ -100,15 +103,17 @@ impl Common {
             threads: self.threads,
             steps,
             profiled,
+            padded: false,
         }
     }
 }
 
 pub fn run(args: Args) -> Result<()> {
     match args.what {
-        What::Step { common, steps, profile } => {
+        What::Step { common, steps, profile, padded } => {
             let json = common.json;
-            let report = step::run(&common.options(steps, profile))?;
+            let options = step::Options { padded, ..common.options(steps, profile) };
+            let report = step::run(&options)?;
             show(json, &report, || print_step(&report))
         }
         What::Kernels { common, tune: true, limit, .. } => {

@@ -83,6 +83,10 @@ pub struct Args {
     /// Factor on the learning rate from a layer to the one below it
     #[arg(long, default_value_t = 0.8)]
     layerwise_lr_decay: f64,
+    /// Draw so many layers from the top anew: those of a young discriminator know little but its own task
+    /// (Zhang et al., "Revisiting few-sample BERT fine-tuning", 2021)
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    redraw_layers: usize,
     #[arg(long, default_value_t = 0.1)]
     dropout: f64,
     #[arg(long, default_value_t = 0.01)]
@@ -216,6 +220,7 @@ impl Args {
             lower: self.no_lower.then_some(false),
             train: self.source(&self.train, &self.train_where, self.train_limit),
             dev: self.dev.as_ref().map(|path| self.source(path, &self.dev_where, self.dev_limit)),
+            redraw_layers: self.redraw_layers,
             hold_out: self.hold_out,
             out: self.out.clone(),
             description: Description {

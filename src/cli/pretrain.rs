@@ -54,6 +54,9 @@ pub struct Args {
     /// Print the plan of a step (ops, shapes, memory by role, FLOPs) and stop
     #[arg(long)]
     explain: bool,
+    /// Show by op where the time of a few steps goes, then go on
+    #[arg(long)]
+    profile: bool,
     /// Held-out text to evaluate on, at the end and every `eval_every` steps
     #[arg(long, value_name = "STORE")]
     eval_store: Option<PathBuf>,
@@ -75,6 +78,7 @@ pub fn run(args: Args) -> Result<()> {
         resume: args.resume,
         init: args.init,
         eval_store: args.eval_store,
+        profile: args.profile,
     };
     if args.explain {
         let (text, summary) = run::explain(&options)?;

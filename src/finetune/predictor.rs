@@ -62,7 +62,7 @@ impl Predictor {
 
     /// Loads a fine-tuned model, all of whose head must be there.
     pub fn load(&mut self, model: &Pretrained) -> Result<()> {
-        let missing = model.load(self.executor.as_mut())?;
+        let missing = model.load(self.executor.as_mut(), 0)?;
         anyhow::ensure!(
             missing == 0,
             "{}: lacks {missing} tensors of the head {:?}; was it fine-tuned for another task?",

@@ -44,6 +44,8 @@ pub struct Options {
     pub lower: Option<bool>,
     pub train: Source,
     pub dev: Option<Source>,
+    /// Layers of the encoder, from the top, that are drawn anew instead of taken from the pre-trained model.
+    pub redraw_layers: usize,
     /// Share of the training examples set aside as dev set.
     pub hold_out: Option<f64>,
     pub out: PathBuf,
@@ -237,7 +239,7 @@ impl<'a> Setting<'a> {
         let mut fit = Fit::new(&self.device, &self.model, head, options, &items)?;
         parameters::initialise(fit.executor(), seed)?;
         if let Some(pretrained) = &self.pretrained {
-            pretrained.load(fit.executor())?;
+            pretrained.load(fit.executor(), self.options.redraw_layers)?;
         }
         let mut predictor = match self.dev {
             Some(_) => Some(Predictor::new(&self.device, &self.model, head, options.max_length)?),

@@ -95,13 +95,20 @@ impl Pretrained {
     }
 
     /// Loads every parameter of the executor's plan that is part of a network (`discriminator.…`), and of the
-    /// others those that the file has; returns how many parts of the others stay as they were.
-    pub fn load(&self, executor: &mut dyn Executor) -> Result<usize> {
+    /// others those that the file has; returns how many parts of the others stay as they were. The top `redrawn`
+    /// layers of the encoder stay as they were too.
+    pub fn load(&self, executor: &mut dyn Executor, redrawn: usize) -> Result<usize> {
+        let kept = self.model.layers.saturating_sub(redrawn);
+        let stays = |part: &str| {
+            let layer = part.strip_prefix("discriminator.electra.encoder.layer.");
+            let layer = layer.and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+            layer.is_some_and(|layer| layer >= kept)
+        };
         let known = self.weights.names()?;
         let has = |name: &String| known.binary_search(name).is_ok();
         let find = |part: &str| {
             let name = self.name(part);
-            (part.starts_with("discriminator.") || has(&name)).then_some(name)
+            (!stays(part) && (part.starts_with("discriminator.") || has(&name))).then_some(name)
         };
         let read = self.weights.load(executor, |parameter| parameter.value, find)?;
         let parts: usize = executor.plan().parameters.iter().map(|parameter| parameter.parts.len()).sum();

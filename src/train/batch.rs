@@ -152,11 +152,6 @@ impl PackedBatch {
     pub fn masked(&self) -> usize {
         self.masked_rows.len()
     }
-
-    /// Σ length² over the sequences: the pairs that attention looks at.
-    pub fn squared_lengths(&self) -> u64 {
-        self.starts.windows(2).map(|ends| u64::from(ends[1] - ends[0]).pow(2)).sum()
-    }
 }
 
 #[cfg(test)]
@@ -188,7 +183,6 @@ mod tests {
         assert_eq!(batch.masked_slots, [0, 0, 1]);
         const NONE: u32 = u32::MAX;
         assert_eq!(batch.slot_of_row, [NONE, 0, NONE, NONE, NONE, NONE, NONE, 1, 2, NONE]);
-        assert_eq!(batch.squared_lengths(), 16 + 36);
     }
 
     #[test]

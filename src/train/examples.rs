@@ -109,6 +109,8 @@ pub struct Batcher {
     batch_size: usize,
     micro_batch: usize,
     max_length: usize,
+    /// The id to pad with, where batches are padded.
+    padding: Option<u32>,
 }
 
 impl Batcher {
@@ -140,7 +142,13 @@ impl Batcher {
             batch_size: config.batch_size,
             micro_batch: config.micro_batch,
             max_length: config.max_length,
+            padding: None,
         })
+    }
+
+    /// Pads every sequence from here on to the full length: to measure with, not to train with.
+    pub fn pad(&mut self) {
+        self.padding = Some(self.masker.special().pad);
     }
 
     /// The batch of step `step` (updates already made): examples step · batch_size and those that follow.
@@ -162,13 +170,18 @@ impl Batcher {
             })
             .collect();
         let groups = masked.chunks(self.micro_batch).enumerate();
-        let micro: Vec<_> =
-            groups.map(|(index, group)| PackedBatch::pack(index * self.micro_batch, group)).collect();
+        let micro: Vec<_> = groups
+            .map(|(index, group)| match self.padding {
+                None => PackedBatch::pack(index * self.micro_batch, group),
+                Some(pad) => PackedBatch::padded(index * self.micro_batch, group, self.max_length, pad),
+            })
+            .collect();
+        let lengths = || masked.iter().map(|example| example.input_ids.len() as u64);
         let totals = BatchTotals {
-            tokens: micro.iter().map(|batch| batch.tokens() as u64).sum(),
+            tokens: lengths().sum(),
             masked: micro.iter().map(|batch| batch.masked() as u64).sum(),
             positions: (count * self.max_length) as u64,
-            squared_lengths: micro.iter().map(PackedBatch::squared_lengths).sum(),
+            squared_lengths: lengths().map(|length| length * length).sum(),
         };
         StepBatch { step, key, micro, totals }
     }

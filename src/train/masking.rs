@@ -47,6 +47,10 @@ impl Masker {
         Ok(Masker { special, probability, slots })
     }
 
+    pub fn special(&self) -> SpecialIds {
+        self.special
+    }
+
     /// The most slots a sequence has.
     pub fn slots(&self) -> usize {
         self.slots

@@ -9,6 +9,7 @@ pub mod hparams;
 pub mod masking;
 pub mod metrics;
 pub mod parity;
+pub mod profile;
 pub mod progress;
 pub mod run;
 pub mod schedule;

@@ -25,6 +25,8 @@ pub struct Progress {
     log_every: u64,
     /// Every step has as many: sequences × max length.
     positions_per_step: f64,
+    /// f32 operations a second that the device was measured to do at most.
+    peak: f64,
     pending: VecDeque<Pending>,
     interval: Totals,
     /// Real tokens of all steps that have arrived.
@@ -35,8 +37,8 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Of a run that has made `step` updates with `tokens` tokens.
-    pub fn new(config: &TrainConfig, step: u64, tokens: u64) -> Self {
+    /// Of a run that has made `step` updates with `tokens` tokens, on a device of this peak rate.
+    pub fn new(config: &TrainConfig, step: u64, tokens: u64, peak: f64) -> Self {
         debug_assert!(step <= config.steps);
         Progress {
             model: config.model.clone(),
@@ -44,6 +46,7 @@ impl Progress {
             steps: config.steps,
             log_every: config.log_every,
             positions_per_step: (config.batch_size * config.max_length) as f64,
+            peak,
             pending: VecDeque::new(),
             interval: Totals::default(),
             tokens,
@@ -100,7 +103,7 @@ impl Progress {
             grad_norm: self.interval.gradient_norm(),
             tokens_per_second: batch.tokens as f64 / seconds,
             positions_per_second: batch.positions as f64 / seconds,
-            mfu: None,
+            mfu: (self.peak > 0.0).then(|| flops / seconds / self.peak),
             model_flops_per_second: flops / seconds,
         };
         self.last = Some(record);
@@ -114,7 +117,7 @@ impl Progress {
         let quality = &record.quality;
         let left = (self.steps - record.step) as f64 * self.positions_per_step / record.positions_per_second;
         format!(
-            "step {}/{}  loss {:.4}  mlm {:.4}  disc {:.4}  auc {:.3}  lr {:.2e}  {:.0} tokens/s  {:.1} GFLOP/s  {} left",
+            "step {}/{}  loss {:.4}  mlm {:.4}  disc {:.4}  auc {:.3}  lr {:.2e}  {:.0} tokens/s  {:.1} GFLOP/s{}  {} left",
             record.step,
             self.steps,
             quality.loss,
@@ -124,6 +127,7 @@ impl Progress {
             record.lr,
             record.tokens_per_second,
             record.model_flops_per_second / 1e9,
+            record.mfu.map_or(String::new(), |mfu| format!(" ({:.0}% of peak)", 100.0 * mfu)),
             duration(left)
         )
     }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 
-use crate::device::{Device, DeviceChoice};
+use crate::device::{Device, DeviceChoice, Peaks};
 use crate::model::electra::StepTensors;
 use crate::model::{PretrainPlan, parameters};
 use crate::plan::{Executor, Phase, Upload, explain};
@@ -20,6 +20,7 @@ use super::config::{Sources, Surroundings, TrainConfig};
 use super::evaluate::{Evaluation, Evaluator};
 use super::examples::{Batcher, Feeder, StepBatch, capacity, full_extents};
 use super::metrics::{JsonLines, MetricsRecord};
+use super::profile::StepProfiler;
 use super::progress::Progress;
 use super::schedule;
 
@@ -37,6 +38,8 @@ pub struct Options {
     pub init: Option<PathBuf>,
     /// Held-out text to evaluate on.
     pub eval_store: Option<PathBuf>,
+    /// Show where the time of a few steps goes.
+    pub profile: bool,
 }
 
 /// How a run ended.
@@ -78,6 +81,14 @@ impl Feeding {
     ) -> Result<()> {
         let ops = executor.plan().phase(phase);
         self.each(phase, batch, learning_rate, |values, uploads| executor.run(ops.clone(), values, uploads))
+    }
+
+    /// Runs a whole step: all phases.
+    pub fn step(&self, executor: &mut dyn Executor, batch: &StepBatch, learning_rate: f32) -> Result<()> {
+        for phase in [Phase::Clear, Phase::Micro, Phase::Update] {
+            self.run(executor, phase, batch, learning_rate)?;
+        }
+        Ok(())
     }
 
     /// Values and uploads of every run of a phase.
@@ -149,6 +160,7 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
     };
     let batcher = Batcher::new(store.clone(), &config)?;
     let plan = PretrainPlan::new(&config.model, capacity(&config), &config.options)?;
+    let peaks = Peaks::measure(&device)?;
     let kernels = options.out.join("kernels.json");
     if options.resume {
         device.reuse_kernels(&kernels)?;
@@ -170,7 +182,8 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
             Some(_) => Some(JsonLines::open(&out.join("eval.jsonl"), evaluated_before(&config, &state))?),
             None => None,
         },
-        progress: Progress::new(&config, state.step, state.tokens),
+        progress: Progress::new(&config, state.step, state.tokens, peaks.flops_per_second),
+        profiler: options.profile.then(|| StepProfiler::new(state.step, peaks)),
         saved: None,
         out,
         config: &config,
@@ -328,6 +341,7 @@ struct Run<'a> {
     metrics: JsonLines,
     evaluations: Option<JsonLines>,
     progress: Progress,
+    profiler: Option<StepProfiler>,
     /// As the run stands; `step` counts the steps submitted.
     state: State,
     /// Step of the checkpoint written last by this run.
@@ -378,8 +392,14 @@ impl Run<'_> {
             config.lr_decay_power,
         );
         let executor = self.executor.as_mut();
-        for phase in [Phase::Clear, Phase::Micro, Phase::Update] {
-            self.feeding.run(executor, phase, batch, rate)?;
+        match &mut self.profiler {
+            Some(profiler) => {
+                let finished = profiler.step(executor, &self.feeding, batch, rate)?;
+                if finished {
+                    self.profiler = None;
+                }
+            }
+            None => self.feeding.step(executor, batch, rate)?,
         }
         executor.request(batch.step, &self.feeding.reported())?;
         self.progress.submitted(batch, rate);

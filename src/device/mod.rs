@@ -1,4 +1,4 @@
-//! `--device`: what may be asked for, and the executor it leads to.
+//! `--device`: what may be asked for, the executor it leads to, and what it can do at most.
 
 use std::fs;
 use std::path::Path;
@@ -11,6 +11,10 @@ use crate::cpu::CpuExecutor;
 use crate::gpu::tuning::device_of;
 use crate::gpu::{Capabilities, Gpu, GpuExecutor, Options, Tuning, adapter, adapters};
 use crate::plan::{Executor, Plan};
+
+mod peaks;
+
+pub use peaks::Peaks;
 
 /// The argument of `--device`: `auto`, `cpu`, `gpu`, `gpu:N`, or a part of an adapter's name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

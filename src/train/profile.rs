@@ -2,16 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
+use std::time::Instant;
 
 use anyhow::Result;
 use serde::Serialize;
 
+use crate::device::Peaks;
 use crate::plan::{Executor, Phase, Plan};
 use crate::tensor::{Extent, Extents, TensorId};
-use crate::train::examples::StepBatch;
-use crate::train::run::Feeding;
 
-use super::{Peaks, median};
+use super::examples::StepBatch;
+use super::run::Feeding;
 
 /// All ops of one kind and shape.
 #[derive(Clone, Debug, Serialize)]
@@ -52,7 +53,7 @@ struct Work {
 }
 
 /// The shape of what an op writes.
-pub(super) fn shape(plan: &Plan, op: usize) -> String {
+pub fn shape(plan: &Plan, op: usize) -> String {
     let io = &plan.ops[op].io;
     let one = |id: &TensorId| {
         let info = plan.info(*id);
@@ -71,42 +72,114 @@ pub(super) fn shape(plan: &Plan, op: usize) -> String {
     }
 }
 
-impl Profile {
-    /// Profiles the given steps; `step_seconds` is what one takes without being looked at.
-    pub fn measure(
+/// Runs steps op by op and collects their times.
+#[derive(Default)]
+pub struct Profiler {
+    /// Seconds of each op in each step.
+    seconds: Vec<Vec<f64>>,
+    work: Vec<Work>,
+}
+
+impl Profiler {
+    /// Runs a step, all phases, as training would.
+    pub fn step(
+        &mut self,
         executor: &mut dyn Executor,
         feeding: &Feeding,
-        steps: &[StepBatch],
-        step_seconds: f64,
-        peaks: Peaks,
-    ) -> Result<Self> {
+        batch: &StepBatch,
+        learning_rate: f32,
+    ) -> Result<()> {
         let count = executor.plan().ops.len();
-        let mut seconds = vec![Vec::with_capacity(steps.len()); count];
-        let mut work = vec![Work::default(); count];
-        for batch in steps {
-            let mut step = vec![Work::default(); count];
-            for phase in [Phase::Clear, Phase::Micro, Phase::Update] {
-                let ops = executor.plan().phase(phase);
-                feeding.each(phase, batch, 0.0, |values, uploads| {
-                    let times = executor.profile(ops.clone(), values, uploads)?;
-                    let extents = values.extents();
-                    for (op, time) in ops.clone().zip(times) {
-                        add(&mut step[op], executor.plan(), op, &extents, time);
-                    }
-                    Ok(())
-                })?;
-            }
-            for (op, work) in step.iter().enumerate() {
-                seconds[op].push(work.seconds);
-            }
-            work = step;
+        let mut step = vec![Work::default(); count];
+        for phase in [Phase::Clear, Phase::Micro, Phase::Update] {
+            let ops = executor.plan().phase(phase);
+            feeding.each(phase, batch, learning_rate, |values, uploads| {
+                let times = executor.profile(ops.clone(), values, uploads)?;
+                let extents = values.extents();
+                for (op, time) in ops.clone().zip(times) {
+                    add(&mut step[op], executor.plan(), op, &extents, time);
+                }
+                Ok(())
+            })?;
         }
-        for (work, seconds) in work.iter_mut().zip(seconds) {
-            work.seconds = median(seconds);
+        self.seconds.resize_with(count, Vec::new);
+        for (op, work) in step.iter().enumerate() {
+            self.seconds[op].push(work.seconds);
         }
-        Ok(Self::table(executor, &work, step_seconds, peaks))
+        self.work = step;
+        Ok(())
     }
 
+    /// The table; `step_seconds` is what a step takes without being looked at.
+    pub fn finish(self, executor: &dyn Executor, step_seconds: f64, peaks: Peaks) -> Profile {
+        let mut work = self.work;
+        for (work, seconds) in work.iter_mut().zip(self.seconds) {
+            work.seconds = median(seconds);
+        }
+        Profile::table(executor, &work, step_seconds, peaks)
+    }
+}
+
+/// `pretrain --profile`: after some steps to warm up, times a few, then profiles a few and shows the table.
+pub struct StepProfiler {
+    first: u64,
+    peaks: Peaks,
+    timed: Vec<f64>,
+    profiler: Profiler,
+}
+
+impl StepProfiler {
+    const WARM_UP: u64 = 3;
+    const TIMED: u64 = 5;
+    const PROFILED: u64 = 3;
+
+    /// Of a run that begins at this step.
+    pub fn new(first: u64, peaks: Peaks) -> Self {
+        StepProfiler { first, peaks, timed: Vec::new(), profiler: Profiler::default() }
+    }
+
+    /// Runs a step in one of the three ways; true after the last, when the table was shown.
+    pub fn step(
+        &mut self,
+        executor: &mut dyn Executor,
+        feeding: &Feeding,
+        batch: &StepBatch,
+        learning_rate: f32,
+    ) -> Result<bool> {
+        let step = batch.step - self.first;
+        if step < Self::WARM_UP + Self::TIMED {
+            executor.finish()?;
+            let since = Instant::now();
+            feeding.step(executor, batch, learning_rate)?;
+            executor.finish()?;
+            if step >= Self::WARM_UP {
+                self.timed.push(since.elapsed().as_secs_f64());
+            }
+            return Ok(false);
+        }
+        self.profiler.step(executor, feeding, batch, learning_rate)?;
+        if step + 1 < Self::WARM_UP + Self::TIMED + Self::PROFILED {
+            return Ok(false);
+        }
+        let step_seconds = median(std::mem::take(&mut self.timed));
+        let profile = std::mem::take(&mut self.profiler).finish(executor, step_seconds, self.peaks);
+        eprint!("{profile}");
+        Ok(true)
+    }
+}
+
+/// The middle of some numbers; not a number where there are none.
+pub fn median(mut numbers: Vec<f64>) -> f64 {
+    numbers.sort_by(f64::total_cmp);
+    let middle = numbers.len() / 2;
+    match numbers.len() {
+        0 => f64::NAN,
+        n if n % 2 == 0 => 0.5 * (numbers[middle - 1] + numbers[middle]),
+        _ => numbers[middle],
+    }
+}
+
+impl Profile {
     fn table(executor: &dyn Executor, work: &[Work], step_seconds: f64, peaks: Peaks) -> Self {
         let mut groups: BTreeMap<(String, String, String), Work> = BTreeMap::new();
         for (op, work) in work.iter().enumerate() {
@@ -179,5 +252,15 @@ impl Display for Profile {
             self.peaks.flops_per_second / 1e9,
             self.peaks.bytes_per_second / 1e9
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn median_is_the_middle() {
+        assert_eq!(super::median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(super::median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert!(super::median(vec![]).is_nan());
     }
 }

@@ -3,10 +3,11 @@
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::device::Device;
 use crate::ops::probe::{Copy, MultiplyAdd};
 use crate::plan::{Phase, PlanBuilder};
 use crate::tensor::{Rows, StepValues};
+
+use super::Device;
 
 /// Repetitions, of which the best counts: whatever else the machine did can only slow a probe down.
 const REPETITIONS: usize = 7;

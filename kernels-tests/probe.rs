@@ -1,0 +1,31 @@
+//! The probes of a device's peak rates do what they claim, else what they measure means nothing.
+
+use inazuma::ops::probe::{Copy, MultiplyAdd};
+use inazuma::tensor::Rows;
+
+use crate::harness::{Case, Fill, compare, step};
+use crate::tolerances::{ELEMENTWISE, EXACT};
+
+#[test]
+fn multiply_adds() {
+    for (units, rounds) in [(1, 4), (2, 64)] {
+        compare(&format!("{rounds} multiply-adds"), &step(1, 1, 0), |builder| {
+            let elements = units * MultiplyAdd::UNIT;
+            let output = builder.activation("output", Rows::fixed(elements), 1);
+            builder.push("probe", MultiplyAdd { output, elements, rounds });
+            // x never grows and tends to 1: the rounding of each of the few rounds is below 6e-8 of it.
+            Case::new().output(output, ELEMENTWISE)
+        });
+    }
+}
+
+#[test]
+fn copies() {
+    for rows in [1, 1024, 5003] {
+        compare(&format!("{rows} rows copied"), &step(1, 1, 0), |builder| {
+            let [input, output] = ["input", "output"].map(|n| builder.activation(n, Rows::fixed(rows), 4));
+            builder.push("probe", Copy { input, output, rows });
+            Case::new().fill(input, Fill::Normal(1.0)).output(output, EXACT)
+        });
+    }
+}
