@@ -40,7 +40,12 @@ fn embedded(name: &str) -> Result<&'static str> {
 /// The module of `shaders/<name>.wgsl` with these constants: `const NAME: u32 = value;` lines, the prelude,
 /// and the source with its `#if` lines resolved.
 pub fn assemble(name: &str, constants: &[(&str, u32)]) -> Result<Source> {
-    let body = preprocess(name, embedded(name)?, constants)?;
+    assemble_text(name, embedded(name)?, constants)
+}
+
+/// The same of a text that is not, or not yet, among the embedded ones: for tools that try a kernel out.
+pub fn assemble_text(name: &str, body: &str, constants: &[(&str, u32)]) -> Result<Source> {
+    let body = preprocess(name, body, constants)?;
     let mut text = String::new();
     for (constant, value) in constants {
         text += &format!("const {constant}: u32 = {value}u;\n");
