@@ -1,7 +1,7 @@
 //! Reads the disassembly: loops, and what is in them.
 //!
 //! A loop is what lies between a label and the last branch back to it. Instructions are counted as they stand: code
-//! under a condition counts as if it always ran, so shares err on the low side.
+//! under a condition counts as if it always ran, a loop inside another (one that fetches, say) as if it ran once.
 
 use std::collections::HashMap;
 
@@ -41,14 +41,6 @@ impl Mix {
             self.scalar += 1;
         }
     }
-
-    pub fn fma_share(&self) -> f64 {
-        self.fma as f64 / self.all.max(1) as f64
-    }
-
-    pub fn valu_share(&self) -> f64 {
-        self.valu as f64 / self.all.max(1) as f64
-    }
 }
 
 /// Multiply-adds of floats; `v_mad_u32_u24` and the like are address arithmetic.
@@ -69,13 +61,39 @@ fn lds_bytes(mnemonic: &str) -> u64 {
     4 * words * if twice { 2 } else { 1 }
 }
 
+/// Fewer multiply-adds than this are not a product.
+const PRODUCT: u64 = 16;
+
 /// What is known of a kernel's code.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Code {
     /// The whole kernel, every instruction once.
     pub whole: Mix,
-    /// The innermost loop with the most multiply-adds, or with the most instructions where there are none.
-    pub hottest: Option<Mix>,
+    /// The loops that multiply: each the smallest around its multiply-adds. Where a kernel has several (attention), they
+    /// do equal parts of its work. Without such a loop: the innermost one with the most multiply-adds, if any.
+    pub loops: Vec<Mix>,
+}
+
+impl Code {
+    /// `part` for each multiply-add, over all loops, which do equal parts of the work; 0 without loops.
+    fn per_fma(&self, part: impl Fn(&Mix) -> u64) -> f64 {
+        let each = self.loops.iter().map(|mix| part(mix) as f64 / mix.fma as f64);
+        each.sum::<f64>() / self.loops.len().max(1) as f64
+    }
+
+    /// Multiply-adds among all instructions.
+    pub fn fma_share(&self) -> f64 {
+        1.0 / self.per_fma(|mix| mix.all)
+    }
+
+    /// Vector arithmetic among all instructions.
+    pub fn valu_share(&self) -> f64 {
+        self.per_fma(|mix| mix.valu) / self.per_fma(|mix| mix.all)
+    }
+
+    pub fn lds_cycles_per_fma(&self) -> f64 {
+        self.per_fma(|mix| mix.lds_cycles)
+    }
 }
 
 /// Reads a disassembly.
@@ -106,13 +124,23 @@ pub fn read(isa: &str) -> Code {
             *last = index.max(*last);
         }
     }
-    let holds_another = |first: usize, last: usize| {
-        loops.iter().any(|(&f, &l)| (f, l) != (first, last) && f >= first && l <= last)
+    let mixes: Vec<(usize, usize, Mix)> = loops.iter().map(|(&f, &l)| (f, l, mix(f..=l))).collect();
+    let smallest = |least: u64| -> Vec<(usize, Mix)> {
+        let multiplies: Vec<_> = mixes.iter().filter(|(.., mix)| mix.fma >= least).collect();
+        let holds_none = |first: usize, last: usize| {
+            !multiplies.iter().any(|&&(f, l, _)| (f, l) != (first, last) && f >= first && l <= last)
+        };
+        let inner = multiplies.iter().filter(|&&&(first, last, _)| holds_none(first, last));
+        inner.map(|&&(first, _, mix)| (first, mix)).collect()
     };
-    let innermost = loops.iter().filter(|&(&first, &last)| !holds_another(first, last));
-    let hottest = innermost.map(|(&first, &last)| mix(first..=last)).max_by_key(|mix| (mix.fma, mix.all));
+    let mut products = smallest(PRODUCT);
+    if products.is_empty() {
+        products.extend(smallest(1).into_iter().max_by_key(|(_, mix)| mix.fma));
+    }
+    products.sort_by_key(|(first, _)| *first);
+    let loops = products.into_iter().map(|(_, mix)| mix).collect();
     let whole = if instructions.is_empty() { Mix::default() } else { mix(0..=instructions.len() - 1) };
-    Code { whole, hottest }
+    Code { whole, loops }
 }
 
 #[cfg(test)]
@@ -125,9 +153,10 @@ mod tests {
                    \tds_read_b128 v[2:5], v0 ; d9\n\tv_fma_f32 v1, v2, v3, v1 ; d1\n\tv_mad_u32_u24 v0, 17, v1, v2 ; d1\n\
                    \ts_cbranch_scc1 BB2 ; bf\n\ts_branch BB1 ; bf\nBB3:\n\ts_endpgm ; bf";
         let code = read(isa);
-        let hottest = code.hottest.unwrap();
-        assert_eq!((hottest.all, hottest.valu, hottest.fma, hottest.lds_cycles), (4, 2, 1, 8));
+        let inner = code.loops[0];
+        assert_eq!((inner.all, inner.valu, inner.fma, inner.lds_cycles), (4, 2, 1, 8));
+        assert_eq!((code.fma_share(), code.valu_share(), code.lds_cycles_per_fma()), (0.25, 0.5, 8.0));
         assert_eq!((code.whole.all, code.whole.scalar), (8, 4));
-        assert_eq!(read("s_endpgm").hottest, None);
+        assert!(read("s_endpgm").loops.is_empty());
     }
 }

@@ -8,12 +8,13 @@
 //! | limit | seconds |
 //! |---|---|
 //! | `fma` | FLOPs done / (13.4 TFLOP/s · fill · FMA share · hiding) |
-//! | `lds` | FLOPs done / (13.4 TFLOP/s · fill) · LDS cycles / multiply-adds, both of the hottest loop |
+//! | `lds` | FLOPs done / (13.4 TFLOP/s · fill) · LDS cycles / multiply-adds, both of the loops that multiply |
 //! | `memory` | bytes / (1 TB/s · 0.8) |
 //! | `issue` | workgroups · waves · VALU instructions of the whole kernel · 4 cycles / (240 SIMDs · 1.745 GHz · fill · hiding) |
 //!
 //! - FLOPs done: those of the op, and what is computed twice (attention's way back) or beyond the edges of a matrix.
-//! - FMA share: multiply-adds of floats over all instructions of the innermost loop that has the most of them.
+//! - FMA share: multiply-adds of floats over all instructions of the smallest loop around them. Attention has several
+//!   such loops, which do equal parts of the work: their times are added.
 //! - LDS cycles: a wavefront's bytes over 128, which is what a compute unit moves in a cycle in which its four SIMDs
 //!   finish one multiply-add of a wavefront each. Bank conflicts are not seen.
 //! - hiding: min(1, (waves + 2) / 6) for waves a SIMD: the budget of 4 is taken to hide all latencies.
@@ -21,7 +22,7 @@
 //! - bytes: each tensor once in each direction. Tiles read again come from the cache, which has twice the bandwidth.
 //!
 //! What it cannot see: latencies that waves do not hide, bank conflicts, cache misses, clocks under load, uneven
-//! lengths, and trip counts: code outside the hottest loop counts once, code under a condition always.
+//! lengths, and trip counts: code outside these loops counts once, code under a condition always.
 
 mod compiler;
 mod isa;
@@ -37,6 +38,7 @@ use inazuma::gpu::shader;
 use inazuma::train::config::Sources;
 
 use compiler::{Compiled, Compiler};
+use isa::Mix;
 use kernels::Step;
 use predict::Occupancy;
 use report::Report;
@@ -133,24 +135,26 @@ fn attempt(compiler: &Compiler, file: &std::path::Path, args: &Args) -> Result<(
         std::fs::create_dir_all(folder)?;
         std::fs::write(folder.join(format!("{name}.s")), &compiled.isa)?;
     }
-    let hottest = code.hottest.unwrap_or_default();
-    println!(
-        "{}: {} threads, {} VGPRs, {} SGPRs, {} LDS, {} spilled, {:.1} waves; loop: {} instructions, FMA {:.0} %, \
-         VALU {:.0} %, {} LDS ({} cycles for {} multiply-adds), {} memory",
+    print!(
+        "{}: {} threads, {} VGPRs ({} before scheduling), {} SGPRs, {} LDS, {} spilled, {:.1} waves",
         report::label(&name, &constants),
         occupancy.threads,
         occupancy.vgprs,
+        compiled.statistic("Pre-Sched VGPRs"),
         occupancy.sgprs,
         occupancy.lds,
         occupancy.spilled + occupancy.scratch,
         occupancy.waves,
-        hottest.all,
-        100.0 * hottest.fma_share(),
-        100.0 * hottest.valu_share(),
-        hottest.lds,
-        hottest.lds_cycles,
-        hottest.fma,
-        hottest.memory
     );
+    if !code.loops.is_empty() {
+        print!("; FMA {:.0} %, VALU {:.0} %", 100.0 * code.fma_share(), 100.0 * code.valu_share());
+    }
+    for mix in &code.loops {
+        let Mix { all, fma, lds, lds_cycles, memory, .. } = mix;
+        print!(
+            "; a loop: {all} instructions, {fma} multiply-adds, {lds} LDS ({lds_cycles} cycles), {memory} memory"
+        );
+    }
+    println!();
     Ok(())
 }

@@ -89,10 +89,10 @@ pub fn time(occupancy: &Occupancy, code: &Code, work: &Work) -> Time {
             / (UNITS * SIMDS * CLOCK * fill * hiding),
         ..Time::default()
     };
-    if let Some(hottest) = code.hottest.filter(|hottest| hottest.fma > 0 && work.executed > 0.0) {
+    if !code.loops.is_empty() && work.executed > 0.0 {
         let ideal = work.executed / (PEAK_FLOPS * fill);
-        time.multiply_adds = ideal / (hottest.fma_share() * hiding);
-        time.workgroup_memory = ideal * hottest.lds_cycles as f64 / hottest.fma as f64;
+        time.multiply_adds = ideal / (code.fma_share() * hiding);
+        time.workgroup_memory = ideal * code.lds_cycles_per_fma();
     }
     time
 }

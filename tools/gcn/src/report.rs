@@ -63,8 +63,8 @@ pub fn label(shader: &str, constants: &[(&str, u32)]) -> String {
             "SPLIT" => "split".into(),
             "BIAS_GRADIENT" => "+db".into(),
             "BM" => format!("{v}×{}", value("BN").unwrap_or(0)),
-            "TM" => format!("/{v}×{}", value("TN").unwrap_or(0)),
-            "BN" | "TN" | "VECTOR" | "VEC" => String::new(),
+            "TM" => format!("/{v}×{}", value("TN").unwrap_or(4)),
+            "BN" | "TN" | "BK" | "VECTOR" | "VEC" => String::new(),
             "HEAD_SIZE" => format!("head {v}"),
             _ if v == 0 => String::new(),
             _ => format!("{}={v}", name.to_lowercase()),
@@ -90,7 +90,7 @@ fn breaks(shader: &str, occupancy: &Occupancy, code: &Code) -> Vec<String> {
     if occupancy.waves < WAVES {
         breaks.push(format!("{:.1} waves", occupancy.waves));
     }
-    let share = code.hottest.map_or(0.0, |hottest| hottest.fma_share());
+    let share = if code.loops.is_empty() { 0.0 } else { code.fma_share() };
     if is_product(shader) && share < FMA_SHARE {
         breaks.push(format!("FMA share {:.0} %", 100.0 * share));
     }
@@ -127,15 +127,15 @@ pub fn row(kernel: &Kernel, occupancy: Occupancy, code: Code, micro_batches: usi
     ];
     let limit = limits.iter().max_by(|a, b| a.0.total_cmp(&b.0)).map_or("", |(_, name)| name);
     let shader = kernel.dispatch.shader;
-    let hottest = code.hottest.filter(|hottest| hottest.fma > 0);
+    let multiplies = !code.loops.is_empty();
     Row {
         kernel: label(shader, &kernel.dispatch.constants),
         calls: kernel.per_micro.len(),
         calls_per_step: kernel.per_step.len(),
         breaks: breaks(shader, &occupancy, &code),
         occupancy,
-        fma_share: hottest.map(|hottest| hottest.fma_share()),
-        valu_share: hottest.map(|hottest| hottest.valu_share()),
+        fma_share: multiplies.then(|| code.fma_share()),
+        valu_share: multiplies.then(|| code.valu_share()),
         code,
         work,
         seconds,
@@ -178,7 +178,8 @@ impl Report {
                 (0, n) => format!("{n}/step"),
                 (n, m) => format!("{n} + {m}/step"),
             };
-            let (lds, memory) = row.code.hottest.map_or((0, 0), |hottest| (hottest.lds, hottest.memory));
+            let lds: u64 = row.code.loops.iter().map(|mix| mix.lds).sum();
+            let memory: u64 = row.code.loops.iter().map(|mix| mix.memory).sum();
             let _ = writeln!(
                 text,
                 "| {} | {calls} | {} | {} | {} | {} | {} | {:.1} | {} | {} | {lds}/{memory} | {:.1} | {:.0} | {:.2} | {} | {} |",
