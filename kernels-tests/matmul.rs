@@ -116,8 +116,8 @@ fn gradient_product(s: Shape, bias: bool, splits: Option<usize>) {
     });
 }
 
-/// Rows, columns, inner: ones, primes, one more than a tile, whole tiles.
-const SHAPES: [(usize, usize, usize); 8] = [
+/// Rows, columns, inner: ones, primes, one more than a tile, whole tiles; those of multiples of 4 have a strategy more.
+const SHAPES: [(usize, usize, usize); 12] = [
     (1, 1, 1),
     (2, 1, 37),
     (1, 67, 3),
@@ -126,6 +126,10 @@ const SHAPES: [(usize, usize, usize); 8] = [
     (64, 64, 64),
     (31, 130, 33),
     (129, 33, 16),
+    (1, 4, 4),
+    (67, 68, 36),
+    (130, 132, 20),
+    (3, 64, 132),
 ];
 
 #[test]
@@ -141,7 +145,7 @@ fn forms_at_awkward_shapes() {
 #[test]
 fn epilogues() {
     for after in [After::Bias, After::BiasGelu, After::GeluGradient, After::Add] {
-        for (used, n, inner) in [(1, 1, 1), (37, 67, 19)] {
+        for (used, n, inner) in [(1, 1, 1), (37, 67, 19), (70, 72, 20)] {
             rows_product(Form::Nt, after, shape(used, n, inner));
             rows_product(Form::Nn, after, shape(used, n, inner));
         }
@@ -204,7 +208,7 @@ fn gradients() {
 #[ignore = "measures, checks nothing"]
 fn speed() {
     for form in [Form::Nt, Form::Nn, Form::Tn] {
-        for nth in 0..2 {
+        for nth in 0..3 {
             let mut builder = PlanBuilder::new();
             let rows = Rows::of(Extent::Tokens, 256);
             let [a, b, c] = ["a", "b", "c"].map(|name| builder.activation(name, rows, 256));
@@ -239,10 +243,45 @@ fn operands_from_a_row_on() {
 /// More splits than steps of k leave some of them empty.
 #[test]
 fn splits() {
-    for (used, n, inner, splits) in [(100, 67, 35, 3), (33, 5, 70, 7), (1, 3, 2, 4)] {
+    for (used, n, inner, splits) in
+        [(100, 67, 35, 3), (33, 5, 70, 7), (1, 3, 2, 4), (100, 68, 132, 3), (39, 4, 8, 7)]
+    {
         gradient_product(shape(used, n, inner), true, Some(splits));
         gradient_product(shape(used, n, inner), false, Some(splits));
     }
+    rows_split(shape(13, 7, 35), 3);
+    rows_split(shape(67, 68, 132), 3);
+}
+
+/// Tiles of 128 × 64 are taken where there are many: splits, or columns, make them so.
+#[test]
+fn wide_tiles() {
+    gradient_product(shape(133, 68, 132), true, Some(60));
+    gradient_product(shape(133, 68, 132), false, Some(60));
+    rows_split(shape(133, 68, 132), 60);
+    rows_product(Form::Nt, After::BiasGelu, shape(2, 64 * 240 - 4, 20));
+    rows_product(Form::Nn, After::Add, shape(2, 64 * 240 - 4, 20));
+}
+
+/// `Nn` in splits: written, not added, from a row of C on.
+fn rows_split(s: Shape, splits: usize) {
+    let name = format!("matmul Nn {}×{}×{} splits {splits}", s.used, s.n, s.inner);
+    compare(&name, &step(s.used as u32, 1, 0), |builder| {
+        let rows = Rows::of(Extent::Tokens, s.used + 3);
+        let a = builder.activation("a", rows, s.inner);
+        let b = builder.activation("b", Rows::fixed(s.inner), s.n);
+        let c = builder.activation("c", Rows::fixed(rows.capacity + 2), s.n);
+        let columns = rows.capacity * s.n;
+        let partials =
+            builder.tensor("partials", Rows::fixed(splits), columns, Element::Float, Role::Scratch);
+        let c_rows = Operand { tensor: c, first_row: 2 };
+        let partials = Some((partials, splits));
+        builder.push(
+            "product",
+            MatMul { c: c_rows, partials, ..product(Form::Nn, a, b, c, rows, s.n, s.inner) },
+        );
+        Case::new().fill(a, Fill::Normal(1.0)).fill(b, Fill::Normal(1.0)).output(c, MATMUL)
+    });
 }
 
 /// No rows in use: nothing is written, and gradients stay as they are.

@@ -6,8 +6,9 @@
 //   FORM 2 (Tn): C[m,n] += A[k,m]ᵀ · B[k,n]    k rows in use, m = inner
 // EPILOGUE (forms 0 and 1): 0 none, 1 + bias[n], 2 before = + bias[n] and C = gelu(before),
 //   3 · gelu′(before), 4 + residual; `before` and `residual` are [m,n] from their first element.
-// SPLIT (form 2): k is cut into `splits` parts; C is then the partial sums [splits, m·n + m], a product and the
-//   column sums of A for each part (written, not added), which matmul_sum_splits adds up.
+// SPLIT (forms 1 and 2): k is cut into `splits` parts; C is then the partial sums [splits, m·n] or, in form 2,
+//   [splits, m·n + m]: a product and the column sums of A for each part (written, not added), which
+//   matmul_sum_splits adds up.
 // BIAS_GRADIENT (form 2): bias_gradient[m] += column sums of A, by the workgroups of the first column tile.
 //
 // Bindings: 1 A, 2 B, 3 C or the partial sums, 4 bias, before, residual or bias_gradient, 5 before (EPILOGUE 2).
@@ -57,7 +58,11 @@ fn finish(split: u32, i: u32, j: u32, m: u32, product: f32) {
   let n = immediates.n;
   let at = i * n + j;
 #if SPLIT
+#if FORM == 2
   c[split * (m * n + m) + at] = product;
+#else
+  c[split * m * n + at] = product;
+#endif
 #else
 #if FORM == 2
   c[immediates.first_c + at] += product;
@@ -94,7 +99,6 @@ fn finish_bias(split: u32, i: u32, m: u32, sum: f32) {
 }
 #endif
 
-const BK: u32 = 16u;
 const TX: u32 = BN / TN;
 const TY: u32 = BM / TM;
 const THREADS: u32 = TX * TY;

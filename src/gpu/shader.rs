@@ -40,7 +40,12 @@ fn embedded(name: &str) -> Result<&'static str> {
 /// The module of `shaders/<name>.wgsl` with these constants: `const NAME: u32 = value;` lines, the prelude,
 /// and the source with its `#if` lines resolved.
 pub fn assemble(name: &str, constants: &[(&str, u32)]) -> Result<Source> {
-    let body = preprocess(name, embedded(name)?, constants)?;
+    assemble_text(name, embedded(name)?, constants)
+}
+
+/// The same of a text that is not, or not yet, among the embedded ones: for tools that try a kernel out.
+pub fn assemble_text(name: &str, body: &str, constants: &[(&str, u32)]) -> Result<Source> {
+    let body = preprocess(name, body, constants)?;
     let mut text = String::new();
     for (constant, value) in constants {
         text += &format!("const {constant}: u32 = {value}u;\n");
@@ -154,7 +159,7 @@ mod tests {
 
     #[test]
     fn lines_are_traced_to_their_files() {
-        let source = assemble("matmul_sum_splits", &[("BIAS_GRADIENT", 1)]).unwrap();
+        let source = assemble("matmul_sum_splits", &[("FORM", 2), ("BIAS_GRADIENT", 1)]).unwrap();
         let line = |start: &str| 1 + source.text.lines().position(|l| l.starts_with(start)).unwrap();
         assert_eq!(source.locate(1), "constants of shaders/matmul_sum_splits.wgsl");
         assert!(source.locate(line("struct Step")).starts_with("shaders/prelude.wgsl:"));

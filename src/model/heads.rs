@@ -123,6 +123,13 @@ pub fn masked_language_model(
             },
         );
         if let Some(normed_gradient) = normed_gradient {
+            // The sum over the vocabulary is long and its result small: split, or few compute units would have work.
+            let splits = MatMul::splits(chunk.capacity, columns, vocabulary);
+            let partials = (splits > 1).then(|| {
+                let name = format!("logits.{}.partials", chunks.len() - 1);
+                let sums = chunk.capacity * columns;
+                (builder.tensor(&name, Rows::fixed(splits), sums, Element::Float, Role::Scratch), splits)
+            });
             builder.push(
                 "logits.input",
                 MatMul {
@@ -135,7 +142,7 @@ pub fn masked_language_model(
                     inner: vocabulary,
                     epilogue: Epilogue::None,
                     bias_gradient: None,
-                    partials: None,
+                    partials,
                 },
             );
             builder.push(

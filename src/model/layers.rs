@@ -58,7 +58,7 @@ pub fn linear_weight_gradient(
     dense: &Dense,
     rows: Rows,
 ) {
-    let splits = MatMul::splits(dense.outputs, dense.inputs, rows);
+    let splits = MatMul::splits(dense.outputs, dense.inputs, rows.capacity);
     let partials = (splits > 1).then(|| {
         let columns = dense.outputs * dense.inputs + dense.outputs;
         let name = format!("{label}.partials");

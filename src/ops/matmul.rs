@@ -75,8 +75,8 @@ pub struct MatMul {
     pub epilogue: Epilogue,
     /// `Tn` only: gradient of the bias, += column sums of A.
     pub bias_gradient: Option<TensorId>,
-    /// `Tn` only: partial sums for split-K, `[splits, m·n + m]`; the number of splits is fixed by the shapes,
-    /// so that the order of summation is the same on every device.
+    /// `Nn` without epilogue and `Tn`: partial sums for split-K, `[splits, m·n]` and `[splits, m·n + m]`; the number
+    /// of splits is fixed by the shapes, so that the order of summation is the same on every device.
     pub partials: Option<(TensorId, usize)>,
 }
 
@@ -96,11 +96,11 @@ impl MatMul {
         }
     }
 
-    /// How many parts of K a `Tn` product of this shape is split into: enough tiles of 64×64 to fill a GPU,
-    /// never parts of fewer than 256 rows.
-    pub fn splits(m: usize, n: usize, rows: Rows) -> usize {
+    /// How many parts of K a product of this shape is split into: enough tiles of 64×64 to fill a GPU (8 for each of
+    /// 60 compute units), never parts of fewer than 256.
+    pub fn splits(m: usize, n: usize, k: usize) -> usize {
         let tiles = m.div_ceil(64) * n.div_ceil(64);
-        (256 / tiles).min(rows.capacity / 256).clamp(1, 32)
+        (512 / tiles.max(1)).min(k / 256).clamp(1, 32)
     }
 }
 
@@ -319,26 +319,47 @@ pub(super) fn add_column_sums<S: Scalar>(rows: &[S], columns: usize, sums: &mut 
 
 impl Kernels for MatMul {
     fn candidates(&self) -> Vec<Candidate> {
-        vec![
-            self.candidate("tiled", TILED, Requirements { hardware: true, ..Default::default() }),
-            self.candidate("registers", REGISTERS, Requirements::default()),
-        ]
+        let hardware = Requirements { hardware: true, ..Default::default() };
+        let mut candidates = Vec::new();
+        if self.n.is_multiple_of(4) && self.inner.is_multiple_of(4) {
+            candidates.push(self.candidate("vectors", self.vector_tiles(), hardware));
+        }
+        candidates.push(self.candidate("tiled", TILED, hardware));
+        candidates.push(self.candidate("registers", REGISTERS, Requirements::default()));
+        candidates
     }
 }
 
-/// Tile sizes of a strategy: C tiles of `bm × bn` per workgroup, `tm × tn` per thread.
+/// Tile sizes of a strategy: C tiles of `bm × bn` per workgroup, `tm × tn` per thread, k in steps of `bk`.
 struct Tiles {
     shader: &'static str,
     bm: usize,
     bn: usize,
     tm: usize,
     tn: usize,
+    bk: usize,
 }
 
-const TILED: Tiles = Tiles { shader: "matmul_tiled", bm: 64, bn: 64, tm: 4, tn: 4 };
-const REGISTERS: Tiles = Tiles { shader: "matmul_registers", bm: 32, bn: 32, tm: 8, tn: 8 };
+const WIDE_VECTORS: Tiles = Tiles { shader: "matmul_vectors", bm: 128, bn: 64, tm: 8, tn: 4, bk: 16 };
+const VECTORS: Tiles = Tiles { shader: "matmul_vectors", bm: 64, bn: 64, tm: 8, tn: 4, bk: 8 };
+const TILED: Tiles = Tiles { shader: "matmul_tiled", bm: 64, bn: 64, tm: 4, tn: 4, bk: 16 };
+const REGISTERS: Tiles = Tiles { shader: "matmul_registers", bm: 32, bn: 32, tm: 8, tn: 8, bk: 16 };
+
+/// Wide tiles need half as much of the cache; fewer than this many leave compute units without work at the end.
+const WIDE_TILES: usize = 240;
 
 impl MatMul {
+    fn splits_of_k(&self) -> usize {
+        self.partials.map_or(1, |(_, splits)| splits)
+    }
+
+    /// The tiles of the strategy "vectors" that suit the shape.
+    fn vector_tiles(&self) -> Tiles {
+        let m = if self.form == Form::Tn { self.inner } else { self.rows.capacity };
+        let wide = m.div_ceil(WIDE_VECTORS.bm) * self.n.div_ceil(WIDE_VECTORS.bn) * self.splits_of_k();
+        if wide >= WIDE_TILES { WIDE_VECTORS } else { VECTORS }
+    }
+
     fn candidate(&self, strategy: &'static str, tiles: Tiles, requires: Requirements) -> Candidate {
         let (epilogue, extra): (u32, Vec<Binding>) = match self.epilogue {
             Epilogue::None => (0, vec![]),
@@ -347,8 +368,8 @@ impl MatMul {
             Epilogue::GeluGradient { before } => (3, vec![read(before)]),
             Epilogue::Add(residual) => (4, vec![read(residual)]),
         };
-        let splits = self.partials.map_or(1, |(_, splits)| splits);
-        let constants = vec![
+        let splits = self.splits_of_k();
+        let mut constants = vec![
             ("FORM", self.form as u32),
             ("EPILOGUE", epilogue),
             ("SPLIT", u32::from(self.partials.is_some())),
@@ -356,8 +377,12 @@ impl MatMul {
             ("BM", tiles.bm as u32),
             ("BN", tiles.bn as u32),
             ("TM", tiles.tm as u32),
-            ("TN", tiles.tn as u32),
+            ("BK", tiles.bk as u32),
         ];
+        // The columns of a thread are one vector there.
+        if tiles.shader != WIDE_VECTORS.shader {
+            constants.push(("TN", tiles.tn as u32));
+        }
         let [extent, offset, capacity] = self.rows.immediates();
         let first = |operand: Operand, columns: usize| (operand.first_row * columns) as u32;
         let (a_columns, b_columns) = match self.form {
@@ -399,15 +424,22 @@ impl MatMul {
             grid: Grid(vec![rows_of_c, Count::Fixed(self.n.div_ceil(tiles.bn)), Count::Fixed(splits)]),
         });
         if let Some((partials, _)) = self.partials {
-            // Adds the parts up in order: C += Σ partials, and the bias gradient behind them.
+            // Adds the parts up in order: C += Σ partials (= in `Nn`), and the bias gradient behind them.
             let mut bindings = vec![read(partials), write(self.c.tensor)];
             bindings.extend(self.bias_gradient.map(write));
+            let grid = match self.form {
+                Form::Tn => vec![Count::Fixed((self.inner * self.n + self.inner).div_ceil(256))],
+                _ => vec![Count::Rows { rows: self.rows, per: 1 }, Count::Fixed(self.n.div_ceil(256))],
+            };
             dispatches.push(Dispatch {
                 shader: "matmul_sum_splits",
-                constants: vec![("BIAS_GRADIENT", u32::from(self.bias_gradient.is_some()))],
+                constants: vec![
+                    ("FORM", self.form as u32),
+                    ("BIAS_GRADIENT", u32::from(self.bias_gradient.is_some())),
+                ],
                 bindings,
                 immediates,
-                grid: Grid(vec![Count::Fixed((self.inner * self.n + self.inner).div_ceil(256))]),
+                grid: Grid(grid),
             });
         }
         Candidate { strategy, requires, dispatches }

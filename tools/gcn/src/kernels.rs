@@ -1,0 +1,134 @@
+//! The kernels of a pre-training step, as the selector would choose them for a Radeon VII, with their work.
+
+use std::collections::HashMap;
+
+use anyhow::{Context, Result};
+use inazuma::gpu::{Capabilities, Selection, selector};
+use inazuma::model::PretrainPlan;
+use inazuma::ops::{Access, Dispatch};
+use inazuma::plan::{Phase, Plan, PlannedOp};
+use inazuma::tensor::{Extents, Role};
+use inazuma::train::config::{Sources, Surroundings, TrainConfig};
+use inazuma::train::examples;
+
+use crate::predict::Work;
+
+/// A distinct kernel with everything a step asks of it.
+pub struct Kernel {
+    pub dispatch: Dispatch,
+    /// Dispatches of a micro-batch, and of what happens once a step.
+    pub per_micro: Vec<Work>,
+    pub per_step: Vec<Work>,
+}
+
+/// The kernels of a step.
+pub struct Step {
+    pub kernels: Vec<Kernel>,
+    pub batch: usize,
+    pub micro_batch: usize,
+    pub length: usize,
+    /// FLOPs of a micro-batch and of an update, as `--explain` has them.
+    pub micro_flops: f64,
+    pub update_flops: f64,
+}
+
+/// A Radeon VII as wgpu sees it through RADV.
+pub fn radeon_vii() -> Capabilities {
+    Capabilities {
+        name: "AMD Radeon VII (RADV VEGA20)".into(),
+        driver: "radv".into(),
+        kind: "discrete",
+        subgroups: true,
+        subgroup_sizes: [64, 64],
+        half: true,
+        timestamps: true,
+        workgroup_memory: 64 << 10,
+        invocations: 1024,
+        storage_buffers: 1 << 20,
+        binding_bytes: (4 << 30) - 4,
+        buffer_bytes: 2 << 30,
+        ..Capabilities::baseline()
+    }
+}
+
+impl Step {
+    pub fn new(sources: &Sources, vocab_size: usize) -> Result<Self> {
+        let surroundings = Surroundings { vocab_size, gpu: true };
+        let config = TrainConfig::resolve(sources.settings()?.0, surroundings)?;
+        let plan = PretrainPlan::new(&config.model, examples::capacity(&config), &config.options)?.plan;
+        let extents = examples::full_extents(&config);
+        let capabilities = radeon_vii();
+        let mut kernels: Vec<Kernel> = Vec::new();
+        let mut known: HashMap<String, usize> = HashMap::new();
+        for op in &plan.ops {
+            let chosen = selector::select(op.op.candidates(), &capabilities, Selection::Best);
+            for dispatch in chosen.with_context(|| op.label.clone())?.dispatches {
+                let key = format!("{} {:?}", dispatch.shader, dispatch.constants);
+                let work = work(&plan, op, &dispatch, &extents);
+                let index = *known.entry(key).or_insert_with(|| {
+                    kernels.push(Kernel { dispatch, per_micro: vec![], per_step: vec![] });
+                    kernels.len() - 1
+                });
+                match op.phase {
+                    Phase::Micro => kernels[index].per_micro.push(work),
+                    _ => kernels[index].per_step.push(work),
+                }
+            }
+        }
+        Ok(Step {
+            kernels,
+            batch: config.batch_size,
+            micro_batch: config.micro_batch,
+            length: config.max_length,
+            micro_flops: plan.flops(Phase::Micro, &extents),
+            update_flops: plan.flops(Phase::Update, &extents),
+        })
+    }
+
+    pub fn micro_batches(&self) -> usize {
+        self.batch.div_ceil(self.micro_batch)
+    }
+}
+
+/// The part of an op's FLOPs that a dispatch of it does, and that it does with what is computed anew. The two kernels
+/// of attention's way back share five products; the first does three, the second four: both need q·kᵀ and dO·vᵀ.
+fn shares(shader: &str) -> (f64, f64) {
+    match shader {
+        "matmul_sum_splits" => (0.0, 0.0),
+        _ if shader.starts_with("attention_gradient_query") => (3.0 / 7.0, 3.0 / 5.0),
+        _ if shader.starts_with("attention_gradient_key_value") => (4.0 / 7.0, 4.0 / 5.0),
+        _ => (1.0, 1.0),
+    }
+}
+
+fn work(plan: &Plan, op: &PlannedOp, dispatch: &Dispatch, extents: &Extents) -> Work {
+    let workgroups = dispatch.grid.workgroups(extents) as f64;
+    let (useful, done) = shares(dispatch.shader);
+    let flops = op.op.flops(extents);
+    let updated = |tensor| op.io.updates.contains(&tensor);
+    // Every tensor once in every direction, as many rows as are in use; of a table that is looked up, no more rows
+    // than there are tokens.
+    let looked_up = op.phase == Phase::Micro && flops == 0.0;
+    let bytes = dispatch.bindings.iter().map(|binding| {
+        let info = plan.info(binding.tensor);
+        let table = looked_up && matches!(info.role, Role::Parameter | Role::Gradient);
+        let rows = info.rows.count(extents).min(if table { extents.tokens } else { usize::MAX });
+        let passes = if binding.access == Access::ReadWrite && updated(binding.tensor) { 2.0 } else { 1.0 };
+        4.0 * (rows * info.columns) as f64 * passes
+    });
+    let padded = match dispatch.shader.starts_with("matmul_") && done > 0.0 {
+        true => padding(dispatch, flops, workgroups),
+        false => 1.0,
+    };
+    Work { workgroups, flops: flops * useful, executed: flops * done * padded, bytes: bytes.sum() }
+}
+
+/// Elements of all tiles of a product over those of C.
+fn padding(dispatch: &Dispatch, flops: f64, workgroups: f64) -> f64 {
+    let constant =
+        |name| dispatch.constants.iter().find(|(n, _)| *n == name).map_or(1.0, |(_, v)| f64::from(*v));
+    let word = |index: usize| f64::from(dispatch.immediates[index]);
+    let (n, inner, splits) = (word(3), word(4), word(8));
+    let m = if constant("FORM") == 2.0 { inner } else { flops / (2.0 * n * inner) };
+    workgroups / splits * constant("BM") * constant("BN") / (m * n)
+}
