@@ -142,7 +142,8 @@ impl Describe for MatMul {
 fn task_tile(m: usize, n: usize) -> [usize; 2] {
     const TASKS: usize = 8;
     let tasks = |[rows, columns]: [usize; 2]| m.div_ceil(rows) * n.div_ceil(columns);
-    let mut tile = [256.min(m.next_multiple_of(16)), 256.min(n.next_multiple_of(16))];
+    // At least 16, also where there are no rows.
+    let mut tile = [m, n].map(|size| size.next_multiple_of(16).clamp(16, 256));
     while tasks(tile) < TASKS && tile != [32.min(tile[0]), 32.min(tile[1])] {
         let longer = usize::from(tile[1] >= tile[0]);
         tile[longer] = (tile[longer] / 2).next_multiple_of(16);
