@@ -102,10 +102,10 @@ impl Device {
     /// Opens the adapter of a choice. `threads` is for the CPU executor; 0 means one for each core.
     pub fn new(choice: &DeviceChoice, threads: usize) -> Result<Self> {
         let gpu = open_gpu(choice)?;
-        if let Some(gpu) = &gpu {
-            if let Some(tuning) = Tuning::cached(&gpu.capabilities)? {
-                gpu.prefer(Arc::new(tuning));
-            }
+        if let Some(gpu) = &gpu
+            && let Some(tuning) = Tuning::cached(&gpu.capabilities)?
+        {
+            gpu.prefer(Arc::new(tuning));
         }
         Ok(Device { gpu, threads })
     }

@@ -189,12 +189,7 @@ impl GpuExecutor {
         Ok(since.elapsed().as_secs_f64())
     }
 
-    fn record<'a>(
-        &'a self,
-        pass: &mut wgpu::ComputePass<'_>,
-        ops: Range<usize>,
-        extents: &Extents,
-    ) -> Result<()> {
+    fn record(&self, pass: &mut wgpu::ComputePass<'_>, ops: Range<usize>, extents: &Extents) -> Result<()> {
         let mut pipeline: Option<&Arc<Pipeline>> = None;
         for kernel in self.kernels[ops].iter().flat_map(|(_, kernels)| kernels) {
             let workgroups = kernel.grid.workgroups(extents);
