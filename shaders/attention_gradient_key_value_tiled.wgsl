@@ -72,6 +72,14 @@ fn column_slot(column: u32, c: u32) -> u32 {
   return 256u + (column ^ ((column >> 2u) & 1u)) * 4u + (c ^ ((column >> 3u) & 3u));
 }
 
+// The same for a thread's own rows 4y + i: x + 4i; and columns 4x + j: y + 4j where j is even, z + 4j where it is odd.
+fn own_slots(thread: vec2<u32>, c: u32) -> vec3<u32> {
+  let row = 16u * thread.y + (c ^ (thread.y & 3u));
+  let column = 256u + 16u * thread.x + (c ^ ((thread.x >> 1u) & 3u));
+  let swap = 4u * (thread.x & 1u);
+  return vec3<u32>(row, column + swap, column - swap);
+}
+
 // Where the vector of rows 4·y..4·y+3 of a column of the tile lies.
 fn tile_slot(column: u32, y: u32) -> u32 {
   return column * 16u + (y ^ ((column >> 2u) & 7u));
@@ -95,6 +103,35 @@ fn sum_over_row(thread: vec2<u32>, partial: vec4<f32>) -> vec4<f32> {
     total += stage[x * 16u + thread.y];
   }
   return total;
+}
+
+// a·b for four b. Scores are summed in blocks of four, because exp passes their rounding on: one chain of multiply-adds
+// over the head errs twice as much.
+fn dots(a: vec4<f32>, b0: vec4<f32>, b1: vec4<f32>, b2: vec4<f32>, b3: vec4<f32>) -> vec4<f32> {
+  return vec4<f32>(dot(a, b0), dot(a, b1), dot(a, b2), dot(a, b3));
+}
+
+// sums + a·b for four b: as sums of vectors every multiplication is a multiply-add, as dot products a quarter is not.
+fn add_products(sums: vec4<f32>, a: vec4<f32>, b0: vec4<f32>, b1: vec4<f32>, b2: vec4<f32>, b3: vec4<f32>) -> vec4<f32> {
+  var s = sums;
+  s += a.x * vec4<f32>(b0.x, b1.x, b2.x, b3.x);
+  s += a.y * vec4<f32>(b0.y, b1.y, b2.y, b3.y);
+  s += a.z * vec4<f32>(b0.z, b1.z, b2.z, b3.z);
+  s += a.w * vec4<f32>(b0.w, b1.w, b2.w, b3.w);
+  return s;
+}
+
+// Adds a row of the stage, from its first vector, times this thread's rows of a column of the tile. Four columns from a
+// multiple of four on lie 16 vectors apart, so that one address serves them.
+fn add_outer(slot: u32, first: u32, columns: array<u32, OUT>, sums: ptr<function, array<vec4<f32>, 4u * OUT>>) {
+  let p = tile[slot];
+  for (var m = 0u; m < OUT; m++) {
+    let v = stage[columns[m] + first];
+    (*sums)[m] += p.x * v;
+    (*sums)[OUT + m] += p.y * v;
+    (*sums)[2u * OUT + m] += p.z * v;
+    (*sums)[3u * OUT + m] += p.w * v;
+  }
 }
 
 // First element of a head's part (0 query, 1 key, 2 value) in a row.
@@ -170,18 +207,14 @@ fn scores(thread: vec2<u32>, start: u32, length: u32, first_row: u32, first_colu
     stage[column_slot(local / 4u, local % 4u)] = v;
     workgroupBarrier();
     for (var k = 0u; k < min(4u, D4); k++) {
-      let b0 = stage[column_slot(4u * thread.x, k)];
-      let b1 = stage[column_slot(4u * thread.x + 1u, k)];
-      let b2 = stage[column_slot(4u * thread.x + 2u, k)];
-      let b3 = stage[column_slot(4u * thread.x + 3u, k)];
-      let a0 = stage[row_slot(4u * thread.y, k)];
-      let a1 = stage[row_slot(4u * thread.y + 1u, k)];
-      let a2 = stage[row_slot(4u * thread.y + 2u, k)];
-      let a3 = stage[row_slot(4u * thread.y + 3u, k)];
-      s[0] += vec4<f32>(dot(a0, b0), dot(a0, b1), dot(a0, b2), dot(a0, b3));
-      s[1] += vec4<f32>(dot(a1, b0), dot(a1, b1), dot(a1, b2), dot(a1, b3));
-      s[2] += vec4<f32>(dot(a2, b0), dot(a2, b1), dot(a2, b2), dot(a2, b3));
-      s[3] += vec4<f32>(dot(a3, b0), dot(a3, b1), dot(a3, b2), dot(a3, b3));
+      let first = own_slots(thread, k);
+      let b0 = stage[first.y];
+      let b1 = stage[first.z + 4u];
+      let b2 = stage[first.y + 8u];
+      let b3 = stage[first.z + 12u];
+      for (var i = 0u; i < 4u; i++) {
+        s[i] += dots(stage[first.x + 4u * i], b0, b1, b2, b3);
+      }
     }
   }
   return s;
@@ -207,18 +240,14 @@ fn value_products(thread: vec2<u32>, start: u32, length: u32, first_row: u32, fi
     stage[column_slot(local / 4u, local % 4u)] = v;
     workgroupBarrier();
     for (var k = 0u; k < min(4u, D4); k++) {
-      let b0 = stage[column_slot(4u * thread.x, k)];
-      let b1 = stage[column_slot(4u * thread.x + 1u, k)];
-      let b2 = stage[column_slot(4u * thread.x + 2u, k)];
-      let b3 = stage[column_slot(4u * thread.x + 3u, k)];
-      let a0 = stage[row_slot(4u * thread.y, k)];
-      let a1 = stage[row_slot(4u * thread.y + 1u, k)];
-      let a2 = stage[row_slot(4u * thread.y + 2u, k)];
-      let a3 = stage[row_slot(4u * thread.y + 3u, k)];
-      s[0] += vec4<f32>(dot(a0, b0), dot(a0, b1), dot(a0, b2), dot(a0, b3));
-      s[1] += vec4<f32>(dot(a1, b0), dot(a1, b1), dot(a1, b2), dot(a1, b3));
-      s[2] += vec4<f32>(dot(a2, b0), dot(a2, b1), dot(a2, b2), dot(a2, b3));
-      s[3] += vec4<f32>(dot(a3, b0), dot(a3, b1), dot(a3, b2), dot(a3, b3));
+      let first = own_slots(thread, k);
+      let b0 = stage[first.y];
+      let b1 = stage[first.z + 4u];
+      let b2 = stage[first.y + 8u];
+      let b3 = stage[first.z + 12u];
+      for (var i = 0u; i < 4u; i++) {
+        s[i] = add_products(s[i], stage[first.x + 4u * i], b0, b1, b2, b3);
+      }
     }
   }
   return s;
@@ -241,6 +270,12 @@ fn main(
   if first_row >= length { return; }
   let thread = vec2<u32>(local % 8u, local / 8u);
   let own = first_row + 4u * thread.y;
+  // The output's vectors that this thread holds; beyond the end of the head the last again, which is not written.
+  var columns: array<u32, OUT>;
+  for (var m = 0u; m < OUT; m++) {
+    columns[m] = thread.x + 8u * m;
+    if D4 % 8u != 0u { columns[m] = min(columns[m], D4 - 1u); }
+  }
   let draws = sequence_key(immediates.site, sequence);
   var key_out: array<vec4<f32>, 4u * OUT>;
   var value_out: array<vec4<f32>, 4u * OUT>;
@@ -278,15 +313,12 @@ fn main(
         stage[t] = v;
       }
       workgroupBarrier();
-      for (var k = 0u; k < STAGED; k++) {
-        let p = tile[tile_slot(part + k, thread.y)];
-        for (var m = 0u; m < OUT; m++) {
-          let v = stage[k * D4 + min(thread.x + 8u * m, D4 - 1u)];
-          value_out[m] += p.x * v;
-          value_out[OUT + m] += p.y * v;
-          value_out[2u * OUT + m] += p.z * v;
-          value_out[3u * OUT + m] += p.w * v;
-        }
+      for (var k = 0u; k < STAGED; k += 4u) {
+        let p = tile_slot(part + k, thread.y);
+        add_outer(p, k * D4, columns, &value_out);
+        add_outer(p + 16u, k * D4 + D4, columns, &value_out);
+        add_outer(p + 32u, k * D4 + 2u * D4, columns, &value_out);
+        add_outer(p + 48u, k * D4 + 3u * D4, columns, &value_out);
       }
     }
     workgroupBarrier();
@@ -302,15 +334,12 @@ fn main(
         stage[t] = v;
       }
       workgroupBarrier();
-      for (var k = 0u; k < STAGED; k++) {
-        let p = tile[tile_slot(part + k, thread.y)];
-        for (var m = 0u; m < OUT; m++) {
-          let v = stage[k * D4 + min(thread.x + 8u * m, D4 - 1u)];
-          key_out[m] += p.x * v;
-          key_out[OUT + m] += p.y * v;
-          key_out[2u * OUT + m] += p.z * v;
-          key_out[3u * OUT + m] += p.w * v;
-        }
+      for (var k = 0u; k < STAGED; k += 4u) {
+        let p = tile_slot(part + k, thread.y);
+        add_outer(p, k * D4, columns, &key_out);
+        add_outer(p + 16u, k * D4 + D4, columns, &key_out);
+        add_outer(p + 32u, k * D4 + 2u * D4, columns, &key_out);
+        add_outer(p + 48u, k * D4 + 3u * D4, columns, &key_out);
       }
     }
   }
