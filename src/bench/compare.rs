@@ -2,8 +2,10 @@
 
 use anyhow::{Result, ensure};
 
-use crate::plan::{Executor, Upload};
+use crate::plan::Executor;
 use crate::tensor::{Element, StepValues, TensorId};
+use crate::train::examples::StepBatch;
+use crate::train::feeding::{Feeding, PHASES};
 
 /// Written before an op runs wherever it should write: neither may be left.
 const POISON: f32 = f32::NAN;
@@ -19,51 +21,79 @@ pub struct Deviation {
     pub integers: bool,
 }
 
-/// Puts the uploads into both.
-pub fn upload(
-    reference: &mut dyn Executor,
-    subject: &mut dyn Executor,
-    values: &StepValues,
-    uploads: &[Upload<'_>],
-) -> Result<()> {
-    reference.run(0..0, values, uploads)?;
-    subject.run(0..0, values, uploads)
+/// Two executors of the same plan: what the first says is right.
+pub struct Pair<'a> {
+    pub reference: &'a mut dyn Executor,
+    pub subject: &'a mut dyn Executor,
 }
 
-/// Runs op `op` on both, from what the reference holds, and compares all that it writes.
-pub fn op(
-    reference: &mut dyn Executor,
-    subject: &mut dyn Executor,
-    op: usize,
-    values: &StepValues,
-) -> Result<Vec<Deviation>> {
-    ensure!(reference.plan().ops.len() == subject.plan().ops.len(), "two plans of different ops");
-    let io = reference.plan().ops[op].io.clone();
-    for &id in io.reads.iter().chain(&io.updates) {
-        match reference.plan().info(id).element {
-            Element::Float => subject.write(id, &reference.read(id)?)?,
-            Element::Uint => subject.write_uint(id, &reference.read_uint(id)?)?,
+impl Pair<'_> {
+    /// Hands every op of a step to `f` in the order of the plan, the first micro-batch standing for all. `f` calls
+    /// `compare` or `skip`, so that the reference always holds what the next op reads.
+    pub fn walk(
+        &mut self,
+        feeding: &Feeding,
+        batch: &StepBatch,
+        learning_rate: f32,
+        mut f: impl FnMut(&mut Self, usize, &StepValues) -> Result<()>,
+    ) -> Result<()> {
+        ensure!(
+            self.reference.plan().ops.len() == self.subject.plan().ops.len(),
+            "two plans of different ops"
+        );
+        for phase in PHASES {
+            let mut first = true;
+            feeding.each(phase, batch, learning_rate, |values, uploads| {
+                if !std::mem::take(&mut first) {
+                    return Ok(());
+                }
+                self.reference.run(0..0, values, uploads)?;
+                self.subject.run(0..0, values, uploads)?;
+                for op in self.reference.plan().phase(phase) {
+                    f(self, op, values)?;
+                }
+                Ok(())
+            })?;
         }
+        Ok(())
     }
-    for &id in &io.scratch {
-        poison(subject, id)?;
+
+    /// Runs an op on the reference alone.
+    pub fn skip(&mut self, op: usize, values: &StepValues) -> Result<()> {
+        self.reference.run(op..op + 1, values, &[])
     }
-    let mut kept = Vec::new();
-    for &id in &io.writes {
-        poison(subject, id)?;
-        if reference.plan().info(id).element == Element::Float {
-            kept.push((id, reference.read(id)?));
-            poison(reference, id)?;
+
+    /// Runs an op on both, from what the reference holds, and compares all that it writes.
+    pub fn compare(&mut self, op: usize, values: &StepValues) -> Result<Vec<Deviation>> {
+        let Pair { reference, subject } = self;
+        let (reference, subject) = (&mut **reference, &mut **subject);
+        let io = reference.plan().ops[op].io.clone();
+        for &id in io.reads.iter().chain(&io.updates) {
+            match reference.plan().info(id).element {
+                Element::Float => subject.write(id, &reference.read(id)?)?,
+                Element::Uint => subject.write_uint(id, &reference.read_uint(id)?)?,
+            }
         }
+        for &id in &io.scratch {
+            poison(subject, id)?;
+        }
+        let mut kept = Vec::new();
+        for &id in &io.writes {
+            poison(subject, id)?;
+            if reference.plan().info(id).element == Element::Float {
+                kept.push((id, reference.read(id)?));
+                poison(reference, id)?;
+            }
+        }
+        reference.run(op..op + 1, values, &[])?;
+        subject.run(op..op + 1, values, &[])?;
+        let written = io.writes.iter().chain(&io.updates);
+        let deviations = written.map(|&id| compare(reference, subject, id, values)).collect();
+        for (id, before) in kept {
+            restore(reference, id, &before)?;
+        }
+        deviations
     }
-    reference.run(op..op + 1, values, &[])?;
-    subject.run(op..op + 1, values, &[])?;
-    let written = io.writes.iter().chain(&io.updates);
-    let deviations = written.map(|&id| compare(reference, subject, id, values)).collect();
-    for (id, before) in kept {
-        restore(reference, id, &before)?;
-    }
-    deviations
 }
 
 fn poison(executor: &mut dyn Executor, id: TensorId) -> Result<()> {

@@ -7,13 +7,13 @@ use serde::Serialize;
 
 use crate::cpu::CpuExecutor;
 use crate::device::{Device, Peaks};
-use crate::model::{PretrainPlan, parameters};
-use crate::plan::{Executor, Phase};
-use crate::train::examples::{StepBatch, capacity};
+use crate::model::parameters;
+use crate::plan::Executor;
+use crate::train::examples::{self, StepBatch};
+use crate::train::feeding::Feeding;
 use crate::train::profile::{Profile, Profiler, median, shape};
-use crate::train::run::Feeding;
 
-use super::compare::{self, Deviation};
+use super::compare::{Deviation, Pair};
 use super::data;
 use super::selftest::FLOAT_TOLERANCE;
 use super::step::Options;
@@ -38,20 +38,19 @@ pub fn run(options: &Options) -> Result<Report> {
     let (mut batcher, config, notes) = data::open(options.store.as_ref(), &options.sources, device.is_gpu())?;
     notes.iter().for_each(|note| eprintln!("{note}"));
     let peaks = Peaks::measure(&device)?;
-    let new_plan = || PretrainPlan::new(&config.model, capacity(&config), &config.options);
-    let (mut executor, feeding) = Feeding::open(&device, new_plan()?)?;
+    let (mut executor, feeding) = Feeding::open(&device, examples::plan(&config)?)?;
     parameters::initialise(executor.as_mut(), config.seed)?;
     let batches: Vec<StepBatch> = (0..=options.steps as u64).map(|step| batcher.step(step)).collect();
 
-    let (checked, worst) = if device.is_gpu() {
-        let mut reference = CpuExecutor::<f32>::new(new_plan()?.plan, options.threads)?;
-        parameters::initialise(&mut reference, config.seed)?;
-        check(&mut reference, executor.as_mut(), &feeding, &batches[0])?
-    } else {
-        let mut reference = CpuExecutor::<f64>::new(new_plan()?.plan, options.threads)?;
-        parameters::initialise(&mut reference, config.seed)?;
-        check(&mut reference, executor.as_mut(), &feeding, &batches[0])?
+    let plan = examples::plan(&config)?.plan;
+    let mut reference: Box<dyn Executor> = match device.is_gpu() {
+        true => Box::new(CpuExecutor::<f32>::new(plan, options.threads)?),
+        false => Box::new(CpuExecutor::<f64>::new(plan, options.threads)?),
     };
+    parameters::initialise(reference.as_mut(), config.seed)?;
+    let pair = Pair { reference: reference.as_mut(), subject: executor.as_mut() };
+    let (checked, worst) = check(pair, &feeding, &batches[0])?;
+    drop(reference);
 
     let mut seconds = Vec::new();
     for batch in &batches {
@@ -78,41 +77,26 @@ pub fn run(options: &Options) -> Result<Report> {
 }
 
 /// Compares every kind and shape of op once, in the order of the plan; fails where one is wrong.
-fn check(
-    reference: &mut dyn Executor,
-    subject: &mut dyn Executor,
-    feeding: &Feeding,
-    batch: &StepBatch,
-) -> Result<(usize, (String, f64))> {
+fn check(mut pair: Pair<'_>, feeding: &Feeding, batch: &StepBatch) -> Result<(usize, (String, f64))> {
     let mut seen = HashSet::new();
     let mut worst = (String::new(), 0.0);
-    for phase in [Phase::Clear, Phase::Micro, Phase::Update] {
-        let mut first = true;
-        feeding.each(phase, batch, 1e-4, |values, uploads| {
-            if !std::mem::take(&mut first) {
-                return Ok(());
+    pair.walk(feeding, batch, 1e-4, |pair, op, values| {
+        let plan = pair.reference.plan();
+        let (kind, label) = (plan.ops[op].op.name(), plan.ops[op].label.clone());
+        if !seen.insert((kind, shape(plan, op))) {
+            return pair.skip(op, values);
+        }
+        for Deviation { tensor, error, integers } in pair.compare(op, values)? {
+            if !integers && error > worst.1 {
+                worst = (format!("{kind} {label}"), error);
             }
-            compare::upload(reference, subject, values, uploads)?;
-            for op in reference.plan().phase(phase) {
-                let planned = &reference.plan().ops[op];
-                let (kind, label) = (planned.op.name(), planned.label.clone());
-                if !seen.insert((kind, shape(reference.plan(), op))) {
-                    reference.run(op..op + 1, values, &[])?;
-                    continue;
-                }
-                for Deviation { tensor, error, integers } in compare::op(reference, subject, op, values)? {
-                    if !integers && error > worst.1 {
-                        worst = (format!("{kind} {label}"), error);
-                    }
-                    ensure!(
-                        integers || error <= FLOAT_TOLERANCE,
-                        "{kind} {label}: {tensor} is off by {error:.1e} of its largest element on {}",
-                        subject.describe()
-                    );
-                }
-            }
-            Ok(())
-        })?;
-    }
+            ensure!(
+                integers || error <= FLOAT_TOLERANCE,
+                "{kind} {label}: {tensor} is off by {error:.1e} of its largest element on {}",
+                pair.subject.describe()
+            );
+        }
+        Ok(())
+    })?;
     Ok((seen.len(), worst))
 }

@@ -9,12 +9,12 @@ use crate::cpu::CpuExecutor;
 use crate::device::Device;
 use crate::gpu::{GpuExecutor, Options, Selection};
 use crate::model::{PretrainPlan, parameters};
-use crate::plan::{Executor, Phase, Plan};
+use crate::plan::{Executor, Plan};
 use crate::train::config::{Sources, Surroundings, TrainConfig};
-use crate::train::examples::{Batcher, capacity};
-use crate::train::run::Feeding;
+use crate::train::examples::{self, Batcher};
+use crate::train::feeding::Feeding;
 
-use super::compare;
+use super::compare::Pair;
 
 /// What a float may be off by, relative to the largest element of its tensor (and never asked to be closer than
 /// 1e-3 of that): sums of some hundred products in f32 in another order.
@@ -83,7 +83,7 @@ pub fn run(device: &Device) -> Result<Report> {
         let config = TrainConfig::resolve(sources.settings()?.0, surroundings)?;
         let mut before: Option<Vec<&'static str>> = None;
         for candidate in 0.. {
-            let mut subject = open(device, plan(&config)?.plan, candidate)?;
+            let mut subject = open(device, examples::plan(&config)?.plan, candidate)?;
             let strategies: Vec<&'static str> =
                 (0..subject.plan().ops.len()).map(|op| subject.strategy(op)).collect();
             if before.as_ref() == Some(&strategies) {
@@ -96,10 +96,6 @@ pub fn run(device: &Device) -> Result<Report> {
     ensure!(!report.lines.is_empty(), "nothing was compared");
     report.passed = report.lines.values().all(|line| line.passed);
     Ok(report)
-}
-
-fn plan(config: &TrainConfig) -> Result<PretrainPlan> {
-    PretrainPlan::new(&config.model, capacity(config), &config.options)
 }
 
 fn open(device: &Device, plan: Plan, candidate: usize) -> Result<Box<dyn Executor>> {
@@ -120,45 +116,38 @@ fn compare_all(
     report: &mut Report,
 ) -> Result<()> {
     report.device = subject.describe();
-    let PretrainPlan { plan, tensors, .. } = plan(config)?;
+    let PretrainPlan { plan, tensors, .. } = examples::plan(config)?;
     let feeding = Feeding::of(tensors);
     let mut reference = CpuExecutor::<f64>::new(plan, 0)?;
     parameters::initialise(&mut reference, config.seed)?;
     parameters::initialise(subject, config.seed)?;
     let batch = Batcher::full_length(config)?.step(1);
-    for phase in [Phase::Clear, Phase::Micro, Phase::Update] {
-        let ops = reference.plan().phase(phase);
-        feeding.each(phase, &batch, 1e-3, |values, uploads| {
-            compare::upload(&mut reference, subject, values, uploads)?;
-            for op in ops.clone() {
-                let strategy = subject.strategy(op);
-                if before.is_some_and(|before| before[op] == strategy) {
-                    reference.run(op..op + 1, values, &[])?;
-                    continue;
-                }
-                let planned = &reference.plan().ops[op];
-                let (kind, label) = (planned.op.name(), planned.label.clone());
-                let deviations = compare::op(&mut reference, subject, op, values)?;
-                let line = report
-                    .lines
-                    .entry(format!("{kind}, {strategy}"))
-                    .or_insert(Line { passed: true, ..Line::default() });
-                for deviation in deviations {
-                    line.compared += 1;
-                    if deviation.integers {
-                        line.integers = line.integers.max(deviation.error);
-                        line.passed &= deviation.error <= INTEGER_TOLERANCE;
-                    } else {
-                        line.passed &= deviation.error <= FLOAT_TOLERANCE;
-                        if deviation.error >= line.worst {
-                            line.worst = deviation.error;
-                            line.worst_at = format!("{label}, {}", deviation.tensor);
-                        }
-                    }
+    let mut pair = Pair { reference: &mut reference, subject };
+    pair.walk(&feeding, &batch, 1e-3, |pair, op, values| {
+        let strategy = pair.subject.strategy(op);
+        if before.is_some_and(|before| before[op] == strategy) {
+            return pair.skip(op, values);
+        }
+        let planned = &pair.reference.plan().ops[op];
+        let (kind, label) = (planned.op.name(), planned.label.clone());
+        let deviations = pair.compare(op, values)?;
+        let line = report
+            .lines
+            .entry(format!("{kind}, {strategy}"))
+            .or_insert(Line { passed: true, ..Line::default() });
+        for deviation in deviations {
+            line.compared += 1;
+            if deviation.integers {
+                line.integers = line.integers.max(deviation.error);
+                line.passed &= deviation.error <= INTEGER_TOLERANCE;
+            } else {
+                line.passed &= deviation.error <= FLOAT_TOLERANCE;
+                if deviation.error >= line.worst {
+                    line.worst = deviation.error;
+                    line.worst_at = format!("{label}, {}", deviation.tensor);
                 }
             }
-            Ok(())
-        })?;
-    }
-    Ok(())
+        }
+        Ok(())
+    })
 }

@@ -1,6 +1,5 @@
 //! Whole training steps, measured: data, sampling and optimiser included.
 
-use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -12,8 +11,9 @@ use crate::model::{PretrainPlan, parameters};
 use crate::plan::Executor;
 use crate::train::config::Sources;
 use crate::train::examples::{Batcher, Feeder, StepBatch, capacity};
+use crate::train::feeding::Feeding;
 use crate::train::profile::{Profile, Profiler, median};
-use crate::train::run::{Feeding, IN_FLIGHT};
+use crate::train::run::IN_FLIGHT;
 
 use super::data;
 
@@ -142,23 +142,23 @@ impl Measured<'_> {
         let steps = options.steps + 1;
         let mut feeder = Feeder::start(batcher, 0..steps as u64)?;
         let (mut batches, mut arrivals) = (Vec::new(), Vec::new());
-        let mut in_flight = VecDeque::new();
+        let mut in_flight = 0;
         for step in 0..steps as u64 {
             let batch = feeder.next_step()?;
             self.feeding.step(self.executor, &batch, 1e-6)?;
             self.executor.request(step, &self.feeding.reported())?;
-            in_flight.push_back(step);
+            in_flight += 1;
             batches.push(batch);
             // The first step is waited for: it is no part of the rhythm.
             let allowed = if step == 0 || step + 1 == steps as u64 { 0 } else { IN_FLIGHT };
-            while !in_flight.is_empty() {
-                let wait = in_flight.len() > allowed;
+            while in_flight > 0 {
+                let wait = in_flight > allowed;
                 let arrived = self.executor.poll(wait)?.is_some();
                 ensure!(arrived || !wait, "the device gave no results of a step");
                 if !arrived {
                     break;
                 }
-                in_flight.pop_front();
+                in_flight -= 1;
                 arrivals.push(Instant::now());
             }
         }

@@ -12,13 +12,12 @@ use crate::device::Device;
 use crate::gpu::tuning::device_of;
 use crate::gpu::{GpuExecutor, Options, Selection, Tuning};
 use crate::model::{PretrainPlan, parameters};
-use crate::plan::{Executor, Phase};
 use crate::train::config::TrainConfig;
-use crate::train::examples::{Batcher, capacity};
+use crate::train::examples::{self, Batcher};
+use crate::train::feeding::Feeding;
 use crate::train::profile::median;
-use crate::train::run::Feeding;
 
-use super::compare;
+use super::compare::Pair;
 use super::selftest::FLOAT_TOLERANCE;
 
 /// A candidate that has taken longer once is not measured again.
@@ -56,7 +55,7 @@ pub fn run(device: &Device, config: &TrainConfig, limit: Duration) -> Result<Rep
     let mut unmeasured = 0;
     let mut before: Option<Vec<&'static str>> = None;
     for candidate in 0.. {
-        let PretrainPlan { plan, tensors, .. } = new_plan(config)?;
+        let PretrainPlan { plan, tensors, .. } = examples::plan(config)?;
         let feeding = Feeding::of(tensors);
         let options = Options { selection: Selection::Nth(candidate), checked: false };
         let mut subject = GpuExecutor::new(gpu.clone(), plan, options)?;
@@ -64,43 +63,32 @@ pub fn run(device: &Device, config: &TrainConfig, limit: Duration) -> Result<Rep
         if before.as_ref() == Some(&strategies) {
             break;
         }
-        let mut reference = CpuExecutor::<f32>::new(new_plan(config)?.plan, 0)?;
+        let mut reference = CpuExecutor::<f32>::new(examples::plan(config)?.plan, 0)?;
         parameters::initialise(&mut reference, config.seed)?;
         parameters::initialise(&mut subject, config.seed)?;
-        for phase in [Phase::Clear, Phase::Micro, Phase::Update] {
-            let mut first = true;
-            feeding.each(phase, &batch, 1e-4, |values, uploads| {
-                if !std::mem::take(&mut first) {
-                    return Ok(());
+        let mut pair = Pair { reference: &mut reference, subject: &mut subject };
+        pair.walk(&feeding, &batch, 1e-4, |pair, op, values| {
+            let strategy = strategies[op];
+            let known = ops.entry(pair.reference.plan().signature(op)).or_default();
+            if known.iter().any(|measured| measured.strategy == strategy) {
+                return pair.skip(op, values);
+            }
+            if since.elapsed() > limit {
+                unmeasured += 1;
+                return Ok(());
+            }
+            let deviations = pair.compare(op, values)?;
+            let right = deviations.iter().all(|d| d.integers || d.error <= FLOAT_TOLERANCE);
+            let mut seconds = Vec::new();
+            for _ in 0..REPETITIONS {
+                seconds.push(pair.subject.profile(op..op + 1, values, &[])?[0]);
+                if seconds.iter().sum::<f64>() > TOO_SLOW {
+                    break;
                 }
-                compare::upload(&mut reference, &mut subject, values, uploads)?;
-                for op in reference.plan().phase(phase) {
-                    let signature = reference.plan().signature(op);
-                    let strategy = strategies[op];
-                    let known = ops.entry(signature).or_default();
-                    if known.iter().any(|measured| measured.strategy == strategy) {
-                        reference.run(op..op + 1, values, &[])?;
-                        continue;
-                    }
-                    if since.elapsed() > limit {
-                        unmeasured += 1;
-                        continue;
-                    }
-                    let deviations = compare::op(&mut reference, &mut subject, op, values)?;
-                    let right = deviations.iter().all(|d| d.integers || d.error <= FLOAT_TOLERANCE);
-                    let mut seconds = Vec::new();
-                    for _ in 0..REPETITIONS {
-                        seconds.push(subject.profile(op..op + 1, values, &[])?[0]);
-                        if seconds.iter().sum::<f64>() > TOO_SLOW {
-                            break;
-                        }
-                    }
-                    let strategy = strategy.to_owned();
-                    known.push(Measured { strategy, seconds: median(seconds), right });
-                }
-                Ok(())
-            })?;
-        }
+            }
+            known.push(Measured { strategy: strategy.to_owned(), seconds: median(seconds), right });
+            Ok(())
+        })?;
         before = Some(strategies);
     }
     ops.retain(|_, measured| measured.len() > 1);
@@ -116,8 +104,4 @@ pub fn run(device: &Device, config: &TrainConfig, limit: Duration) -> Result<Rep
     }
     let kept_in = Tuning { device: device.clone(), strategies }.keep(&gpu.capabilities)?;
     Ok(Report { device, ops, kept_in, unmeasured })
-}
-
-fn new_plan(config: &TrainConfig) -> Result<PretrainPlan> {
-    PretrainPlan::new(&config.model, capacity(config), &config.options)
 }

@@ -15,10 +15,10 @@ use rayon::prelude::*;
 use crate::tensor::{Extents, Rows, TensorId};
 
 use super::scalar::Strided;
-use super::{
-    Binding, Candidate, Count, CpuOp, Describe, Dispatch, Grid, Io, Kernels, Memory, Requirements, Scalar,
-};
-use super::{read, simd, write};
+use super::strip::Strip;
+use super::{CpuOp, Describe, Io, Memory, Scalar, simd};
+
+mod kernels;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
@@ -151,32 +151,6 @@ fn task_tile(m: usize, n: usize) -> [usize; 2] {
     tile
 }
 
-/// A matrix that tasks write disjoint rectangles of.
-#[derive(Clone, Copy)]
-struct Shared<S> {
-    pointer: *mut S,
-    /// Elements from row to row.
-    columns: usize,
-}
-
-// SAFETY: see `row`.
-unsafe impl<S: Send> Send for Shared<S> {}
-unsafe impl<S: Sync> Sync for Shared<S> {}
-
-impl<S> Shared<S> {
-    fn at(&self, row: usize, column: usize) -> *mut S {
-        self.pointer.wrapping_add(row * self.columns + column)
-    }
-
-    /// # Safety
-    /// The elements must exist, and nobody else may touch them meanwhile.
-    #[inline(always)]
-    unsafe fn row<'a>(&self, row: usize, columns: &Range<usize>) -> &'a mut [S] {
-        // SAFETY: the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.at(row, columns.start), columns.len()) }
-    }
-}
-
 impl<S: Scalar> CpuOp<S> for MatMul {
     fn run(&self, memory: &Memory<'_, S>) {
         let extents = memory.extents();
@@ -188,13 +162,13 @@ impl<S: Scalar> CpuOp<S> for MatMul {
         };
         let a = &memory.read(self.a.tensor)[self.a.first_row * a_columns..][..m * k];
         let b = &memory.read(self.b.tensor)[self.b.first_row * b_columns..][..n * k];
-        let c = &mut memory.write(self.c.tensor)[self.c.first_row * n..][..m * n];
-        let c = Shared { pointer: c.as_mut_ptr(), columns: n };
+        let c = memory.write(self.c.tensor)[self.c.first_row * n..][..m * n].as_mut_ptr();
+        let c = Strip::new(c, n, 0, n);
         let before = match self.epilogue {
             Epilogue::BiasGelu { before, .. } => memory.write(before)[..m * n].as_mut_ptr(),
             _ => std::ptr::null_mut(),
         };
-        let before = Shared { pointer: before, columns: n };
+        let before = Strip::new(before, n, 0, n);
         let [rows, columns] = task_tile(m, n);
         let across = n.div_ceil(columns);
         (0..m.div_ceil(rows) * across).into_par_iter().for_each(|task| {
@@ -208,14 +182,15 @@ impl<S: Scalar> CpuOp<S> for MatMul {
                 Form::Nt => Strided { pointer: b.as_ptr().wrapping_add(column * k), row: 1, column: k },
                 _ => Strided { pointer: b.as_ptr().wrapping_add(column), row: n, column: 1 },
             };
+            let [c, before] = [c, before].map(|matrix| Strip::new(matrix.at(0), n, column, columns.len()));
             // SAFETY: the slices cover the extents these strides reach, and of what is written this task's
             // rectangle is its own.
             unsafe {
                 if k == 0 && self.form != Form::Tn {
-                    rows.clone().for_each(|row| c.row(row, &columns).fill(S::ZERO));
+                    rows.clone().for_each(|row| c.row_mut(row).fill(S::ZERO));
                 } else {
                     let add = self.form == Form::Tn;
-                    S::gemm([rows.len(), columns.len(), k], c.at(row, column), n, add, a, b);
+                    S::gemm([rows.len(), columns.len(), k], c.at(row), n, add, a, b);
                 }
             }
             simd(
@@ -233,7 +208,7 @@ impl<S: Scalar> CpuOp<S> for MatMul {
 }
 
 impl MatMul {
-    /// The epilogue on a rectangle of C.
+    /// The epilogue on a rectangle of C: rows `rows` of the strips, which hold columns `columns`.
     ///
     /// # Safety
     /// The rectangle of `c`, and of `before` where the epilogue has it, must exist, and nobody else may touch it
@@ -244,8 +219,8 @@ impl MatMul {
         memory: &Memory<'_, S>,
         rows: Range<usize>,
         columns: Range<usize>,
-        c: Shared<S>,
-        before: Shared<S>,
+        c: Strip<S>,
+        before: Strip<S>,
     ) {
         let n = self.n;
         match self.epilogue {
@@ -254,7 +229,7 @@ impl MatMul {
                 let bias = &memory.read(bias)[columns.clone()];
                 for row in rows {
                     // SAFETY: the caller's promise.
-                    for (c, &b) in unsafe { c.row(row, &columns) }.iter_mut().zip(bias) {
+                    for (c, &b) in unsafe { c.row_mut(row) }.iter_mut().zip(bias) {
                         *c += b;
                     }
                 }
@@ -263,7 +238,7 @@ impl MatMul {
                 let bias = &memory.read(bias)[columns.clone()];
                 for row in rows {
                     // SAFETY: the caller's promise.
-                    let (c, before) = unsafe { (c.row(row, &columns), before.row(row, &columns)) };
+                    let (c, before) = unsafe { (c.row_mut(row), before.row_mut(row)) };
                     for ((c, before), &b) in c.iter_mut().zip(before).zip(bias) {
                         *before = *c + b;
                         *c = before.gelu();
@@ -275,7 +250,7 @@ impl MatMul {
                 for row in rows {
                     let before = &before[row * n..][columns.clone()];
                     // SAFETY: the caller's promise.
-                    for (c, &x) in unsafe { c.row(row, &columns) }.iter_mut().zip(before) {
+                    for (c, &x) in unsafe { c.row_mut(row) }.iter_mut().zip(before) {
                         *c *= x.gelu_derivative();
                     }
                 }
@@ -285,7 +260,7 @@ impl MatMul {
                 for row in rows {
                     let residual = &residual[row * n..][columns.clone()];
                     // SAFETY: the caller's promise.
-                    for (c, &r) in unsafe { c.row(row, &columns) }.iter_mut().zip(residual) {
+                    for (c, &r) in unsafe { c.row_mut(row) }.iter_mut().zip(residual) {
                         *c += r;
                     }
                 }
@@ -316,133 +291,4 @@ pub(super) fn add_column_sums<S: Scalar>(rows: &[S], columns: usize, sums: &mut 
             },
         )
     });
-}
-
-impl Kernels for MatMul {
-    fn candidates(&self) -> Vec<Candidate> {
-        let hardware = Requirements { hardware: true, ..Default::default() };
-        let mut candidates = Vec::new();
-        if self.n.is_multiple_of(4) && self.inner.is_multiple_of(4) {
-            candidates.push(self.candidate("vectors", self.vector_tiles(), hardware));
-        }
-        candidates.push(self.candidate("tiled", TILED, hardware));
-        candidates.push(self.candidate("registers", REGISTERS, Requirements::default()));
-        candidates
-    }
-}
-
-/// Tile sizes of a strategy: C tiles of `bm × bn` per workgroup, `tm × tn` per thread, k in steps of `bk`.
-struct Tiles {
-    shader: &'static str,
-    bm: usize,
-    bn: usize,
-    tm: usize,
-    tn: usize,
-    bk: usize,
-}
-
-const WIDE_VECTORS: Tiles = Tiles { shader: "matmul_vectors", bm: 128, bn: 64, tm: 8, tn: 4, bk: 16 };
-const VECTORS: Tiles = Tiles { shader: "matmul_vectors", bm: 64, bn: 64, tm: 8, tn: 4, bk: 8 };
-const TILED: Tiles = Tiles { shader: "matmul_tiled", bm: 64, bn: 64, tm: 4, tn: 4, bk: 16 };
-const REGISTERS: Tiles = Tiles { shader: "matmul_registers", bm: 32, bn: 32, tm: 8, tn: 8, bk: 16 };
-
-/// Wide tiles need half as much of the cache; fewer than this many leave compute units without work at the end.
-const WIDE_TILES: usize = 240;
-
-impl MatMul {
-    fn splits_of_k(&self) -> usize {
-        self.partials.map_or(1, |(_, splits)| splits)
-    }
-
-    /// The tiles of the strategy "vectors" that suit the shape.
-    fn vector_tiles(&self) -> Tiles {
-        let m = if self.form == Form::Tn { self.inner } else { self.rows.capacity };
-        let wide = m.div_ceil(WIDE_VECTORS.bm) * self.n.div_ceil(WIDE_VECTORS.bn) * self.splits_of_k();
-        if wide >= WIDE_TILES { WIDE_VECTORS } else { VECTORS }
-    }
-
-    fn candidate(&self, strategy: &'static str, tiles: Tiles, requires: Requirements) -> Candidate {
-        let (epilogue, extra): (u32, Vec<Binding>) = match self.epilogue {
-            Epilogue::None => (0, vec![]),
-            Epilogue::Bias(bias) => (1, vec![read(bias)]),
-            Epilogue::BiasGelu { bias, before } => (2, vec![read(bias), write(before)]),
-            Epilogue::GeluGradient { before } => (3, vec![read(before)]),
-            Epilogue::Add(residual) => (4, vec![read(residual)]),
-        };
-        let splits = self.splits_of_k();
-        let mut constants = vec![
-            ("FORM", self.form as u32),
-            ("EPILOGUE", epilogue),
-            ("SPLIT", u32::from(self.partials.is_some())),
-            ("BIAS_GRADIENT", u32::from(self.bias_gradient.is_some())),
-            ("BM", tiles.bm as u32),
-            ("BN", tiles.bn as u32),
-            ("TM", tiles.tm as u32),
-            ("BK", tiles.bk as u32),
-        ];
-        // The columns of a thread are one vector there.
-        if tiles.shader != WIDE_VECTORS.shader {
-            constants.push(("TN", tiles.tn as u32));
-        }
-        let [extent, offset, capacity] = self.rows.immediates();
-        let first = |operand: Operand, columns: usize| (operand.first_row * columns) as u32;
-        let (a_columns, b_columns) = match self.form {
-            Form::Nt => (self.inner, self.inner),
-            Form::Nn => (self.inner, self.n),
-            Form::Tn => (self.inner, self.n),
-        };
-        // Immediates: the varying dimension (3 words), n, inner, first elements of A, B and C, splits.
-        let immediates = vec![
-            extent,
-            offset,
-            capacity,
-            self.n as u32,
-            self.inner as u32,
-            first(self.a, a_columns),
-            first(self.b, b_columns),
-            first(self.c, self.n),
-            splits as u32,
-        ];
-        let rows_of_c = match self.form {
-            Form::Tn => Count::Fixed(self.inner.div_ceil(tiles.bm)),
-            _ => Count::Rows { rows: self.rows, per: tiles.bm },
-        };
-        let mut bindings = vec![read(self.a.tensor), read(self.b.tensor)];
-        let mut dispatches = Vec::new();
-        match self.partials {
-            Some((partials, _)) => bindings.push(write(partials)),
-            None => {
-                bindings.push(write(self.c.tensor));
-                bindings.extend(extra);
-                bindings.extend(self.bias_gradient.map(write));
-            }
-        }
-        dispatches.push(Dispatch {
-            shader: tiles.shader,
-            constants,
-            bindings,
-            immediates: immediates.clone(),
-            grid: Grid(vec![rows_of_c, Count::Fixed(self.n.div_ceil(tiles.bn)), Count::Fixed(splits)]),
-        });
-        if let Some((partials, _)) = self.partials {
-            // Adds the parts up in order: C += Σ partials (= in `Nn`), and the bias gradient behind them.
-            let mut bindings = vec![read(partials), write(self.c.tensor)];
-            bindings.extend(self.bias_gradient.map(write));
-            let grid = match self.form {
-                Form::Tn => vec![Count::Fixed((self.inner * self.n + self.inner).div_ceil(256))],
-                _ => vec![Count::Rows { rows: self.rows, per: 1 }, Count::Fixed(self.n.div_ceil(256))],
-            };
-            dispatches.push(Dispatch {
-                shader: "matmul_sum_splits",
-                constants: vec![
-                    ("FORM", self.form as u32),
-                    ("BIAS_GRADIENT", u32::from(self.bias_gradient.is_some())),
-                ],
-                bindings,
-                immediates,
-                grid: Grid(grid),
-            });
-        }
-        Candidate { strategy, requires, dispatches }
-    }
 }

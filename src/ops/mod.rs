@@ -31,6 +31,7 @@ pub mod span_loss;
 pub mod span_pair;
 pub mod span_pool;
 mod spans;
+mod strip;
 pub mod table_gradient;
 mod table_gradient_kernels;
 pub mod vocabulary_loss;

@@ -15,8 +15,8 @@ use crate::tensor::random::{derive, root};
 
 use super::config::TrainConfig;
 use super::examples::{Batcher, capacity};
+use super::feeding::Feeding;
 use super::metrics::{Quality, Totals};
-use super::run::Feeding;
 
 /// Coordinate of evaluation among a run's draws; far from any step number.
 const EVALUATION: u32 = 0xFFFF_FFFE;
@@ -57,7 +57,7 @@ impl std::fmt::Display for Evaluation {
 /// A plan of the forward pass alone and the batches it is always given: one evaluation compares with another.
 pub struct Evaluator {
     executor: Box<dyn Executor>,
-    plan: super::run::Feeding,
+    plan: Feeding,
     batcher: Batcher,
     config: TrainConfig,
     sequences: usize,

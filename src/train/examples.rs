@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use anyhow::{Result, anyhow, ensure};
 
-use crate::model::BatchCapacity;
+use crate::model::{BatchCapacity, PretrainPlan};
 use crate::store::Store;
 use crate::store::examples::{Example, ExampleStream};
 use crate::tensor::random::{Stream, derive, root};
@@ -58,6 +58,11 @@ pub fn capacity(config: &TrainConfig) -> BatchCapacity {
         masked: config.micro_batch * config.slots(),
         max_length: config.max_length,
     }
+}
+
+/// The plan of this configuration's step.
+pub fn plan(config: &TrainConfig) -> Result<PretrainPlan> {
+    PretrainPlan::new(&config.model, capacity(config), &config.options)
 }
 
 /// The capacity as extents, for summaries of the plan.

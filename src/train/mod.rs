@@ -5,6 +5,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod evaluate;
 pub mod examples;
+pub mod feeding;
 pub mod hparams;
 pub mod masking;
 pub mod metrics;

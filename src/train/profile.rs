@@ -8,11 +8,11 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::device::Peaks;
-use crate::plan::{Executor, Phase, Plan};
+use crate::plan::{Executor, Plan};
 use crate::tensor::{Extent, Extents, TensorId};
 
 use super::examples::StepBatch;
-use super::run::Feeding;
+use super::feeding::{Feeding, PHASES};
 
 /// All ops of one kind and shape.
 #[derive(Clone, Debug, Serialize)]
@@ -91,7 +91,7 @@ impl Profiler {
     ) -> Result<()> {
         let count = executor.plan().ops.len();
         let mut step = vec![Work::default(); count];
-        for phase in [Phase::Clear, Phase::Micro, Phase::Update] {
+        for phase in PHASES {
             let ops = executor.plan().phase(phase);
             feeding.each(phase, batch, learning_rate, |values, uploads| {
                 let times = executor.profile(ops.clone(), values, uploads)?;

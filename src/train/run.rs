@@ -9,16 +9,15 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 
 use crate::device::{Device, DeviceChoice, Peaks};
-use crate::model::electra::StepTensors;
-use crate::model::{PretrainPlan, parameters};
-use crate::plan::{Executor, Phase, Upload, explain};
+use crate::model::parameters;
+use crate::plan::{Executor, explain};
 use crate::store::Store;
-use crate::tensor::{StepValues, TensorId};
 
 use super::checkpoint::{self, State, StoreIdentity};
 use super::config::{Sources, Surroundings, TrainConfig};
 use super::evaluate::{Evaluation, Evaluator};
-use super::examples::{Batcher, Feeder, StepBatch, capacity, full_extents};
+use super::examples::{self, Batcher, Feeder, StepBatch, full_extents};
+use super::feeding::Feeding;
 use super::metrics::{JsonLines, MetricsRecord};
 use super::profile::StepProfiler;
 use super::progress::Progress;
@@ -54,66 +53,6 @@ pub struct Report {
     pub interrupted: bool,
 }
 
-/// Runs the phases of a step of a pre-training plan.
-pub struct Feeding {
-    tensors: StepTensors,
-}
-
-impl Feeding {
-    /// An executor for the plan, and what feeds it.
-    pub fn open(device: &Device, plan: PretrainPlan) -> Result<(Box<dyn Executor>, Feeding)> {
-        let PretrainPlan { plan, tensors, .. } = plan;
-        Ok((device.open(plan)?, Feeding::of(tensors)))
-    }
-
-    /// What feeds a plan of these tensors, whoever runs it.
-    pub fn of(tensors: StepTensors) -> Self {
-        Feeding { tensors }
-    }
-
-    /// Runs a phase: `Micro` once for each micro-batch, the others once.
-    pub fn run(
-        &self,
-        executor: &mut dyn Executor,
-        phase: Phase,
-        batch: &StepBatch,
-        learning_rate: f32,
-    ) -> Result<()> {
-        let ops = executor.plan().phase(phase);
-        self.each(phase, batch, learning_rate, |values, uploads| executor.run(ops.clone(), values, uploads))
-    }
-
-    /// Runs a whole step: all phases.
-    pub fn step(&self, executor: &mut dyn Executor, batch: &StepBatch, learning_rate: f32) -> Result<()> {
-        for phase in [Phase::Clear, Phase::Micro, Phase::Update] {
-            self.run(executor, phase, batch, learning_rate)?;
-        }
-        Ok(())
-    }
-
-    /// Values and uploads of every run of a phase.
-    pub fn each(
-        &self,
-        phase: Phase,
-        batch: &StepBatch,
-        learning_rate: f32,
-        mut f: impl FnMut(&StepValues, &[Upload<'_>]) -> Result<()>,
-    ) -> Result<()> {
-        if phase != Phase::Micro {
-            return f(&batch.values(None, learning_rate), &[]);
-        }
-        for micro in &batch.micro {
-            f(&batch.values(Some(micro), learning_rate), &self.tensors.uploads(micro))?;
-        }
-        Ok(())
-    }
-
-    /// The tensors that `Totals::add` wants.
-    pub fn reported(&self) -> [TensorId; 2] {
-        [self.tensors.metrics, self.tensors.histogram]
-    }
-}
-
 /// Pieces of a model that is explained without a store.
 const EXPLAINED_VOCABULARY: u64 = 32_000;
 
@@ -127,7 +66,7 @@ pub fn explain(options: &Options) -> Result<(String, explain::Summary)> {
     };
     let device = Device::new(&options.device, options.threads)?;
     let config = TrainConfig::resolve(settings, Surroundings { vocab_size, gpu: device.is_gpu() })?;
-    let plan = PretrainPlan::new(&config.model, capacity(&config), &config.options)?.plan;
+    let plan = examples::plan(&config)?.plan;
     let extents = full_extents(&config);
     let parts = plan.parameters.iter().flat_map(|parameter| &parameter.parts);
     let parameters: usize = parts.map(|part| part.elements()).sum();
@@ -159,8 +98,9 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
         TrainConfig::resolve(settings, surroundings)?
     };
     let batcher = Batcher::new(store.clone(), &config)?;
-    let plan = PretrainPlan::new(&config.model, capacity(&config), &config.options)?;
-    let peaks = Peaks::measure(&device)?;
+    let plan = examples::plan(&config)?;
+    let peaks = options.profile.then(|| Peaks::measure(&device)).transpose()?;
+    let peak = peaks.map_or_else(|| Peaks::multiply_adds(&device), |peaks| Ok(peaks.flops_per_second))?;
     let kernels = options.out.join("kernels.json");
     if options.resume {
         device.reuse_kernels(&kernels)?;
@@ -182,8 +122,8 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
             Some(_) => Some(JsonLines::open(&out.join("eval.jsonl"), evaluated_before(&config, &state))?),
             None => None,
         },
-        progress: Progress::new(&config, state.step, state.tokens, peaks.flops_per_second),
-        profiler: options.profile.then(|| StepProfiler::new(state.step, peaks)),
+        progress: Progress::new(&config, state.step, state.tokens, peak),
+        profiler: peaks.map(|peaks| StepProfiler::new(state.step, peaks)),
         saved: None,
         out,
         config: &config,

@@ -1,0 +1,74 @@
+//! Feeds a pre-training plan: what is uploaded before each run of its phases.
+
+use anyhow::Result;
+
+use crate::device::Device;
+use crate::model::PretrainPlan;
+use crate::model::electra::StepTensors;
+use crate::plan::{Executor, Phase, Upload};
+use crate::tensor::{StepValues, TensorId};
+
+use super::examples::StepBatch;
+
+/// The phases of a step, in order.
+pub const PHASES: [Phase; 3] = [Phase::Clear, Phase::Micro, Phase::Update];
+
+/// Runs the phases of a step of a pre-training plan.
+pub struct Feeding {
+    tensors: StepTensors,
+}
+
+impl Feeding {
+    /// An executor for the plan, and what feeds it.
+    pub fn open(device: &Device, plan: PretrainPlan) -> Result<(Box<dyn Executor>, Feeding)> {
+        let PretrainPlan { plan, tensors, .. } = plan;
+        Ok((device.open(plan)?, Feeding::of(tensors)))
+    }
+
+    /// What feeds a plan of these tensors, whoever runs it.
+    pub fn of(tensors: StepTensors) -> Self {
+        Feeding { tensors }
+    }
+
+    /// Runs a phase: `Micro` once for each micro-batch, the others once.
+    pub fn run(
+        &self,
+        executor: &mut dyn Executor,
+        phase: Phase,
+        batch: &StepBatch,
+        learning_rate: f32,
+    ) -> Result<()> {
+        let ops = executor.plan().phase(phase);
+        self.each(phase, batch, learning_rate, |values, uploads| executor.run(ops.clone(), values, uploads))
+    }
+
+    /// Runs a whole step: all phases.
+    pub fn step(&self, executor: &mut dyn Executor, batch: &StepBatch, learning_rate: f32) -> Result<()> {
+        for phase in PHASES {
+            self.run(executor, phase, batch, learning_rate)?;
+        }
+        Ok(())
+    }
+
+    /// Values and uploads of every run of a phase.
+    pub fn each(
+        &self,
+        phase: Phase,
+        batch: &StepBatch,
+        learning_rate: f32,
+        mut f: impl FnMut(&StepValues, &[Upload<'_>]) -> Result<()>,
+    ) -> Result<()> {
+        if phase != Phase::Micro {
+            return f(&batch.values(None, learning_rate), &[]);
+        }
+        for micro in &batch.micro {
+            f(&batch.values(Some(micro), learning_rate), &self.tensors.uploads(micro))?;
+        }
+        Ok(())
+    }
+
+    /// The tensors that `Totals::add` wants.
+    pub fn reported(&self) -> [TensorId; 2] {
+        [self.tensors.metrics, self.tensors.histogram]
+    }
+}
