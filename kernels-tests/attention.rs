@@ -59,7 +59,7 @@ impl Shape<'_> {
             qkv: builder.activation("qkv", rows, 3 * hidden),
             starts: builder.tensor("starts", starts, 1, Element::Uint, Role::Batch),
             context: builder.activation("context", rows, hidden),
-            log_sum_exp: builder.activation("log_sum_exp", rows, self.heads),
+            log_sum_exp: builder.exact("log_sum_exp", rows, self.heads),
             context_gradient: builder.gradient("context_gradient", rows, hidden),
             qkv_gradient: builder.gradient("qkv_gradient", rows, 3 * hidden),
         }

@@ -49,9 +49,9 @@ fn forward(used: usize, columns: usize, dropout: f64) {
         let tables =
             [("word", VOCABULARY as usize), ("position", used), ("segment", 2), ("weight", 1), ("bias", 1)];
         let [word, position, segment, weight, bias] =
-            tables.map(|(name, rows)| builder.activation(name, Rows::fixed(rows), columns));
+            tables.map(|(name, rows)| builder.exact(name, Rows::fixed(rows), columns));
         let [sum, output] = ["sum", "output"].map(|n| builder.activation(n, rows, columns));
-        let statistics = builder.activation("statistics", rows, 2);
+        let statistics = builder.exact("statistics", rows, 2);
         let dropout = Dropout::new(dropout, 2);
         builder.push(
             "embedding",
@@ -80,7 +80,9 @@ fn forward(used: usize, columns: usize, dropout: f64) {
             .fill(segments_tensor, Fill::Integers(segments(used)))
             .output(sum, ELEMENTWISE)
             .output(statistics, NORM)
-            .output(output, NORM);
+            .output(output, NORM)
+            .read_back(statistics)
+            .read_back(output);
         for table in [word, position, segment, weight, bias] {
             case = case.fill(table, Fill::Normal(1.0));
         }
@@ -117,7 +119,7 @@ fn tables(used: usize, columns: usize) {
             ("position", used + 1),
             ("segment", 2),
         ];
-        let tables = names.map(|(name, rows)| builder.activation(name, Rows::fixed(rows), columns));
+        let tables = names.map(|(name, rows)| builder.exact(name, Rows::fixed(rows), columns));
         let [distinct, list, segments_tensor] =
             ["distinct", "list", "segments"].map(|n| integers(builder, n, rows));
         let starts = integers(builder, "starts", Rows::fixed(used + 4));
@@ -190,7 +192,7 @@ fn sampled_words_over_several_windows() {
     compare("sampled words over several windows", &step(slots, 1, slots), |builder| {
         let (columns, rows) = (4, Rows::of(Extent::Masked, slots as usize + 1));
         let gradient = builder.activation("gradient", Rows::of(Extent::Tokens, slots as usize), columns);
-        let table = builder.activation("table", Rows::fixed(400), columns);
+        let table = builder.exact("table", Rows::fixed(400), columns);
         let [sampled, masked_rows] = ["sampled", "masked_rows"].map(|n| integers(builder, n, rows));
         builder.push("sampled", SampledWordGradient { gradient, table, sampled, masked_rows, rows, columns });
         Case::new()
@@ -229,7 +231,7 @@ fn gradients() {
         let bias = parameter("LayerNorm.bias", columns, true);
         let w = builder.activation("w", Rows::fixed(out), columns);
         let [sum, output] = ["sum", "output"].map(|n| builder.activation(n, rows, columns));
-        let statistics = builder.activation("statistics", rows, 2);
+        let statistics = builder.exact("statistics", rows, 2);
         let y = builder.activation("y", rows, out);
         let [d_output, d_sum] = ["d_output", "d_sum"].map(|n| builder.gradient(n, rows, columns));
         let dy = builder.gradient("dy", rows, out);

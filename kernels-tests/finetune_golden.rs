@@ -12,7 +12,7 @@ use inazuma::model::{BatchCapacity, ModelConfig, OptimizerOptions};
 use inazuma::ops::row_loss::NO_TARGET;
 use inazuma::plan::{Executor, Parameter, Phase};
 use inazuma::tensor::random::{derive, root};
-use inazuma::tensor::{StepValues, TensorId};
+use inazuma::tensor::{Precision, StepValues, TensorId};
 use inazuma::train::batch::{MaskedExample, PackedBatch};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
@@ -132,6 +132,7 @@ impl Golden {
             dropout,
             attention_dropout: dropout,
             layer_decay: self.constant("layer_decay"),
+            precision: Precision::F32,
             optimizer: OptimizerOptions {
                 clip_norm: self.constant("clip_norm") as f32,
                 adam_beta1: self.constant("beta1") as f32,

@@ -21,6 +21,10 @@
 //! for bit. A tensor that is updated in place is filled *and* an output. Integer outputs must be equal.
 //! Every dispatch is also validated and translated to SPIR-V, MSL and HLSL.
 //!
+//! All of it is done twice: in f32, and with activations and their gradients in half precision (what `activation` and
+//! `gradient` declare; `exact` and `exact_gradient` stay f32). There the inputs are rounded for every executor alike,
+//! and outputs of half precision may be off by a unit in the last place more.
+//!
 //! **Gradients** (`gradient_check`, in gradients.rs): forward and backward ops in one plan, put the op in the middle (a `product`
 //! before and one after it), see [`GradientCase`].
 //!
@@ -34,14 +38,16 @@ use inazuma::gpu::{Capabilities, Gpu, GpuExecutor, Options, Selection, adapters,
 use inazuma::ops::matmul::{Epilogue, Form, MatMul};
 use inazuma::plan::{Data, Executor, Plan, PlanBuilder, Upload};
 use inazuma::tensor::random::{Stream, derive, root};
-use inazuma::tensor::{Element, Rows, StepValues, TensorId};
+use inazuma::tensor::{Element, Precision, Rows, StepValues, TensorId};
 
 pub use crate::gradients::{GradientCase, gradient_check};
 use crate::shaders;
-use crate::tolerances::Tolerance;
+use crate::tolerances::{EXACT, HALF_CHAIN, HALF_ROUNDING, Tolerance};
 
 /// What outputs hold before they are written; exact in f32 and f64.
 pub const POISON: f32 = 1.0e30;
+/// The same in half precision, exact and beyond all results.
+pub const POISON_HALF: f32 = 49152.0;
 /// The same for integers: an index nobody can follow.
 pub const POISON_UINT: u32 = 0x0bad_f00d;
 
@@ -103,6 +109,8 @@ pub enum Fill {
 pub struct Case {
     fills: Vec<(TensorId, Fill)>,
     outputs: Vec<(TensorId, Tolerance)>,
+    /// Outputs that an op computes from halves which it has itself written.
+    read_back: Vec<TensorId>,
 }
 
 impl Case {
@@ -117,6 +125,12 @@ impl Case {
 
     pub fn output(mut self, tensor: TensorId, tolerance: Tolerance) -> Self {
         self.outputs.push((tensor, tolerance));
+        self
+    }
+
+    /// The output is computed from another that the op has written, and may have rounded.
+    pub fn read_back(mut self, tensor: TensorId) -> Self {
+        self.read_back.push(tensor);
         self
     }
 
@@ -153,8 +167,28 @@ pub fn product(
 
 /// Runs the plan on every executor and strategy and compares with the CPU in f64. See the top of this file.
 pub fn compare(name: &str, values: &StepValues, build: impl Fn(&mut PlanBuilder) -> Case) {
+    compare_in(name, values, Precision::F32, &build);
+    let mut builder = PlanBuilder::new();
+    builder.precision(Precision::F16);
+    let case = build(&mut builder);
+    let plan = builder.build(&case.kept()).unwrap_or_else(|error| panic!("{name}: {error:#}"));
+    if !gpu().capabilities.half {
+        static ONCE: std::sync::Once = std::sync::Once::new();
+        ONCE.call_once(|| eprintln!("half precision: skipped, the adapter has no SHADER_F16"));
+    } else if plan.is_half() {
+        compare_in(&format!("{name}, f16"), values, Precision::F16, &build);
+    }
+}
+
+fn compare_in(
+    name: &str,
+    values: &StepValues,
+    precision: Precision,
+    build: &impl Fn(&mut PlanBuilder) -> Case,
+) {
     let make = || {
         let mut builder = PlanBuilder::new();
+        builder.precision(precision);
         let case = build(&mut builder);
         let plan = builder.build(&case.kept()).unwrap_or_else(|error| panic!("{name}: {error:#}"));
         (plan, case)
@@ -172,7 +206,7 @@ pub fn compare(name: &str, values: &StepValues, build: impl Fn(&mut PlanBuilder)
             let candidates = op.op.candidates();
             candidates.iter().filter(|c| selector::fits(&c.requires, &gpu.capabilities)).count()
         };
-        plan.ops.iter().flat_map(|op| op.op.candidates()).for_each(|c| shaders::validate(&c));
+        plan.ops.iter().flat_map(|op| op.op.candidates()).for_each(|c| shaders::validate(&c, &plan));
         plan.ops.iter().map(fitting).max().unwrap_or(0)
     };
     for strategy in 0..strategies {
@@ -214,7 +248,9 @@ impl Outputs for Vec<Vec<f64>> {
 
 fn outputs(executor: &mut dyn Executor, case: &Case) -> Bits {
     let read = |(tensor, _): &(TensorId, Tolerance)| match executor.plan().info(*tensor).element {
-        Element::Float => bytemuck::cast_vec(executor.read(*tensor).expect("outputs can be read")),
+        Element::Float | Element::Half => {
+            bytemuck::cast_vec(executor.read(*tensor).expect("outputs can be read"))
+        }
         Element::Uint => executor.read_uint(*tensor).expect("outputs can be read"),
     };
     case.outputs.iter().map(read).collect()
@@ -237,7 +273,7 @@ impl CpuResult for f64 {
     type Result = Vec<Vec<f64>>;
     fn collect(executor: &mut CpuExecutor<f64>, case: &Case) -> Vec<Vec<f64>> {
         let mut read = |(tensor, _): &(TensorId, Tolerance)| match executor.plan().info(*tensor).element {
-            Element::Float => executor.read_exact(*tensor).expect("outputs can be read"),
+            Element::Float | Element::Half => executor.read_exact(*tensor).expect("outputs can be read"),
             Element::Uint => {
                 let integers = executor.read_uint(*tensor).expect("outputs can be read");
                 integers.into_iter().map(f64::from).collect()
@@ -270,7 +306,7 @@ pub fn prepare(name: &str, executor: &mut dyn Executor, case: &Case, values: &St
     };
     let filled = |id: TensorId| case.fills.iter().find(|(tensor, _)| *tensor == id);
     for &(id, element, elements) in tensors.iter().filter(|(id, ..)| filled(*id).is_none()) {
-        set(executor, id, element, &vec![POISON; elements], &vec![POISON_UINT; elements]);
+        set(executor, id, element, &vec![poison(element); elements], &vec![POISON_UINT; elements]);
     }
     for &(id, element, _) in &tensors {
         if let Some((_, fill)) = filled(id) {
@@ -286,7 +322,7 @@ pub fn prepare(name: &str, executor: &mut dyn Executor, case: &Case, values: &St
 
 fn set(executor: &mut dyn Executor, id: TensorId, element: Element, floats: &[f32], integers: &[u32]) {
     let data = match element {
-        Element::Float => Data::Float(floats),
+        Element::Float | Element::Half => Data::Float(floats),
         Element::Uint => Data::Uint(integers),
     };
     let upload = [Upload { tensor: id, data }];
@@ -306,7 +342,7 @@ fn fill_values(
     let seed =
         name.bytes().fold(1469598103934665603u64, |h, b| (h ^ u64::from(b)).wrapping_mul(1099511628211));
     let mut stream = Stream::new(derive(root(seed), id.0, 0));
-    let mut floats = vec![POISON; info.elements()];
+    let mut floats = vec![poison(info.element); info.elements()];
     let mut integers = vec![POISON_UINT; info.elements()];
     match fill {
         Fill::Normal(deviation) => floats[..used].fill_with(|| (deviation * normal(&mut stream)) as f32),
@@ -318,7 +354,33 @@ fn fill_values(
         Fill::Integers(given) => integers[..given.len()].copy_from_slice(given),
         Fill::Below(n) => integers[..used].fill_with(|| stream.below(*n)),
     }
+    if info.element == Element::Half {
+        floats.iter_mut().for_each(|x| *x = half::f16::from_f32(*x).to_f32());
+    }
     (floats, integers)
+}
+
+/// What half precision adds to the tolerance of an output: nothing in f32, unless what it is computed from was itself
+/// rounded to halves by this plan.
+fn rounding(plan: &Plan, case: &Case, output: TensorId) -> Tolerance {
+    if plan.is_half() && case.read_back.contains(&output) {
+        return HALF_CHAIN;
+    }
+    let mut rounded: Vec<TensorId> = Vec::new();
+    for op in &plan.ops {
+        let (reads, writes) = (op.io.reads.iter().chain(&op.io.updates), op.io.writes.iter().chain(&op.io.updates));
+        let chained = reads.clone().any(|id| rounded.contains(id));
+        if chained && writes.clone().any(|&id| id == output) {
+            return HALF_CHAIN;
+        }
+        rounded.extend(writes.filter(|&&id| chained || plan.info(id).element == Element::Half));
+    }
+    if plan.info(output).element == Element::Half { HALF_ROUNDING } else { EXACT }
+}
+
+/// What floats of this type hold before they are written.
+fn poison(element: Element) -> f32 {
+    if element == Element::Half { POISON_HALF } else { POISON }
 }
 
 /// A standard normal draw (Box and Muller).
@@ -331,21 +393,24 @@ fn check(name: &str, label: &str, (plan, case): &(Plan, Case), reference: &Vec<V
     for (output, (tensor, tolerance)) in case.outputs.iter().enumerate() {
         let info = plan.info(*tensor);
         let poison = match info.element {
-            Element::Float => f64::from(POISON),
             Element::Uint => f64::from(POISON_UINT),
+            element => f64::from(poison(element)),
         };
         let expected = &reference[output];
         let largest = expected.iter().filter(|&&x| x != poison).fold(0.0, |max: f64, x| max.max(x.abs()));
         let allowed = match info.element {
-            Element::Float => tolerance.relative * largest + tolerance.absolute,
             Element::Uint => 0.0,
+            _ => {
+                let half = rounding(plan, case, *tensor);
+                (tolerance.relative + half.relative) * largest + tolerance.absolute + half.absolute
+            }
         };
         let mut worst = (0.0, 0);
         for (element, &bits) in got[output].iter().enumerate() {
             let expected = reference.value(output, element);
             let value = match info.element {
-                Element::Float => f64::from(f32::from_bits(bits)),
                 Element::Uint => f64::from(bits),
+                _ => f64::from(f32::from_bits(bits)),
             };
             let at = || format!("{}[{}, {}]", info.name, element / info.columns, element % info.columns);
             if expected == poison {
@@ -370,8 +435,8 @@ fn check(name: &str, label: &str, (plan, case): &(Plan, Case), reference: &Vec<V
             element / info.columns,
             element % info.columns,
             match info.element {
-                Element::Float => f64::from(f32::from_bits(got[output][element])),
                 Element::Uint => f64::from(got[output][element]),
+                _ => f64::from(f32::from_bits(got[output][element])),
             },
             expected[element],
         );

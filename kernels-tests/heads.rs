@@ -104,13 +104,13 @@ fn row_loss(
     with_gradient: bool,
 ) -> (RowLoss, Case) {
     let (logits_rows, logits_columns) = logits;
-    let logits = builder.activation("logits", logits_rows, logits_columns);
-    let gradient = with_gradient.then(|| builder.gradient("gradient", logits_rows, logits_columns));
+    let logits = builder.exact("logits", logits_rows, logits_columns);
+    let gradient = with_gradient.then(|| builder.exact_gradient("gradient", logits_rows, logits_columns));
     let targets = match kind {
         RowLossKind::Softmax => integers(builder, "targets", rows),
-        RowLossKind::Sigmoid | RowLossKind::Squared => builder.activation("targets", rows, 1),
+        RowLossKind::Sigmoid | RowLossKind::Squared => builder.exact("targets", rows, 1),
     };
-    let results = builder.activation("results", rows, RESULTS);
+    let results = builder.exact("results", rows, RESULTS);
     let loss = RowLoss { kind, logits, targets, results, gradient, rows, columns, weight: WEIGHT };
     builder.push("loss", loss.clone());
     let case = Case::new().output(results, LOSS);
@@ -251,7 +251,7 @@ fn row_loss_gradients() {
                 RowLossKind::Softmax => {
                     (integers(builder, "targets", rows), Fill::Integers(classes(count, columns)))
                 }
-                _ => (builder.activation("targets", rows, 1), Fill::Uniform(0.0, 1.0)),
+                _ => (builder.exact("targets", rows, 1), Fill::Uniform(0.0, 1.0)),
             };
             let &LossTensors { logits, gradient, results } = tensors;
             let gradient = Some(gradient);

@@ -107,9 +107,9 @@ fn loss_shape(lengths: &[u32], columns: usize, with_gradient: bool, fill: &Fill)
     let name = format!("span_loss {lengths:?}×{columns}, gradient {with_gradient}, ties {ties}");
     compare(&name, &values, |builder| {
         let (tokens, sequences) = spans.rows(3);
-        let logits = builder.activation("logits", tokens, columns);
-        let gradient = with_gradient.then(|| builder.gradient("gradient", tokens, columns));
-        let results = builder.activation("results", sequences, RESULTS);
+        let logits = builder.exact("logits", tokens, columns);
+        let gradient = with_gradient.then(|| builder.exact_gradient("gradient", tokens, columns));
+        let results = builder.exact("results", sequences, RESULTS);
         let fills = span_loss(builder, &spans, 3, [logits, results], gradient, columns);
         let case = Case::new().fill(logits, fill.clone()).output(results, LOSS);
         let case = gradient.into_iter().fold(case, |case, gradient| case.output(gradient, LOSS));
@@ -154,14 +154,14 @@ fn pool(
 ) -> (SpanPool, SpanPoolGradient) {
     let (tokens, sequences) = spans.rows(spare);
     let hidden = builder.activation("hidden", tokens, columns);
-    let logits = builder.activation("logits", tokens, 1);
+    let logits = builder.exact("logits", tokens, 1);
     let (starts, _) = spans.starts(builder, spare);
     let allowed = integers(builder, "allowed", tokens);
     let output = builder.activation("output", sequences, 2 * columns);
-    let statistics = builder.activation("statistics", sequences, 2);
+    let statistics = builder.exact("statistics", sequences, 2);
     let output_gradient = builder.gradient("output_gradient", sequences, 2 * columns);
     let hidden_gradient = builder.gradient("hidden_gradient", tokens, columns);
-    let logits_gradient = builder.gradient("logits_gradient", tokens, 1);
+    let logits_gradient = builder.exact_gradient("logits_gradient", tokens, 1);
     let pool = SpanPool { hidden, logits, allowed, starts, output, statistics, sequences, tokens, columns };
     let gradient = SpanPoolGradient {
         hidden,

@@ -24,10 +24,10 @@ fn vocabulary_loss(vocabulary: usize, used: u32, offset: usize, draws: bool, gra
         let all = Rows::of(Extent::Masked, 9);
         let chunk = all.chunk(offset, 5);
         // The chunk's own rows: what `chunk` leaves in use, as many as it can hold.
-        let logits = builder.activation("logits", Rows { offset, ..Rows::of(Extent::Masked, 5) }, vocabulary);
+        let logits = builder.exact("logits", Rows { offset, ..Rows::of(Extent::Masked, 5) }, vocabulary);
         let [targets, sequences, slots, sampled] =
             ["targets", "sequences", "slots", "sampled"].map(|name| uint(builder, name, all));
-        let results = builder.activation("results", all, RESULTS);
+        let results = builder.exact("results", all, RESULTS);
         builder.push(
             "loss",
             VocabularyLoss {
@@ -97,7 +97,7 @@ fn metrics_are_sums_over_rows() {
     for used in [0, 1, 255, 700] {
         compare(&format!("metric_sums {used}"), &step(1, 1, used), |builder| {
             let rows = Rows::of(Extent::Masked, 701);
-            let source = builder.activation("source", rows, 3);
+            let source = builder.exact("source", rows, 3);
             let metrics = builder.tensor("metrics", Rows::fixed(16), 1, Element::Float, Role::Metric);
             builder.push("sums", MetricSums { source, metrics, targets: [0, 2, 3], rows });
             Case::new()
@@ -117,8 +117,8 @@ fn replaced_token_detection() {
             let labels = uint(builder, "labels", rows);
             let weight = builder.parameter(&[("weight".into(), 1)], columns, false, Initial::Zero);
             let bias = builder.parameter(&[("bias".into(), 1)], 1, true, Initial::Zero);
-            let logits = builder.activation("logits", rows, 1);
-            let results = builder.activation("results", rows, 2);
+            let logits = builder.exact("logits", rows, 1);
+            let results = builder.exact("results", rows, 2);
             let hidden_gradient = builder.gradient("hidden.gradient", rows, columns);
             let metrics = builder.tensor("metrics", Rows::fixed(16), 1, Element::Float, Role::Metric);
             let histogram =

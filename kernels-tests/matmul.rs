@@ -44,7 +44,7 @@ fn rows_product(form: Form, after: After, s: Shape) {
         let b = builder.activation("b", fixed(b_rows), b_columns);
         let c = builder.activation("c", fixed(rows.capacity), s.n);
         let mut case = Case::new().fill(a, Fill::Normal(1.0)).fill(b, Fill::Normal(1.0)).output(c, MATMUL);
-        let bias = builder.activation("bias", Rows::fixed(1), s.n);
+        let bias = builder.exact("bias", Rows::fixed(1), s.n);
         let other = builder.activation("other", rows, s.n);
         if matches!(after, After::Bias | After::BiasGelu) {
             case = case.fill(bias, Fill::Normal(1.0));
@@ -85,8 +85,8 @@ fn gradient_product(s: Shape, bias: bool, splits: Option<usize>) {
         let operands = if s.skip == 0 { rows } else { Rows::fixed(rows.capacity + s.skip) };
         let a = builder.activation("a", operands, s.inner);
         let b = builder.activation("b", operands, s.n);
-        let c = builder.activation("c", Rows::fixed(s.inner + s.skip), s.n);
-        let sums = builder.activation("sums", Rows::fixed(1), s.inner);
+        let c = builder.exact("c", Rows::fixed(s.inner + s.skip), s.n);
+        let sums = builder.exact("sums", Rows::fixed(1), s.inner);
         let partials = splits.map(|splits| {
             let rows = Rows::fixed(splits);
             let columns = s.inner * s.n + s.inner;

@@ -57,8 +57,8 @@ fn forward(shape: Shape) {
         let (rows, columns) = (Rows::of(Extent::Tokens, shape.used + 3), shape.columns);
         let [input, residual, output] =
             ["input", "residual", "output"].map(|n| builder.activation(n, rows, columns));
-        let statistics = builder.activation("statistics", rows, 2);
-        let [weight, bias] = ["weight", "bias"].map(|n| builder.activation(n, Rows::fixed(1), columns));
+        let statistics = builder.exact("statistics", rows, 2);
+        let [weight, bias] = ["weight", "bias"].map(|n| builder.exact(n, Rows::fixed(1), columns));
         let [positions, ids] = ["positions", "sequences"].map(|n| integers(builder, n, rows));
         let dropout = Dropout::new(shape.dropout, SITE);
         builder.push(
@@ -113,9 +113,9 @@ fn backward(used: usize, columns: usize, branch: bool, dropped: Dropped) {
         let [output_gradient, sum, sum_gradient, input_gradient] =
             ["output_gradient", "sum", "sum_gradient", "input_gradient"]
                 .map(|n| builder.activation(n, rows, columns));
-        let statistics = builder.activation("statistics", rows, 2);
+        let statistics = builder.exact("statistics", rows, 2);
         let [weight, weight_gradient, bias_gradient] = ["weight", "weight_gradient", "bias_gradient"]
-            .map(|n| builder.activation(n, Rows::fixed(1), columns));
+            .map(|n| builder.exact(n, Rows::fixed(1), columns));
         let [positions, ids] = ["positions", "sequences"].map(|n| integers(builder, n, rows));
         let on = |side| Dropout::new(if dropped == side { 0.1 } else { 0.0 }, SITE);
         let any = dropped != Dropped::Nothing;
@@ -231,7 +231,7 @@ fn gradients(residual: bool, dropout: f64) {
         let w2 = builder.parameter(&[("w2".into(), out)], columns, false, Initial::Zero);
         let [branch, other, normalised] =
             ["branch", "other", "normalised"].map(|n| builder.activation(n, rows, columns));
-        let statistics = builder.activation("statistics", rows, 2);
+        let statistics = builder.exact("statistics", rows, 2);
         let y = builder.activation("y", rows, out);
         let [dx, dy] = [("dx", inner), ("dy", out)].map(|(n, columns)| builder.gradient(n, rows, columns));
         let [d_normalised, d_sum, d_branch] =

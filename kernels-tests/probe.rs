@@ -11,7 +11,7 @@ fn multiply_adds() {
     for (units, rounds) in [(1, 4), (2, 8)] {
         compare(&format!("{rounds} multiply-adds"), &step(1, 1, 0), |builder| {
             let elements = units * MultiplyAdd::UNIT;
-            let output = builder.activation("output", Rows::fixed(elements), 1);
+            let output = builder.exact("output", Rows::fixed(elements), 1);
             builder.push("probe", MultiplyAdd { output, elements, rounds });
             // x tends to 1 from below: each of the few rounds rounds by 6e-8 of it at most.
             Case::new().output(output, ELEMENTWISE)
@@ -23,7 +23,7 @@ fn multiply_adds() {
 fn copies() {
     for rows in [1, 1024, 5003] {
         compare(&format!("{rows} rows copied"), &step(1, 1, 0), |builder| {
-            let [input, output] = ["input", "output"].map(|n| builder.activation(n, Rows::fixed(rows), 4));
+            let [input, output] = ["input", "output"].map(|n| builder.exact(n, Rows::fixed(rows), 4));
             builder.push("probe", Copy { input, output, rows });
             Case::new().fill(input, Fill::Normal(1.0)).output(output, EXACT)
         });

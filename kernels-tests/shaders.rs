@@ -5,6 +5,8 @@ use std::sync::Mutex;
 
 use inazuma::gpu::shader;
 use inazuma::ops::{Candidate, Dispatch};
+use inazuma::plan::Plan;
+use inazuma::tensor::Element;
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 
@@ -13,24 +15,30 @@ const INVOCATIONS: u32 = 256;
 const WORKGROUP_MEMORY: u32 = 16 << 10;
 const STORAGE_BUFFERS: usize = 8;
 
-/// Validates and translates all dispatches of a candidate, each variant once, and checks that the candidate
+/// Validates and translates all dispatches of a candidate of this plan, each variant once, and checks that the candidate
 /// asks for what its kernels use. `compare` does this for every op it runs.
-pub fn validate(candidate: &Candidate) {
+pub fn validate(candidate: &Candidate, plan: &Plan) {
     static DONE: Mutex<Option<HashSet<String>>> = Mutex::new(None);
     for dispatch in &candidate.dispatches {
-        let key = format!("{} {:?} {:?}", dispatch.shader, dispatch.constants, candidate.requires);
+        let elements: Vec<Element> = dispatch.bindings.iter().map(|b| plan.info(b.tensor).element).collect();
+        let (constants, requires) = (&dispatch.constants, &candidate.requires);
+        let key = format!("{} {constants:?} {elements:?} {requires:?}", dispatch.shader);
         if DONE.lock().unwrap().get_or_insert_default().insert(key) {
-            translate(dispatch, candidate);
+            translate(dispatch, &elements, candidate);
         }
     }
 }
 
-fn translate(dispatch: &Dispatch, candidate: &Candidate) {
-    let name = format!("shaders/{}.wgsl with {:?}", dispatch.shader, dispatch.constants);
-    let source = shader::assemble(dispatch.shader, &dispatch.constants).unwrap_or_else(|e| panic!("{e:#}"));
+fn translate(dispatch: &Dispatch, elements: &[Element], candidate: &Candidate) {
+    let name = format!("shaders/{}.wgsl with {:?}, {elements:?}", dispatch.shader, dispatch.constants);
+    let source = shader::assemble(dispatch.shader, &dispatch.constants, elements);
+    let source = source.unwrap_or_else(|error| panic!("{error:#}"));
     let module = naga::front::wgsl::parse_str(&source.text)
         .unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(&source.text)));
     let mut capabilities = Capabilities::IMMEDIATES;
+    if elements.contains(&Element::Half) {
+        capabilities |= Capabilities::SHADER_FLOAT16;
+    }
     if candidate.requires.subgroups {
         capabilities |= Capabilities::SUBGROUP;
     }
@@ -47,7 +55,8 @@ fn translate(dispatch: &Dispatch, candidate: &Candidate) {
     msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
         .unwrap_or_else(|error| panic!("{name}: MSL: {error}"));
     let options = hlsl::Options {
-        shader_model: hlsl::ShaderModel::V6_0,
+        // f16 is 16 bits wide from 6.2 on.
+        shader_model: hlsl::ShaderModel::V6_2,
         special_constants_binding: Some(hlsl::BindTarget { space: 1, ..Default::default() }),
         immediates_target: Some(hlsl::BindTarget { space: 2, ..Default::default() }),
         ..hlsl::Options::default()

@@ -46,5 +46,12 @@ pub const ATTENTION: Tolerance = relative(2e-5);
 /// an argument of ±10 brings 10 · 6e-8 more.
 pub const LOSS: Tolerance = relative(3e-6);
 
+/// What storing a result in half precision adds: one unit in its 11 bits, since drivers may round either way; the
+/// smallest number there is where it has fewer.
+pub const HALF_ROUNDING: Tolerance = Tolerance { relative: 1.0 / 1024.0, absolute: 6e-8 };
+
+/// The same where an op reads halves that another op of the same plan has rounded: some of those units.
+pub const HALF_CHAIN: Tolerance = Tolerance { relative: 4.0 / 1024.0, absolute: 24e-8 };
+
 /// Whole-step gradients under another grouping of the same sums (DESIGN.md's bound for micro-batches).
 pub const REGROUPED: f64 = 1e-5;

@@ -27,8 +27,8 @@ struct Immediates {
 }
 var<immediate> immediates: Immediates;
 
-@group(0) @binding(1) var<storage, read> input: array<Lane>;
-@group(0) @binding(2) var<storage, read_write> output: array<Lane>;
+@group(0) @binding(1) var<storage, read> input: array<L1>;
+@group(0) @binding(2) var<storage, read_write> output: array<L2>;
 #if DROPOUT
 @group(0) @binding(3) var<storage, read> positions: array<u32>;
 @group(0) @binding(4) var<storage, read> sequences: array<u32>;
@@ -60,10 +60,10 @@ fn main(
   let position = positions[row];
 #endif
   for (var lane = local % THREADS; lane < lanes; lane += THREADS) {
-    var value = input[row * lanes + lane];
+    var value = Lane(input[row * lanes + lane]);
 #if DROPOUT
     value *= factors(key, position, lane);
 #endif
-    output[row * lanes + lane] = value;
+    output[row * lanes + lane] = L2(value);
   }
 }

@@ -25,15 +25,15 @@ struct Immediates {
 var<immediate> immediates: Immediates;
 
 #if VECTOR
-@group(0) @binding(1) var<storage, read> qkv: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> qkv: array<V1>;
 #else
-@group(0) @binding(1) var<storage, read> qkv: array<f32>;
+@group(0) @binding(1) var<storage, read> qkv: array<T1>;
 #endif
 @group(0) @binding(2) var<storage, read> starts: array<u32>;
 #if VECTOR
-@group(0) @binding(3) var<storage, read_write> context: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read_write> context: array<V3>;
 #else
-@group(0) @binding(3) var<storage, read_write> context: array<f32>;
+@group(0) @binding(3) var<storage, read_write> context: array<T3>;
 #endif
 @group(0) @binding(4) var<storage, read_write> log_sum_exp: array<f32>;
 
@@ -54,28 +54,28 @@ fn context_at(row: u32, head: u32) -> u32 {
 // Columns 4c..4c+3 of the head whose first element is `at`; zeros beyond its end.
 fn load_qkv(at: u32, c: u32) -> vec4<f32> {
 #if VECTOR
-  return qkv[at / 4u + c];
+  return vec4<f32>(qkv[at / 4u + c]);
 #else
   let begin = at + 4u * c;
   let count = HEAD_SIZE - 4u * c;
-  var v = vec4<f32>(qkv[begin], 0.0, 0.0, 0.0);
-  if count > 1u { v.y = qkv[begin + 1u]; }
-  if count > 2u { v.z = qkv[begin + 2u]; }
-  if count > 3u { v.w = qkv[begin + 3u]; }
+  var v = vec4<f32>(f32(qkv[begin]), 0.0, 0.0, 0.0);
+  if count > 1u { v.y = f32(qkv[begin + 1u]); }
+  if count > 2u { v.z = f32(qkv[begin + 2u]); }
+  if count > 3u { v.w = f32(qkv[begin + 3u]); }
   return v;
 #endif
 }
 
 fn store_context(at: u32, c: u32, v: vec4<f32>) {
 #if VECTOR
-  context[at / 4u + c] = v;
+  context[at / 4u + c] = V3(v);
 #else
   let to = at + 4u * c;
   let count = HEAD_SIZE - 4u * c;
-  context[to] = v.x;
-  if count > 1u { context[to + 1u] = v.y; }
-  if count > 2u { context[to + 2u] = v.z; }
-  if count > 3u { context[to + 3u] = v.w; }
+  context[to] = T3(v.x);
+  if count > 1u { context[to + 1u] = T3(v.y); }
+  if count > 2u { context[to + 2u] = T3(v.z); }
+  if count > 3u { context[to + 3u] = T3(v.w); }
 #endif
 }
 

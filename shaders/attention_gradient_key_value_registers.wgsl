@@ -28,22 +28,22 @@ struct Immediates {
 var<immediate> immediates: Immediates;
 
 #if VECTOR
-@group(0) @binding(1) var<storage, read> qkv: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> qkv: array<V1>;
 #else
-@group(0) @binding(1) var<storage, read> qkv: array<f32>;
+@group(0) @binding(1) var<storage, read> qkv: array<T1>;
 #endif
 @group(0) @binding(2) var<storage, read> starts: array<u32>;
 @group(0) @binding(3) var<storage, read> log_sum_exp: array<f32>;
 #if VECTOR
-@group(0) @binding(4) var<storage, read> context_gradient: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> context_gradient: array<V4>;
 #else
-@group(0) @binding(4) var<storage, read> context_gradient: array<f32>;
+@group(0) @binding(4) var<storage, read> context_gradient: array<T4>;
 #endif
 @group(0) @binding(5) var<storage, read> delta: array<f32>;
 #if VECTOR
-@group(0) @binding(6) var<storage, read_write> qkv_gradient: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read_write> qkv_gradient: array<V6>;
 #else
-@group(0) @binding(6) var<storage, read_write> qkv_gradient: array<f32>;
+@group(0) @binding(6) var<storage, read_write> qkv_gradient: array<T6>;
 #endif
 
 const SCORE_SCALE: f32 = inverseSqrt(f32(HEAD_SIZE));
@@ -63,14 +63,14 @@ fn context_at(row: u32, head: u32) -> u32 {
 // Columns 4c..4c+3 of the head whose first element is `at`; zeros beyond its end.
 fn load_qkv(at: u32, c: u32) -> vec4<f32> {
 #if VECTOR
-  return qkv[at / 4u + c];
+  return vec4<f32>(qkv[at / 4u + c]);
 #else
   let begin = at + 4u * c;
   let count = HEAD_SIZE - 4u * c;
-  var v = vec4<f32>(qkv[begin], 0.0, 0.0, 0.0);
-  if count > 1u { v.y = qkv[begin + 1u]; }
-  if count > 2u { v.z = qkv[begin + 2u]; }
-  if count > 3u { v.w = qkv[begin + 3u]; }
+  var v = vec4<f32>(f32(qkv[begin]), 0.0, 0.0, 0.0);
+  if count > 1u { v.y = f32(qkv[begin + 1u]); }
+  if count > 2u { v.z = f32(qkv[begin + 2u]); }
+  if count > 3u { v.w = f32(qkv[begin + 3u]); }
   return v;
 #endif
 }
@@ -78,28 +78,28 @@ fn load_qkv(at: u32, c: u32) -> vec4<f32> {
 // Columns 4c..4c+3 of the head whose first element is `at`; zeros beyond its end.
 fn load_context_gradient(at: u32, c: u32) -> vec4<f32> {
 #if VECTOR
-  return context_gradient[at / 4u + c];
+  return vec4<f32>(context_gradient[at / 4u + c]);
 #else
   let begin = at + 4u * c;
   let count = HEAD_SIZE - 4u * c;
-  var v = vec4<f32>(context_gradient[begin], 0.0, 0.0, 0.0);
-  if count > 1u { v.y = context_gradient[begin + 1u]; }
-  if count > 2u { v.z = context_gradient[begin + 2u]; }
-  if count > 3u { v.w = context_gradient[begin + 3u]; }
+  var v = vec4<f32>(f32(context_gradient[begin]), 0.0, 0.0, 0.0);
+  if count > 1u { v.y = f32(context_gradient[begin + 1u]); }
+  if count > 2u { v.z = f32(context_gradient[begin + 2u]); }
+  if count > 3u { v.w = f32(context_gradient[begin + 3u]); }
   return v;
 #endif
 }
 
 fn store_qkv_gradient(at: u32, c: u32, v: vec4<f32>) {
 #if VECTOR
-  qkv_gradient[at / 4u + c] = v;
+  qkv_gradient[at / 4u + c] = V6(v);
 #else
   let to = at + 4u * c;
   let count = HEAD_SIZE - 4u * c;
-  qkv_gradient[to] = v.x;
-  if count > 1u { qkv_gradient[to + 1u] = v.y; }
-  if count > 2u { qkv_gradient[to + 2u] = v.z; }
-  if count > 3u { qkv_gradient[to + 3u] = v.w; }
+  qkv_gradient[to] = T6(v.x);
+  if count > 1u { qkv_gradient[to + 1u] = T6(v.y); }
+  if count > 2u { qkv_gradient[to + 2u] = T6(v.z); }
+  if count > 3u { qkv_gradient[to + 3u] = T6(v.w); }
 #endif
 }
 

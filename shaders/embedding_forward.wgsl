@@ -30,7 +30,7 @@ var<immediate> immediates: Immediates;
 @group(0) @binding(4) var<storage, read> word: array<Lane>;
 @group(0) @binding(5) var<storage, read> position: array<Lane>;
 @group(0) @binding(6) var<storage, read> segment: array<Lane>;
-@group(0) @binding(7) var<storage, read_write> sum: array<Lane>;
+@group(0) @binding(7) var<storage, read_write> sum: array<L7>;
 
 @compute @workgroup_size(WIDTH)
 fn main(
@@ -48,6 +48,6 @@ fn main(
   let position_at = positions[row] * lanes;
   let segment_at = segments[row] * lanes;
   for (var lane = local % THREADS; lane < lanes; lane += THREADS) {
-    sum[row * lanes + lane] = word[word_at + lane] + position[position_at + lane] + segment[segment_at + lane];
+    sum[row * lanes + lane] = L7(word[word_at + lane] + position[position_at + lane] + segment[segment_at + lane]);
   }
 }

@@ -24,9 +24,9 @@ struct Immediates {
 }
 var<immediate> immediates: Immediates;
 
-@group(0) @binding(1) var<storage, read> input: array<Lane>;
+@group(0) @binding(1) var<storage, read> input: array<L1>;
 @group(0) @binding(2) var<storage, read> list: array<u32>;
-@group(0) @binding(3) var<storage, read_write> output: array<Lane>;
+@group(0) @binding(3) var<storage, read_write> output: array<L3>;
 
 @compute @workgroup_size(WIDTH)
 fn main(
@@ -42,6 +42,6 @@ fn main(
   let lanes = immediates.columns / LANE;
   let source = list[row] * lanes;
   for (var lane = local % THREADS; lane < lanes; lane += THREADS) {
-    output[row * lanes + lane] = input[source + lane];
+    output[row * lanes + lane] = L3(Lane(input[source + lane]));
   }
 }

@@ -24,9 +24,9 @@ struct Immediates {
 }
 var<immediate> immediates: Immediates;
 
-@group(0) @binding(1) var<storage, read> gradient: array<Lane>;
+@group(0) @binding(1) var<storage, read> gradient: array<L1>;
 @group(0) @binding(2) var<storage, read> slots: array<u32>;
-@group(0) @binding(3) var<storage, read_write> output: array<Lane>;
+@group(0) @binding(3) var<storage, read_write> output: array<L3>;
 
 // No slot is 0xffffffff, padding one less.
 const FIRST_NONE: u32 = 0xfffffffeu;
@@ -47,8 +47,8 @@ fn main(
   for (var lane = local % THREADS; lane < lanes; lane += THREADS) {
     var value = Lane(0.0);
     if (slot < FIRST_NONE) {
-      value = gradient[slot * lanes + lane];
+      value = Lane(gradient[slot * lanes + lane]);
     }
-    output[row * lanes + lane] = value;
+    output[row * lanes + lane] = L3(value);
   }
 }

@@ -26,10 +26,10 @@ struct Immediates {
 }
 var<immediate> immediates: Immediates;
 
-@group(0) @binding(1) var<storage, read> input: array<Lane>;
-@group(0) @binding(2) var<storage, read_write> output: array<Lane>;
+@group(0) @binding(1) var<storage, read> input: array<L1>;
+@group(0) @binding(2) var<storage, read_write> output: array<L2>;
 #if GRADIENT
-@group(0) @binding(3) var<storage, read> output_gradient: array<Lane>;
+@group(0) @binding(3) var<storage, read> output_gradient: array<L3>;
 #endif
 
 fn element(x: f32) -> f32 {
@@ -54,15 +54,15 @@ fn main(
   let lanes = immediates.columns / LANE;
   for (var lane = local % THREADS; lane < lanes; lane += THREADS) {
     let at = row * lanes + lane;
-    let x = input[at];
+    let x = Lane(input[at]);
 #if VEC
     var value = Lane(element(x.x), element(x.y), element(x.z), element(x.w));
 #else
     var value = element(x);
 #endif
 #if GRADIENT
-    value *= output_gradient[at];
+    value *= Lane(output_gradient[at]);
 #endif
-    output[at] = value;
+    output[at] = L2(value);
   }
 }

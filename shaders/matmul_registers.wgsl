@@ -31,21 +31,21 @@ struct Immediates {
 }
 var<immediate> immediates: Immediates;
 
-@group(0) @binding(1) var<storage, read> a: array<f32>;
-@group(0) @binding(2) var<storage, read> b: array<f32>;
-@group(0) @binding(3) var<storage, read_write> c: array<f32>;
+@group(0) @binding(1) var<storage, read> a: array<T1>;
+@group(0) @binding(2) var<storage, read> b: array<T2>;
+@group(0) @binding(3) var<storage, read_write> c: array<T3>;
 #if EPILOGUE == 1
 @group(0) @binding(4) var<storage, read> bias: array<f32>;
 #endif
 #if EPILOGUE == 2
 @group(0) @binding(4) var<storage, read> bias: array<f32>;
-@group(0) @binding(5) var<storage, read_write> before: array<f32>;
+@group(0) @binding(5) var<storage, read_write> before: array<T5>;
 #endif
 #if EPILOGUE == 3
-@group(0) @binding(4) var<storage, read> before: array<f32>;
+@group(0) @binding(4) var<storage, read> before: array<T4>;
 #endif
 #if EPILOGUE == 4
-@group(0) @binding(4) var<storage, read> residual: array<f32>;
+@group(0) @binding(4) var<storage, read> residual: array<T4>;
 #endif
 #if BIAS_GRADIENT
 #if SPLIT == 0
@@ -59,30 +59,30 @@ fn finish(split: u32, i: u32, j: u32, m: u32, product: f32) {
   let at = i * n + j;
 #if SPLIT
 #if FORM == 2
-  c[split * (m * n + m) + at] = product;
+  c[split * (m * n + m) + at] = T3(product);
 #else
-  c[split * m * n + at] = product;
+  c[split * m * n + at] = T3(product);
 #endif
 #else
 #if FORM == 2
-  c[immediates.first_c + at] += product;
+  c[immediates.first_c + at] += T3(product);
 #else
 #if EPILOGUE == 0
-  c[immediates.first_c + at] = product;
+  c[immediates.first_c + at] = T3(product);
 #endif
 #if EPILOGUE == 1
-  c[immediates.first_c + at] = product + bias[j];
+  c[immediates.first_c + at] = T3(product + bias[j]);
 #endif
 #if EPILOGUE == 2
   let x = product + bias[j];
-  before[at] = x;
-  c[immediates.first_c + at] = gelu(x);
+  before[at] = T5(x);
+  c[immediates.first_c + at] = T3(gelu(x));
 #endif
 #if EPILOGUE == 3
-  c[immediates.first_c + at] = product * gelu_derivative(before[at]);
+  c[immediates.first_c + at] = T3(product * gelu_derivative(f32(before[at])));
 #endif
 #if EPILOGUE == 4
-  c[immediates.first_c + at] = product + residual[at];
+  c[immediates.first_c + at] = T3(product + f32(residual[at]));
 #endif
 #endif
 #endif
@@ -92,7 +92,7 @@ fn finish(split: u32, i: u32, j: u32, m: u32, product: f32) {
 // Adds (or puts into this split's partial sums) the sum of column i of A.
 fn finish_bias(split: u32, i: u32, m: u32, sum: f32) {
 #if SPLIT
-  c[split * (m * immediates.n + m) + m * immediates.n + i] = sum;
+  c[split * (m * immediates.n + m) + m * immediates.n + i] = T3(sum);
 #else
   bias_gradient[i] += sum;
 #endif
@@ -165,10 +165,10 @@ fn main(
   for (var kk = k_start; kk < k_end; kk++) {
     var bs: array<f32, TN>;
     for (var q = 0u; q < TN; q++) {
-      bs[q] = b[b_at[q] + kk * b_step];
+      bs[q] = f32(b[b_at[q] + kk * b_step]);
     }
     for (var p = 0u; p < TM; p++) {
-      let x = a[a_at[p] + kk * a_step];
+      let x = f32(a[a_at[p] + kk * a_step]);
       for (var q = 0u; q < TN; q++) {
         sums[p * TN + q] += x * bs[q];
       }
@@ -187,7 +187,7 @@ fn main(
     for (var p = 0u; p < TM && i + p < m; p++) {
       var sum = 0.0;
       for (var kk = k_start; kk < k_end; kk++) {
-        sum += a[a_at[p] + kk * a_step];
+        sum += f32(a[a_at[p] + kk * a_step]);
       }
       finish_bias(split, i + p, m, sum);
     }

@@ -22,7 +22,7 @@ struct Immediates {
 var<immediate> immediates: Immediates;
 
 @group(0) @binding(1) var<storage, read> partials: array<f32>;
-@group(0) @binding(2) var<storage, read_write> c: array<f32>;
+@group(0) @binding(2) var<storage, read_write> c: array<T2>;
 #if BIAS_GRADIENT
 @group(0) @binding(3) var<storage, read_write> bias_gradient: array<f32>;
 #endif
@@ -57,9 +57,9 @@ fn main(
   }
   if element < product {
 #if FORM == 2
-    c[immediates.first_c + element] += sum;
+    c[immediates.first_c + element] += T2(sum);
 #else
-    c[immediates.first_c + element] = sum;
+    c[immediates.first_c + element] = T2(sum);
 #endif
   }
 #if BIAS_GRADIENT

@@ -32,21 +32,21 @@ struct Immediates {
 }
 var<immediate> immediates: Immediates;
 
-@group(0) @binding(1) var<storage, read> a: array<f32>;
-@group(0) @binding(2) var<storage, read> b: array<f32>;
-@group(0) @binding(3) var<storage, read_write> c: array<f32>;
+@group(0) @binding(1) var<storage, read> a: array<T1>;
+@group(0) @binding(2) var<storage, read> b: array<T2>;
+@group(0) @binding(3) var<storage, read_write> c: array<T3>;
 #if EPILOGUE == 1
 @group(0) @binding(4) var<storage, read> bias: array<f32>;
 #endif
 #if EPILOGUE == 2
 @group(0) @binding(4) var<storage, read> bias: array<f32>;
-@group(0) @binding(5) var<storage, read_write> before: array<f32>;
+@group(0) @binding(5) var<storage, read_write> before: array<T5>;
 #endif
 #if EPILOGUE == 3
-@group(0) @binding(4) var<storage, read> before: array<f32>;
+@group(0) @binding(4) var<storage, read> before: array<T4>;
 #endif
 #if EPILOGUE == 4
-@group(0) @binding(4) var<storage, read> residual: array<f32>;
+@group(0) @binding(4) var<storage, read> residual: array<T4>;
 #endif
 #if BIAS_GRADIENT
 #if SPLIT == 0
@@ -60,30 +60,30 @@ fn finish(split: u32, i: u32, j: u32, m: u32, product: f32) {
   let at = i * n + j;
 #if SPLIT
 #if FORM == 2
-  c[split * (m * n + m) + at] = product;
+  c[split * (m * n + m) + at] = T3(product);
 #else
-  c[split * m * n + at] = product;
+  c[split * m * n + at] = T3(product);
 #endif
 #else
 #if FORM == 2
-  c[immediates.first_c + at] += product;
+  c[immediates.first_c + at] += T3(product);
 #else
 #if EPILOGUE == 0
-  c[immediates.first_c + at] = product;
+  c[immediates.first_c + at] = T3(product);
 #endif
 #if EPILOGUE == 1
-  c[immediates.first_c + at] = product + bias[j];
+  c[immediates.first_c + at] = T3(product + bias[j]);
 #endif
 #if EPILOGUE == 2
   let x = product + bias[j];
-  before[at] = x;
-  c[immediates.first_c + at] = gelu(x);
+  before[at] = T5(x);
+  c[immediates.first_c + at] = T3(gelu(x));
 #endif
 #if EPILOGUE == 3
-  c[immediates.first_c + at] = product * gelu_derivative(before[at]);
+  c[immediates.first_c + at] = T3(product * gelu_derivative(f32(before[at])));
 #endif
 #if EPILOGUE == 4
-  c[immediates.first_c + at] = product + residual[at];
+  c[immediates.first_c + at] = T3(product + f32(residual[at]));
 #endif
 #endif
 #endif
@@ -93,7 +93,7 @@ fn finish(split: u32, i: u32, j: u32, m: u32, product: f32) {
 // Adds (or puts into this split's partial sums) the sum of column i of A.
 fn finish_bias(split: u32, i: u32, m: u32, sum: f32) {
 #if SPLIT
-  c[split * (m * immediates.n + m) + m * immediates.n + i] = sum;
+  c[split * (m * immediates.n + m) + m * immediates.n + i] = T3(sum);
 #else
   bias_gradient[i] += sum;
 #endif
@@ -147,17 +147,17 @@ fn fetch_a(i: u32, k: u32, m: u32, k_end: u32) -> vec4<f32> {
   if k < k_end {
 #if FORM == 2
     let at = immediates.first_a + k * m + i;
-    if i < m { v.x = a[at]; }
-    if i + 1u < m { v.y = a[at + 1u]; }
-    if i + 2u < m { v.z = a[at + 2u]; }
-    if i + 3u < m { v.w = a[at + 3u]; }
+    if i < m { v.x = f32(a[at]); }
+    if i + 1u < m { v.y = f32(a[at + 1u]); }
+    if i + 2u < m { v.z = f32(a[at + 2u]); }
+    if i + 3u < m { v.w = f32(a[at + 3u]); }
 #else
     let inner = immediates.inner;
     let at = immediates.first_a + i * inner + k;
-    if i < m { v.x = a[at]; }
-    if i + 1u < m { v.y = a[at + inner]; }
-    if i + 2u < m { v.z = a[at + 2u * inner]; }
-    if i + 3u < m { v.w = a[at + 3u * inner]; }
+    if i < m { v.x = f32(a[at]); }
+    if i + 1u < m { v.y = f32(a[at + inner]); }
+    if i + 2u < m { v.z = f32(a[at + 2u * inner]); }
+    if i + 3u < m { v.w = f32(a[at + 3u * inner]); }
 #endif
   }
   return v;
@@ -171,16 +171,16 @@ fn fetch_b(j: u32, k: u32, k_end: u32) -> vec4<f32> {
 #if FORM == 0
     let inner = immediates.inner;
     let at = immediates.first_b + j * inner + k;
-    if j < n { v.x = b[at]; }
-    if j + 1u < n { v.y = b[at + inner]; }
-    if j + 2u < n { v.z = b[at + 2u * inner]; }
-    if j + 3u < n { v.w = b[at + 3u * inner]; }
+    if j < n { v.x = f32(b[at]); }
+    if j + 1u < n { v.y = f32(b[at + inner]); }
+    if j + 2u < n { v.z = f32(b[at + 2u * inner]); }
+    if j + 3u < n { v.w = f32(b[at + 3u * inner]); }
 #else
     let at = immediates.first_b + k * n + j;
-    if j < n { v.x = b[at]; }
-    if j + 1u < n { v.y = b[at + 1u]; }
-    if j + 2u < n { v.z = b[at + 2u]; }
-    if j + 3u < n { v.w = b[at + 3u]; }
+    if j < n { v.x = f32(b[at]); }
+    if j + 1u < n { v.y = f32(b[at + 1u]); }
+    if j + 2u < n { v.z = f32(b[at + 2u]); }
+    if j + 3u < n { v.w = f32(b[at + 3u]); }
 #endif
   }
   return v;

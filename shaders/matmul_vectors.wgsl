@@ -32,21 +32,21 @@ struct Immediates {
 }
 var<immediate> immediates: Immediates;
 
-@group(0) @binding(1) var<storage, read> a: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> b: array<vec4<f32>>;
-@group(0) @binding(3) var<storage, read_write> c: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> a: array<V1>;
+@group(0) @binding(2) var<storage, read> b: array<V2>;
+@group(0) @binding(3) var<storage, read_write> c: array<V3>;
 #if EPILOGUE == 1
 @group(0) @binding(4) var<storage, read> bias: array<vec4<f32>>;
 #endif
 #if EPILOGUE == 2
 @group(0) @binding(4) var<storage, read> bias: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read_write> before: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read_write> before: array<V5>;
 #endif
 #if EPILOGUE == 3
-@group(0) @binding(4) var<storage, read> before: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> before: array<V4>;
 #endif
 #if EPILOGUE == 4
-@group(0) @binding(4) var<storage, read> residual: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> residual: array<V4>;
 #endif
 #if BIAS_GRADIENT
 #if SPLIT == 0
@@ -187,30 +187,30 @@ fn finish(split: u32, i: u32, j4: u32, m: u32, product: vec4<f32>) {
   let to = immediates.first_c / 4u + at;
 #if SPLIT
 #if FORM == 2
-  c[split * (m * n4 + m / 4u) + at] = product;
+  c[split * (m * n4 + m / 4u) + at] = V3(product);
 #else
-  c[split * m * n4 + at] = product;
+  c[split * m * n4 + at] = V3(product);
 #endif
 #else
 #if FORM == 2
-  c[to] += product;
+  c[to] += V3(product);
 #else
 #if EPILOGUE == 0
-  c[to] = product;
+  c[to] = V3(product);
 #endif
 #if EPILOGUE == 1
-  c[to] = product + bias[j4];
+  c[to] = V3(product + bias[j4]);
 #endif
 #if EPILOGUE == 2
   let x = product + bias[j4];
-  before[at] = x;
-  c[to] = gelu4(x);
+  before[at] = V5(x);
+  c[to] = V3(gelu4(x));
 #endif
 #if EPILOGUE == 3
-  c[to] = product * gelu_derivative4(before[at]);
+  c[to] = V3(product * gelu_derivative4(vec4<f32>(before[at])));
 #endif
 #if EPILOGUE == 4
-  c[to] = product + residual[at];
+  c[to] = V3(product + vec4<f32>(residual[at]));
 #endif
 #endif
 #endif
@@ -297,8 +297,8 @@ fn main(
   var a_next: array<vec4<f32>, A_LOADS>;
   var b_next: array<vec4<f32>, B_LOADS>;
   if whole > 0u {
-    for (var l = 0u; l < A_LOADS; l++) { a_next[l] = a[a_at[l] + l * a_skip]; }
-    for (var l = 0u; l < B_LOADS; l++) { b_next[l] = b[b_at[l] + l * b_skip]; }
+    for (var l = 0u; l < A_LOADS; l++) { a_next[l] = vec4<f32>(a[a_at[l] + l * a_skip]); }
+    for (var l = 0u; l < B_LOADS; l++) { b_next[l] = vec4<f32>(b[b_at[l] + l * b_skip]); }
   }
   for (var s = 0u; s < whole; s++) {
     workgroupBarrier();
@@ -309,8 +309,8 @@ fn main(
 #endif
     // The last step fetches itself again, which costs less than a test.
     let next = min(s + 1u, whole - 1u);
-    for (var l = 0u; l < A_LOADS; l++) { a_next[l] = a[a_at[l] + (l * a_skip + next * a_step)]; }
-    for (var l = 0u; l < B_LOADS; l++) { b_next[l] = b[b_at[l] + (l * b_skip + next * b_step)]; }
+    for (var l = 0u; l < A_LOADS; l++) { a_next[l] = vec4<f32>(a[a_at[l] + (l * a_skip + next * a_step)]); }
+    for (var l = 0u; l < B_LOADS; l++) { b_next[l] = vec4<f32>(b[b_at[l] + (l * b_skip + next * b_step)]); }
     multiply(tx, ty, &sums);
   }
   let left = k_end - k_start - whole * BK;
@@ -322,7 +322,7 @@ fn main(
       let inside = 4u * a_place.y < left;
 #endif
       a_next[l] = vec4<f32>(0.0);
-      if inside { a_next[l] = a[a_at[l] + (l * a_skip + whole * a_step)]; }
+      if inside { a_next[l] = vec4<f32>(a[a_at[l] + (l * a_skip + whole * a_step)]); }
     }
     for (var l = 0u; l < B_LOADS; l++) {
 #if FORM == 0
@@ -331,7 +331,7 @@ fn main(
       let inside = b_place.x + l * B_ROWS < left;
 #endif
       b_next[l] = vec4<f32>(0.0);
-      if inside { b_next[l] = b[b_at[l] + (l * b_skip + whole * b_step)]; }
+      if inside { b_next[l] = vec4<f32>(b[b_at[l] + (l * b_skip + whole * b_step)]); }
     }
     workgroupBarrier();
     store_tiles(a_to, a_next, b_to, b_next);
@@ -357,7 +357,7 @@ fn main(
       var total = read_b(0u, 4u * thread);
       for (var part = 1u; part < PARTS; part++) { total += read_b(0u, part * BM + 4u * thread); }
 #if SPLIT
-      c[(split * (m * n + m) + m * n + i) / 4u] = total;
+      c[(split * (m * n + m) + m * n + i) / 4u] = V3(total);
 #else
       bias_gradient[i / 4u] += total;
 #endif

@@ -35,15 +35,15 @@ struct Immediates {
 var<immediate> immediates: Immediates;
 
 #if RESIDUAL
-@group(0) @binding(1) var<storage, read_write> input: array<Lane>;
-@group(0) @binding(6) var<storage, read> residual: array<Lane>;
+@group(0) @binding(1) var<storage, read_write> input: array<L1>;
+@group(0) @binding(6) var<storage, read> residual: array<L6>;
 #else
-@group(0) @binding(1) var<storage, read> input: array<Lane>;
+@group(0) @binding(1) var<storage, read> input: array<L1>;
 #endif
 @group(0) @binding(2) var<storage, read> weight: array<Lane>;
 @group(0) @binding(3) var<storage, read> bias: array<Lane>;
 @group(0) @binding(4) var<storage, read_write> statistics: array<vec2<f32>>;
-@group(0) @binding(5) var<storage, read_write> output: array<Lane>;
+@group(0) @binding(5) var<storage, read_write> output: array<L5>;
 #if DROPOUT
 #if RESIDUAL
 @group(0) @binding(7) var<storage, read> positions: array<u32>;
@@ -124,13 +124,13 @@ fn main(
   for (var i = 0u; i < PER_THREAD; i++) {
     let lane = thread + i * THREADS;
     if (lane < lanes) {
-      var value = input[start + lane];
+      var value = Lane(input[start + lane]);
 #if DROPOUT == 1
       value *= factors(key, position, lane);
 #endif
 #if RESIDUAL
-      value += residual[start + lane];
-      input[start + lane] = value;
+      value += Lane(residual[start + lane]);
+      input[start + lane] = L1(value);
 #endif
       x[i] = value;
       sum += total(value);
@@ -155,7 +155,7 @@ fn main(
 #if DROPOUT == 2
       value *= factors(key, position, lane);
 #endif
-      output[start + lane] = value;
+      output[start + lane] = L5(value);
     }
   }
   if (thread == 0u && lanes > 0u) {

@@ -31,13 +31,13 @@ struct Immediates {
 }
 var<immediate> immediates: Immediates;
 
-@group(0) @binding(1) var<storage, read> output_gradient: array<Lane>;
-@group(0) @binding(2) var<storage, read> sum: array<Lane>;
+@group(0) @binding(1) var<storage, read> output_gradient: array<L1>;
+@group(0) @binding(2) var<storage, read> sum: array<L2>;
 @group(0) @binding(3) var<storage, read> statistics: array<vec2<f32>>;
 @group(0) @binding(4) var<storage, read> weight: array<Lane>;
-@group(0) @binding(5) var<storage, read_write> sum_gradient: array<Lane>;
+@group(0) @binding(5) var<storage, read_write> sum_gradient: array<L5>;
 #if BRANCH
-@group(0) @binding(6) var<storage, read_write> input_gradient: array<Lane>;
+@group(0) @binding(6) var<storage, read_write> input_gradient: array<L6>;
 #endif
 #if DROPOUT
 #if BRANCH
@@ -123,11 +123,11 @@ fn main(
   for (var i = 0u; i < PER_THREAD; i++) {
     let lane = thread + i * THREADS;
     if (lane < lanes) {
-      var g = output_gradient[start + lane] * weight[lane];
+      var g = Lane(output_gradient[start + lane]) * weight[lane];
 #if DROPOUT == 2
       g *= factors(key, position, lane);
 #endif
-      let x = (sum[start + lane] - mean) * inverse_deviation;
+      let x = (Lane(sum[start + lane]) - mean) * inverse_deviation;
       normalised[i] = x;
       gradient[i] = g;
       gradients += total(g);
@@ -142,12 +142,12 @@ fn main(
     let lane = thread + i * THREADS;
     if (lane < lanes) {
       var value = (gradient[i] - a - normalised[i] * b) * inverse_deviation;
-      sum_gradient[start + lane] = value;
+      sum_gradient[start + lane] = L5(value);
 #if BRANCH
 #if DROPOUT == 1
       value *= factors(key, position, lane);
 #endif
-      input_gradient[start + lane] = value;
+      input_gradient[start + lane] = L6(value);
 #endif
     }
   }

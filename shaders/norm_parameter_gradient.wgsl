@@ -34,8 +34,8 @@ struct Immediates {
 }
 var<immediate> immediates: Immediates;
 
-@group(0) @binding(1) var<storage, read> output_gradient: array<Lane>;
-@group(0) @binding(2) var<storage, read> sum: array<Lane>;
+@group(0) @binding(1) var<storage, read> output_gradient: array<L1>;
+@group(0) @binding(2) var<storage, read> sum: array<L2>;
 @group(0) @binding(3) var<storage, read> statistics: array<vec2<f32>>;
 @group(0) @binding(4) var<storage, read_write> partials: array<Lane>;
 #if DROPOUT
@@ -77,12 +77,12 @@ fn main(
   var weight_sum = Lane(0.0);
   var bias_sum = Lane(0.0);
   for (var row = block * per_block + local / THREADS; row < end; row += ROWS) {
-    var g = output_gradient[row * lanes + lane];
+    var g = Lane(output_gradient[row * lanes + lane]);
 #if DROPOUT
     g *= factors(sequence_key(immediates.site, sequences[row]), positions[row], lane);
 #endif
     let statistic = statistics[row];
-    weight_sum += g * ((sum[row * lanes + lane] - statistic.x) * statistic.y);
+    weight_sum += g * ((Lane(sum[row * lanes + lane]) - statistic.x) * statistic.y);
     bias_sum += g;
   }
   weight_sums[local] = weight_sum;

@@ -25,7 +25,7 @@ struct Immediates {
 }
 var<immediate> immediates: Immediates;
 
-@group(0) @binding(1) var<storage, read> gradient: array<Lane>;
+@group(0) @binding(1) var<storage, read> gradient: array<L1>;
 @group(0) @binding(2) var<storage, read_write> table: array<Lane>;
 @group(0) @binding(3) var<storage, read> starts: array<u32>;
 
@@ -69,7 +69,7 @@ fn main(
       for (var sequence = local / THREADS; sequence < sequences; sequence += ROWS) {
         let row = starts[sequence] + position;
         if (row < starts[sequence + 1u]) {
-          sum += gradient[row * lanes + lane];
+          sum += Lane(gradient[row * lanes + lane]);
         }
       }
     }

@@ -13,7 +13,7 @@ struct Immediates {
 }
 var<immediate> immediates: Immediates;
 
-@group(0) @binding(1) var<storage, read> hidden: array<f32>;
+@group(0) @binding(1) var<storage, read> hidden: array<T1>;
 @group(0) @binding(2) var<storage, read> weight: array<f32>;
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 @group(0) @binding(4) var<storage, read> labels: array<u32>;
@@ -34,7 +34,7 @@ fn main(
   var sum = 0.0;
   if row < rows {
     for (var c = lane; c < immediates.columns; c += 16u) {
-      sum += hidden[row * immediates.columns + c] * weight[c];
+      sum += f32(hidden[row * immediates.columns + c]) * weight[c];
     }
   }
   sums[thread] = sum;

@@ -10,10 +10,10 @@ struct Immediates {
 }
 var<immediate> immediates: Immediates;
 
-@group(0) @binding(1) var<storage, read> hidden: array<f32>;
+@group(0) @binding(1) var<storage, read> hidden: array<T1>;
 @group(0) @binding(2) var<storage, read> results: array<f32>;
 @group(0) @binding(3) var<storage, read> weight: array<f32>;
-@group(0) @binding(4) var<storage, read_write> hidden_gradient: array<f32>;
+@group(0) @binding(4) var<storage, read_write> hidden_gradient: array<T4>;
 @group(0) @binding(5) var<storage, read_write> partials: array<f32>;
 
 @compute @workgroup_size(128)
@@ -36,8 +36,8 @@ fn main(
     var sum = 0.0;
     for (var row = first; row < last; row += 1u) {
       let gradient = results[row * 2u + 1u];
-      hidden_gradient[row * columns + c] = gradient * w;
-      sum += gradient * hidden[row * columns + c];
+      hidden_gradient[row * columns + c] = T4(gradient * w);
+      sum += gradient * f32(hidden[row * columns + c]);
     }
     partials[part * (columns + 1u) + c] = sum;
   }

@@ -27,7 +27,7 @@ struct Immediates {
 }
 var<immediate> immediates: Immediates;
 
-@group(0) @binding(1) var<storage, read> gradient: array<Lane>;
+@group(0) @binding(1) var<storage, read> gradient: array<L1>;
 @group(0) @binding(2) var<storage, read_write> table: array<Lane>;
 @group(0) @binding(3) var<storage, read> sampled: array<u32>;
 @group(0) @binding(4) var<storage, read> masked_rows: array<u32>;
@@ -115,7 +115,7 @@ fn main(
             bits &= bits - 1u;
             // The threads of a lane take turns.
             if (number % ROWS == local / THREADS) {
-              sum += gradient[masked_rows[window + word * 32u + bit] * lanes + lane];
+              sum += Lane(gradient[masked_rows[window + word * 32u + bit] * lanes + lane]);
             }
             number++;
           }

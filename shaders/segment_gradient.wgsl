@@ -24,7 +24,7 @@ struct Immediates {
 }
 var<immediate> immediates: Immediates;
 
-@group(0) @binding(1) var<storage, read> gradient: array<Lane>;
+@group(0) @binding(1) var<storage, read> gradient: array<L1>;
 @group(0) @binding(2) var<storage, read> segments: array<u32>;
 @group(0) @binding(3) var<storage, read_write> partials: array<Lane>;
 
@@ -52,7 +52,7 @@ fn main(
   var first = Lane(0.0);
   var second = Lane(0.0);
   for (var row = block * per_block + local / THREADS; row < end; row += ROWS) {
-    let g = gradient[row * lanes + lane];
+    let g = Lane(gradient[row * lanes + lane]);
     if (segments[row] == 0u) {
       first += g;
     } else {

@@ -25,11 +25,11 @@ struct Immediates {
 }
 var<immediate> immediates: Immediates;
 
-@group(0) @binding(1) var<storage, read> hidden: array<Lane>;
+@group(0) @binding(1) var<storage, read> hidden: array<L1>;
 @group(0) @binding(2) var<storage, read> starts: array<u32>;
 @group(0) @binding(3) var<storage, read> chosen: array<u32>;
 @group(0) @binding(4) var<storage, read> sequence_of_row: array<u32>;
-@group(0) @binding(5) var<storage, read_write> output: array<Lane>;
+@group(0) @binding(5) var<storage, read_write> output: array<L5>;
 
 @compute @workgroup_size(WIDTH)
 fn main(
@@ -46,7 +46,7 @@ fn main(
   let sequence = sequence_of_row[row];
   let chosen_row = starts[sequence] + chosen[sequence];
   for (var lane = local % THREADS; lane < lanes; lane += THREADS) {
-    output[row * 2u * lanes + lane] = hidden[chosen_row * lanes + lane];
-    output[row * 2u * lanes + lanes + lane] = hidden[row * lanes + lane];
+    output[row * 2u * lanes + lane] = L5(Lane(hidden[chosen_row * lanes + lane]));
+    output[row * 2u * lanes + lanes + lane] = L5(Lane(hidden[row * lanes + lane]));
   }
 }

@@ -27,12 +27,12 @@ struct Immediates {
 }
 var<immediate> immediates: Immediates;
 
-@group(0) @binding(1) var<storage, read> output_gradient: array<Lane>;
+@group(0) @binding(1) var<storage, read> output_gradient: array<L1>;
 @group(0) @binding(2) var<storage, read> starts: array<u32>;
 @group(0) @binding(3) var<storage, read> chosen: array<u32>;
-@group(0) @binding(4) var<storage, read_write> hidden_gradient: array<Lane>;
+@group(0) @binding(4) var<storage, read_write> hidden_gradient: array<L4>;
 #if RESIDUAL
-@group(0) @binding(5) var<storage, read> residual: array<Lane>;
+@group(0) @binding(5) var<storage, read> residual: array<L5>;
 #endif
 
 var<workgroup> sums: array<Lane, WIDTH>;
@@ -56,7 +56,7 @@ fn main(
   let end = select(first, starts[sequence + 1u], lane < lanes);
   var sum = Lane(0.0);
   for (var row = first + local / THREADS; row < end; row += ROWS) {
-    sum += output_gradient[row * 2u * lanes + lane];
+    sum += Lane(output_gradient[row * 2u * lanes + lane]);
   }
   sums[local] = sum;
   for (var stride = WIDTH / 2u; stride >= THREADS; stride /= 2u) {
@@ -67,13 +67,13 @@ fn main(
   }
   workgroupBarrier();
   for (var row = first + local / THREADS; row < end; row += ROWS) {
-    var value = output_gradient[row * 2u * lanes + lanes + lane];
+    var value = Lane(output_gradient[row * 2u * lanes + lanes + lane]);
 #if RESIDUAL
-    value += residual[row * lanes + lane];
+    value += Lane(residual[row * lanes + lane]);
 #endif
     if (row == chosen_row) {
       value += sums[local % THREADS];
     }
-    hidden_gradient[row * lanes + lane] = value;
+    hidden_gradient[row * lanes + lane] = L4(value);
   }
 }

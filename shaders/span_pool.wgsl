@@ -29,11 +29,11 @@ struct Immediates {
 }
 var<immediate> immediates: Immediates;
 
-@group(0) @binding(1) var<storage, read> hidden: array<Lane>;
+@group(0) @binding(1) var<storage, read> hidden: array<L1>;
 @group(0) @binding(2) var<storage, read> logits: array<f32>;
 @group(0) @binding(3) var<storage, read> allowed: array<u32>;
 @group(0) @binding(4) var<storage, read> starts: array<u32>;
-@group(0) @binding(5) var<storage, read_write> output: array<Lane>;
+@group(0) @binding(5) var<storage, read_write> output: array<L5>;
 @group(0) @binding(6) var<storage, read_write> statistics: array<vec2<f32>>;
 
 var<workgroup> values: array<f32, WIDTH>;
@@ -107,7 +107,7 @@ fn main(
   var sum = Lane(0.0);
   for (var row = first + local / THREADS; row < last; row += ROWS) {
     if (allowed[row] != 0u) {
-      sum += exp(logits[row] - largest) * inverse * hidden[row * lanes + lane];
+      sum += exp(logits[row] - largest) * inverse * Lane(hidden[row * lanes + lane]);
     }
   }
   sums[local] = sum;
@@ -118,8 +118,8 @@ fn main(
     }
   }
   if (local < THREADS && lane < lanes) {
-    output[sequence * 2u * lanes + lane] = hidden[first * lanes + lane];
-    output[sequence * 2u * lanes + lanes + lane] = sums[local];
+    output[sequence * 2u * lanes + lane] = L5(Lane(hidden[first * lanes + lane]));
+    output[sequence * 2u * lanes + lanes + lane] = L5(sums[local]);
   }
   if (local == 0u && block == 0u) {
     statistics[sequence] = select(vec2<f32>(0.0), vec2<f32>(largest, total), total > 0.0);

@@ -30,8 +30,8 @@ var<immediate> immediates: Immediates;
 @group(0) @binding(2) var<storage, read> allowed: array<u32>;
 @group(0) @binding(3) var<storage, read> starts: array<u32>;
 @group(0) @binding(4) var<storage, read> statistics: array<vec2<f32>>;
-@group(0) @binding(5) var<storage, read> output_gradient: array<Lane>;
-@group(0) @binding(6) var<storage, read_write> hidden_gradient: array<Lane>;
+@group(0) @binding(5) var<storage, read> output_gradient: array<L5>;
+@group(0) @binding(6) var<storage, read_write> hidden_gradient: array<L6>;
 
 @compute @workgroup_size(WIDTH)
 fn main(
@@ -55,11 +55,11 @@ fn main(
       probability = exp(logits[row] - statistics[sequence].x) / statistics[sequence].y;
     }
     for (var lane = local % THREADS; lane < lanes; lane += THREADS) {
-      var value = probability * output_gradient[pooled + lane];
+      var value = probability * Lane(output_gradient[pooled + lane]);
       if (row == first) {
-        value += output_gradient[own + lane];
+        value += Lane(output_gradient[own + lane]);
       }
-      hidden_gradient[row * lanes + lane] = value;
+      hidden_gradient[row * lanes + lane] = L6(value);
     }
   }
 }

@@ -26,13 +26,13 @@ struct Immediates {
 }
 var<immediate> immediates: Immediates;
 
-@group(0) @binding(1) var<storage, read> hidden: array<Lane>;
+@group(0) @binding(1) var<storage, read> hidden: array<L1>;
 @group(0) @binding(2) var<storage, read> logits: array<f32>;
 @group(0) @binding(3) var<storage, read> allowed: array<u32>;
 @group(0) @binding(4) var<storage, read> starts: array<u32>;
 @group(0) @binding(5) var<storage, read> statistics: array<vec2<f32>>;
-@group(0) @binding(6) var<storage, read> output: array<Lane>;
-@group(0) @binding(7) var<storage, read> output_gradient: array<Lane>;
+@group(0) @binding(6) var<storage, read> output: array<L6>;
+@group(0) @binding(7) var<storage, read> output_gradient: array<L7>;
 @group(0) @binding(8) var<storage, read_write> logits_gradient: array<f32>;
 
 #if VEC
@@ -70,7 +70,8 @@ fn main(
     let count = select(0u, lanes, row < end);
     var sum = 0.0;
     for (var lane = thread; lane < count; lane += THREADS) {
-      sum += total(output_gradient[pooled + lane] * (hidden[row * lanes + lane] - output[pooled + lane]));
+      let difference = Lane(hidden[row * lanes + lane]) - Lane(output[pooled + lane]);
+      sum += total(Lane(output_gradient[pooled + lane]) * difference);
     }
     sums[local] = sum;
     for (var stride = THREADS / 2u; stride > 0u; stride /= 2u) {

@@ -25,7 +25,7 @@ struct Immediates {
 }
 var<immediate> immediates: Immediates;
 
-@group(0) @binding(1) var<storage, read> gradient: array<Lane>;
+@group(0) @binding(1) var<storage, read> gradient: array<L1>;
 @group(0) @binding(2) var<storage, read_write> table: array<Lane>;
 @group(0) @binding(3) var<storage, read> ids: array<u32>;
 @group(0) @binding(4) var<storage, read> starts: array<u32>;
@@ -77,14 +77,14 @@ fn main(
       var i = starts[index] + local / THREADS;
       // Four rows on their way at a time: frequent ids have thousands, and one workgroup to wait for them.
       for (; i + 3u * ROWS < end; i += 4u * ROWS) {
-        let a = gradient[list[i] * lanes + lane];
-        let b = gradient[list[i + ROWS] * lanes + lane];
-        let c = gradient[list[i + 2u * ROWS] * lanes + lane];
-        let d = gradient[list[i + 3u * ROWS] * lanes + lane];
+        let a = Lane(gradient[list[i] * lanes + lane]);
+        let b = Lane(gradient[list[i + ROWS] * lanes + lane]);
+        let c = Lane(gradient[list[i + 2u * ROWS] * lanes + lane]);
+        let d = Lane(gradient[list[i + 3u * ROWS] * lanes + lane]);
         sum += (a + b) + (c + d);
       }
       for (; i < end; i += ROWS) {
-        sum += gradient[list[i] * lanes + lane];
+        sum += Lane(gradient[list[i] * lanes + lane]);
       }
     }
     sum = lane_total(sum, local);

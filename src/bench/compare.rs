@@ -1,15 +1,24 @@
 //! One op after the other on two executors, from the same inputs: how far the results lie apart.
 
 use anyhow::{Result, ensure};
+use half::f16;
 
 use crate::plan::Executor;
 use crate::tensor::{Element, StepValues, TensorId};
+use crate::train::checkpoint::LossScalingState;
 use crate::train::examples::StepBatch;
 use crate::train::feeding::{Feeding, PHASES};
 
 /// Written before an op runs wherever it should write: neither may be left.
 const POISON: f32 = f32::NAN;
 const POISON_ID: u32 = 0xDEAD_BEEF;
+
+/// What a float may be off by, relative to the largest element of its tensor (and never asked to be closer than
+/// 1e-3 of that): sums of some hundred products in f32 in another order.
+pub const FLOAT_TOLERANCE: f64 = 5e-5;
+
+/// The same for one kept in half precision: a unit in its 11 bits, since drivers round either way.
+pub const HALF_TOLERANCE: f64 = FLOAT_TOLERANCE + 1.0 / 1024.0;
 
 /// How far one tensor that an op wrote is off.
 #[derive(Clone, Debug)]
@@ -18,7 +27,22 @@ pub struct Deviation {
     /// max|Δ| over max|reference|; for integers the share of elements that differ. Infinite where something
     /// is not a number that is one in the reference, or was not written.
     pub error: f64,
-    pub integers: bool,
+    pub element: Element,
+}
+
+impl Deviation {
+    pub fn integers(&self) -> bool {
+        self.element == Element::Uint
+    }
+
+    /// Whether floats are as close as they must be; integers are another matter.
+    pub fn floats_agree(&self) -> bool {
+        match self.element {
+            Element::Float => self.error <= FLOAT_TOLERANCE,
+            Element::Half => self.error <= HALF_TOLERANCE,
+            Element::Uint => true,
+        }
+    }
 }
 
 /// Two executors of the same plan: what the first says is right.
@@ -41,6 +65,10 @@ impl Pair<'_> {
             self.reference.plan().ops.len() == self.subject.plan().ops.len(),
             "two plans of different ops"
         );
+        if let Some(tensor) = feeding.loss_scaling() {
+            LossScalingState::first().write(self.reference, tensor)?;
+            LossScalingState::first().write(self.subject, tensor)?;
+        }
         for phase in PHASES {
             let mut first = true;
             feeding.each(phase, batch, learning_rate, |values, uploads| {
@@ -71,6 +99,13 @@ impl Pair<'_> {
         for &id in io.reads.iter().chain(&io.updates) {
             match reference.plan().info(id).element {
                 Element::Float => subject.write(id, &reference.read(id)?)?,
+                Element::Half => {
+                    // Both begin from what half precision holds of it.
+                    let round = |&x: &f32| f16::from_f32(x).to_f32();
+                    let values: Vec<f32> = reference.read(id)?.iter().map(round).collect();
+                    reference.write(id, &values)?;
+                    subject.write(id, &values)?;
+                }
                 Element::Uint => subject.write_uint(id, &reference.read_uint(id)?)?,
             }
         }
@@ -80,7 +115,7 @@ impl Pair<'_> {
         let mut kept = Vec::new();
         for &id in &io.writes {
             poison(subject, id)?;
-            if reference.plan().info(id).element == Element::Float {
+            if reference.plan().info(id).element != Element::Uint {
                 kept.push((id, reference.read(id)?));
                 poison(reference, id)?;
             }
@@ -100,7 +135,7 @@ fn poison(executor: &mut dyn Executor, id: TensorId) -> Result<()> {
     let info = executor.plan().info(id);
     let (elements, element) = (info.elements(), info.element);
     match element {
-        Element::Float => executor.write(id, &vec![POISON; elements]),
+        Element::Float | Element::Half => executor.write(id, &vec![POISON; elements]),
         Element::Uint => executor.write_uint(id, &vec![POISON_ID; elements]),
     }
 }
@@ -129,7 +164,7 @@ fn compare(
     let (name, element) = (info.name.clone(), info.element);
     let used = info.rows.count(&values.extents()) * info.columns;
     let error = match element {
-        Element::Float => {
+        Element::Float | Element::Half => {
             let (expected, found) = (reference.read(id)?, subject.read(id)?);
             distance(&expected[..used], &found[..used])
         }
@@ -139,7 +174,7 @@ fn compare(
             differ as f64 / used.max(1) as f64
         }
     };
-    Ok(Deviation { tensor: name, error, integers: element == Element::Uint })
+    Ok(Deviation { tensor: name, error, element })
 }
 
 /// max|Δ| over max|expected|, where that is not tiny.

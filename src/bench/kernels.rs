@@ -13,9 +13,8 @@ use crate::train::examples::{self, StepBatch};
 use crate::train::feeding::Feeding;
 use crate::train::profile::{Profile, Profiler, median, shape};
 
-use super::compare::{Deviation, Pair};
+use super::compare::Pair;
 use super::data;
-use super::selftest::FLOAT_TOLERANCE;
 use super::step::Options;
 
 #[derive(Clone, Debug, Serialize)]
@@ -86,13 +85,15 @@ fn check(mut pair: Pair<'_>, feeding: &Feeding, batch: &StepBatch) -> Result<(us
         if !seen.insert((kind, shape(plan, op))) {
             return pair.skip(op, values);
         }
-        for Deviation { tensor, error, integers } in pair.compare(op, values)? {
-            if !integers && error > worst.1 {
-                worst = (format!("{kind} {label}"), error);
+        for deviation in pair.compare(op, values)? {
+            if !deviation.integers() && deviation.error > worst.1 {
+                worst = (format!("{kind} {label}"), deviation.error);
             }
             ensure!(
-                integers || error <= FLOAT_TOLERANCE,
-                "{kind} {label}: {tensor} is off by {error:.1e} of its largest element on {}",
+                deviation.floats_agree(),
+                "{kind} {label}: {} is off by {:.1e} of its largest element on {}",
+                deviation.tensor,
+                deviation.error,
                 pair.subject.describe()
             );
         }

@@ -16,10 +16,6 @@ use crate::train::feeding::Feeding;
 
 use super::compare::Pair;
 
-/// What a float may be off by, relative to the largest element of its tensor (and never asked to be closer than
-/// 1e-3 of that): sums of some hundred products in f32 in another order.
-pub const FLOAT_TOLERANCE: f64 = 5e-5;
-
 /// The share of integers that may differ: samples at near-ties, and counts beside the border of a bin.
 const INTEGER_TOLERANCE: f64 = 0.03;
 
@@ -137,11 +133,11 @@ fn compare_all(
             .or_insert(Line { passed: true, ..Line::default() });
         for deviation in deviations {
             line.compared += 1;
-            if deviation.integers {
+            if deviation.integers() {
                 line.integers = line.integers.max(deviation.error);
                 line.passed &= deviation.error <= INTEGER_TOLERANCE;
             } else {
-                line.passed &= deviation.error <= FLOAT_TOLERANCE;
+                line.passed &= deviation.floats_agree();
                 if deviation.error >= line.worst {
                     line.worst = deviation.error;
                     line.worst_at = format!("{label}, {}", deviation.tensor);

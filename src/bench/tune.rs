@@ -17,8 +17,7 @@ use crate::train::examples::{self, Batcher};
 use crate::train::feeding::Feeding;
 use crate::train::profile::median;
 
-use super::compare::Pair;
-use super::selftest::FLOAT_TOLERANCE;
+use super::compare::{Deviation, Pair};
 
 /// A candidate that has taken longer once is not measured again.
 const TOO_SLOW: f64 = 0.25;
@@ -78,7 +77,7 @@ pub fn run(device: &Device, config: &TrainConfig, limit: Duration) -> Result<Rep
                 return Ok(());
             }
             let deviations = pair.compare(op, values)?;
-            let right = deviations.iter().all(|d| d.integers || d.error <= FLOAT_TOLERANCE);
+            let right = deviations.iter().all(Deviation::floats_agree);
             let mut seconds = Vec::new();
             for _ in 0..REPETITIONS {
                 seconds.push(pair.subject.profile(op..op + 1, values, &[])?[0]);

@@ -52,7 +52,7 @@ impl<S: PlanScalar> CpuExecutor<S> {
             .buffers
             .iter()
             .map(|info| match info.element {
-                Element::Float => Buffer::Float(UnsafeCell::new(vec![S::ZERO; info.elements])),
+                Element::Float | Element::Half => Buffer::Float(UnsafeCell::new(vec![S::ZERO; info.elements])),
                 Element::Uint => Buffer::Uint(UnsafeCell::new(vec![0; info.elements])),
             })
             .collect();
@@ -87,9 +87,15 @@ impl<S: PlanScalar> CpuExecutor<S> {
 
     /// Hands every op, ready to be run, to `f`.
     fn each(&mut self, ops: Range<usize>, values: &StepValues, mut f: impl FnMut(&dyn Fn()) + Send) {
+        let mut values = *values;
+        if let Some(scale) = self.plan.loss_scale
+            && let Ok(scale) = self.float(scale)
+        {
+            values.loss_scale = scale[0].to_f64() as f32;
+        }
         let CpuExecutor { plan, buffers, pool, .. } = self;
         // SAFETY: the placements are the plan's, which `build` has checked; `&mut self` keeps all others away.
-        let memory = unsafe { Memory::new(buffers, &plan.placements, values) };
+        let memory = unsafe { Memory::new(buffers, &plan.placements, &values) };
         pool.install(|| {
             for planned in &plan.ops[ops] {
                 f(&|| S::run(planned.op.as_ref(), &memory));
@@ -180,7 +186,7 @@ impl<S: PlanScalar> Executor for CpuExecutor<S> {
         let mut copies = Vec::new();
         for &tensor in tensors {
             copies.push(match self.plan.info(tensor).element {
-                Element::Float => self.read(tensor)?.iter().map(|x| x.to_bits()).collect(),
+                Element::Float | Element::Half => self.read(tensor)?.iter().map(|x| x.to_bits()).collect(),
                 Element::Uint => self.read_uint(tensor)?,
             });
         }

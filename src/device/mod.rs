@@ -5,7 +5,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::cpu::CpuExecutor;
 use crate::gpu::tuning::device_of;
@@ -150,6 +150,10 @@ impl Device {
 
     /// An executor for the plan.
     pub fn open(&self, plan: Plan) -> Result<Box<dyn Executor>> {
+        ensure!(
+            self.is_gpu() || !plan.is_half(),
+            "half precision needs a GPU: the CPU executor computes in f32 (use precision f32, or --device gpu)"
+        );
         Ok(match &self.gpu {
             Some(gpu) => Box::new(GpuExecutor::new(gpu.clone(), plan, Options::default())?),
             None => Box::new(CpuExecutor::<f32>::new(plan, self.threads)?),

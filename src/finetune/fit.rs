@@ -11,7 +11,7 @@ use crate::model::finetune::{FinetuneOptions, FinetunePlan, FinetuneTensors, Hea
 use crate::model::{BatchCapacity, ModelConfig, OptimizerOptions};
 use crate::ops::optimizer::{METRIC_GRADIENT_NORM, METRIC_NOT_FINITE};
 use crate::plan::{Executor, Phase};
-use crate::tensor::StepValues;
+use crate::tensor::{Precision, StepValues};
 use crate::tensor::random::{Stream, derive, root};
 use crate::train::schedule;
 
@@ -121,6 +121,7 @@ impl<'a> Fit<'a> {
             dropout: options.dropout,
             attention_dropout: options.dropout,
             layer_decay: options.layer_decay,
+            precision: Precision::F32,
             optimizer: OptimizerOptions {
                 weight_decay: options.weight_decay as f32,
                 ..OptimizerOptions::default()

@@ -7,7 +7,7 @@ use crate::interop::pretrained::Pretrained;
 use crate::model::finetune::{FinetuneOptions, FinetunePlan, FinetuneTensors, Head, Purpose, Targets};
 use crate::model::{BatchCapacity, ModelConfig, OptimizerOptions};
 use crate::plan::{Data, Executor, Phase, Upload, copy_parameters};
-use crate::tensor::{StepValues, TensorId};
+use crate::tensor::{Precision, StepValues, TensorId};
 use crate::train::batch::PackedBatch;
 
 use super::answers::{Ends, WindowScores, beam_starts};
@@ -47,6 +47,7 @@ impl Predictor {
             dropout: 0.0,
             attention_dropout: 0.0,
             layer_decay: 1.0,
+            precision: Precision::F32,
             optimizer: OptimizerOptions::default(),
         };
         let tokens = micro_tokens(device);

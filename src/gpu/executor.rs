@@ -1,10 +1,12 @@
 //! Runs a plan on a GPU: everything is made with the executor, a run only records and submits.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use half::f16;
 
 use crate::ops::memory::Placement;
 use crate::ops::{Access, Dispatch, Grid};
@@ -15,7 +17,7 @@ use super::adapter::IMMEDIATE_BYTES;
 use super::pipelines::Pipeline;
 use super::readback::{Readback, read_now};
 use super::timestamps::{self, Clock};
-use super::uploads::Uploads;
+use super::uploads::{Copy, Uploads};
 use super::{Gpu, Selection, selector};
 
 /// How the kernels are chosen and compiled.
@@ -49,6 +51,9 @@ pub struct GpuExecutor {
 impl GpuExecutor {
     /// Allocates all memory of the plan, compiles its kernels and makes their bind groups.
     pub fn new(gpu: Arc<Gpu>, plan: Plan, options: Options) -> Result<Self> {
+        if plan.is_half() && !gpu.capabilities.half {
+            bail!("{} has no half precision (SHADER_F16): use precision f32", gpu.capabilities.name);
+        }
         let buffers = make_buffers(&gpu, &plan)?;
         let uniform = gpu.guarded(|| {
             gpu.device.create_buffer(&wgpu::BufferDescriptor {
@@ -74,7 +79,8 @@ impl GpuExecutor {
             };
             candidates.push(chosen.with_context(|| op.label.clone())?);
         }
-        gpu.compile_all(candidates.iter().flat_map(|c| &c.dispatches), options.checked)?;
+        let dispatches = candidates.iter().flat_map(|c| &c.dispatches);
+        gpu.compile_all(dispatches.map(|dispatch| (dispatch, elements(&plan, dispatch))), options.checked)?;
         gpu.keep_pipelines();
         let (kernels, readback) = (Vec::with_capacity(candidates.len()), Readback::default());
         let mut executor = GpuExecutor { gpu, plan, buffers, uniform, kernels, uploads, readback };
@@ -99,15 +105,14 @@ impl GpuExecutor {
             bail!("{} words of immediates, 32 at most", dispatch.immediates.len());
         }
         self.check_bindings(dispatch)?;
-        let pipeline = self.gpu.pipeline(dispatch, checked)?;
+        let pipeline = self.gpu.pipeline(dispatch, &elements(&self.plan, dispatch), checked)?;
         let mut entries =
             vec![wgpu::BindGroupEntry { binding: 0, resource: self.uniform.as_entire_binding() }];
         for (index, binding) in dispatch.bindings.iter().enumerate() {
-            let place = self.plan.placement(binding.tensor);
             let resource = wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                buffer: &self.buffers[place.buffer],
-                offset: 4 * place.offset as u64,
-                size: wgpu::BufferSize::new(4 * place.length as u64),
+                buffer: &self.buffers[self.plan.placement(binding.tensor).buffer],
+                offset: self.offset(binding.tensor),
+                size: wgpu::BufferSize::new(self.bytes(binding.tensor)),
             });
             entries.push(wgpu::BindGroupEntry { binding: index as u32 + 1, resource });
         }
@@ -140,19 +145,46 @@ impl GpuExecutor {
         Ok(())
     }
 
-    fn place(&self, tensor: TensorId, element: Element, elements: usize) -> Result<Placement> {
+    /// Where a tensor begins in its buffer, in bytes.
+    fn offset(&self, tensor: TensorId) -> u64 {
+        self.plan.info(tensor).element.bytes() * self.plan.placement(tensor).offset as u64
+    }
+
+    /// Bytes of a tensor, in whole words.
+    fn bytes(&self, tensor: TensorId) -> u64 {
+        let bytes = self.plan.info(tensor).element.bytes() * self.plan.placement(tensor).length as u64;
+        bytes.next_multiple_of(4)
+    }
+
+    /// The place of a tensor that holds integers, or floats of either size.
+    fn place(&self, tensor: TensorId, integers: bool, elements: usize) -> Result<Placement> {
         let (info, place) = (self.plan.info(tensor), self.plan.placement(tensor));
-        if place.buffer >= self.buffers.len() || info.element != element {
+        if place.buffer >= self.buffers.len() || (info.element == Element::Uint) != integers {
             bail!("tensor {} holds no elements of this type", info.name);
         }
         if elements > place.length {
             bail!("{elements} elements do not fit into {} ({})", info.name, place.length);
         }
+        // An odd number of halves ends within a word: only at the end of the tensor is nothing behind it.
+        if info.element == Element::Half && elements % 2 == 1 && elements < place.length {
+            bail!("{elements} elements of half precision end within a word of {}", info.name);
+        }
         Ok(place)
     }
 
-    fn part(&self, place: Placement) -> (&wgpu::Buffer, u64, u64) {
-        (&self.buffers[place.buffer], 4 * place.offset as u64, 4 * place.length as u64)
+    fn part(&self, tensor: TensorId) -> (&wgpu::Buffer, u64, u64) {
+        let buffer = &self.buffers[self.plan.placement(tensor).buffer];
+        (buffer, self.offset(tensor), self.bytes(tensor))
+    }
+
+    /// Floats as the tensor holds them, in whole words.
+    fn encode<'a>(&self, tensor: TensorId, data: &'a [f32]) -> Cow<'a, [u8]> {
+        if self.plan.info(tensor).element == Element::Float {
+            return bytemuck::cast_slice(data).into();
+        }
+        let mut halves: Vec<f16> = data.iter().map(|&x| f16::from_f32(x)).collect();
+        halves.resize(data.len().next_multiple_of(2), f16::ZERO);
+        halves.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>().into()
     }
 
     /// Submits the uploads and what `record` records after them.
@@ -162,17 +194,25 @@ impl GpuExecutor {
         uploads: &[Upload<'_>],
         record: impl FnOnce(&Self, &mut wgpu::CommandEncoder) -> Result<()>,
     ) -> Result<()> {
-        let mut copies = vec![(&self.uniform, 0, bytemuck::bytes_of(values))];
+        let mut copies: Vec<Copy<'_>> = vec![(&self.uniform, 0, bytemuck::bytes_of(values).into())];
         for upload in uploads {
-            let (element, data): (_, &[u8]) = match upload.data {
-                Data::Uint(data) => (Element::Uint, bytemuck::cast_slice(data)),
-                Data::Float(data) => (Element::Float, bytemuck::cast_slice(data)),
+            let (place, bytes) = match upload.data {
+                Data::Uint(data) => {
+                    (self.place(upload.tensor, true, data.len())?, bytemuck::cast_slice(data).into())
+                }
+                Data::Float(data) => {
+                    (self.place(upload.tensor, false, data.len())?, self.encode(upload.tensor, data))
+                }
             };
-            let place = self.place(upload.tensor, element, data.len() / 4)?;
-            copies.push((&self.buffers[place.buffer], 4 * place.offset as u64, data));
+            copies.push((&self.buffers[place.buffer], self.offset(upload.tensor), bytes));
         }
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         self.uploads.record(&self.gpu, &mut encoder, &copies)?;
+        if let Some(tensor) = self.plan.loss_scale {
+            let (buffer, offset, _) = self.part(tensor);
+            let target = std::mem::offset_of!(StepValues, loss_scale) as u64;
+            encoder.copy_buffer_to_buffer(buffer, offset, &self.uniform, target, 4);
+        }
         let recorded = record(self, &mut encoder);
         let submission = self.gpu.queue.submit([encoder.finish()]);
         self.uploads.submitted(submission);
@@ -211,6 +251,11 @@ impl GpuExecutor {
     }
 }
 
+/// The element types of a dispatch's bindings, in order.
+fn elements(plan: &Plan, dispatch: &Dispatch) -> Vec<Element> {
+    dispatch.bindings.iter().map(|binding| plan.info(binding.tensor).element).collect()
+}
+
 /// Folds a number of workgroups into two dimensions of at most `limit`. The product may exceed the number:
 /// kernels return where theirs is beyond their work.
 fn fold(workgroups: usize, limit: usize) -> Result<[u32; 2]> {
@@ -226,7 +271,7 @@ fn make_buffers(gpu: &Gpu, plan: &Plan) -> Result<Vec<wgpu::Buffer>> {
     let mut made = 0;
     let mut buffers = Vec::with_capacity(plan.buffers.len());
     for (index, info) in plan.buffers.iter().enumerate() {
-        let bytes = 4 * info.elements as u64;
+        let bytes = info.bytes();
         let buffer = gpu.guarded(|| {
             gpu.device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("plan"),
@@ -261,7 +306,7 @@ fn tenant(plan: &Plan, buffer: usize) -> &str {
 fn check_sizes(gpu: &Gpu, plan: &Plan) -> Result<()> {
     let limits = &gpu.capabilities;
     for (index, info) in plan.buffers.iter().enumerate() {
-        let bytes = 4 * info.elements as u64;
+        let bytes = info.bytes();
         if bytes > limits.buffer_bytes {
             bail!(
                 "{} needs a buffer of {} MB, and {} allows {} MB: try a smaller micro_batch or model",
@@ -273,7 +318,8 @@ fn check_sizes(gpu: &Gpu, plan: &Plan) -> Result<()> {
         }
     }
     for (id, place) in plan.placements.iter().enumerate() {
-        let (info, bytes) = (&plan.tensors[id], 4 * place.length as u64);
+        let info = &plan.tensors[id];
+        let bytes = info.element.bytes() * place.length as u64;
         if place.buffer < plan.buffers.len() && bytes > limits.binding_bytes {
             bail!(
                 "{} ({} MB) exceeds the {} MB that {} can bind: try a smaller micro_batch",
@@ -341,39 +387,42 @@ impl Executor for GpuExecutor {
     }
 
     fn write(&mut self, tensor: TensorId, data: &[f32]) -> Result<()> {
-        let place = self.place(tensor, Element::Float, data.len())?;
+        let place = self.place(tensor, false, data.len())?;
         let buffer = &self.buffers[place.buffer];
         // Lands before the next submission and after the last, which is what callers expect.
-        self.gpu.queue.write_buffer(buffer, 4 * place.offset as u64, bytemuck::cast_slice(data));
+        self.gpu.queue.write_buffer(buffer, self.offset(tensor), &self.encode(tensor, data));
         self.gpu.check()
     }
 
     fn write_uint(&mut self, tensor: TensorId, data: &[u32]) -> Result<()> {
-        let place = self.place(tensor, Element::Uint, data.len())?;
+        let place = self.place(tensor, true, data.len())?;
         let buffer = &self.buffers[place.buffer];
-        self.gpu.queue.write_buffer(buffer, 4 * place.offset as u64, bytemuck::cast_slice(data));
+        self.gpu.queue.write_buffer(buffer, self.offset(tensor), bytemuck::cast_slice(data));
         self.gpu.check()
     }
 
     fn read(&mut self, tensor: TensorId) -> Result<Vec<f32>> {
-        let place = self.place(tensor, Element::Float, 0)?;
-        Ok(bytemuck::cast_vec(read_now(&self.gpu, self.part(place))?))
+        let place = self.place(tensor, false, 0)?;
+        let words = read_now(&self.gpu, self.part(tensor))?;
+        if self.plan.info(tensor).element == Element::Float {
+            return Ok(bytemuck::cast_vec(words));
+        }
+        let halves = words.iter().flat_map(|&word| [word as u16, (word >> 16) as u16]);
+        Ok(halves.take(place.length).map(|bits| f16::from_bits(bits).to_f32()).collect())
     }
 
     fn read_uint(&mut self, tensor: TensorId) -> Result<Vec<u32>> {
-        let place = self.place(tensor, Element::Uint, 0)?;
-        read_now(&self.gpu, self.part(place))
+        self.place(tensor, true, 0)?;
+        read_now(&self.gpu, self.part(tensor))
     }
 
     fn request(&mut self, tag: u64, tensors: &[TensorId]) -> Result<()> {
-        let mut places = Vec::with_capacity(tensors.len());
+        let mut parts = Vec::with_capacity(tensors.len());
         for &tensor in tensors {
-            places.push(self.place(tensor, self.plan.info(tensor).element, 0)?);
+            self.place(tensor, self.plan.info(tensor).element == Element::Uint, 0)?;
+            let buffer = &self.buffers[self.plan.placement(tensor).buffer];
+            parts.push((buffer, self.offset(tensor), self.bytes(tensor)));
         }
-        let part = |place: &Placement| {
-            (&self.buffers[place.buffer], 4 * place.offset as u64, 4 * place.length as u64)
-        };
-        let parts: Vec<_> = places.iter().map(part).collect();
         self.readback.request(&self.gpu, tag, &parts)
     }
 

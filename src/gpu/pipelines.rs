@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 
 use crate::ops::{Access, Dispatch};
+use crate::tensor::Element;
 
 use super::adapter::{IMMEDIATE_BYTES, one_line};
 use super::{Gpu, shader, tuning};
@@ -17,6 +18,8 @@ use super::{Gpu, shader, tuning};
 pub(super) struct PipelineKey {
     shader: &'static str,
     constants: Vec<(&'static str, u32)>,
+    /// Element types of the bindings.
+    elements: Vec<Element>,
     /// Which bindings are written.
     written: Vec<bool>,
     immediate_words: usize,
@@ -68,10 +71,11 @@ impl PipelineCache {
 }
 
 impl PipelineKey {
-    fn of(dispatch: &Dispatch, checked: bool) -> Self {
+    fn of(dispatch: &Dispatch, elements: &[Element], checked: bool) -> Self {
         PipelineKey {
             shader: dispatch.shader,
             constants: dispatch.constants.clone(),
+            elements: elements.to_vec(),
             written: dispatch.bindings.iter().map(|binding| binding.access == Access::ReadWrite).collect(),
             immediate_words: dispatch.immediates.len(),
             checked,
@@ -84,14 +88,15 @@ impl Gpu {
         self.pipelines.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Compiles what these dispatches need, each pipeline once, on all cores. `checked` modules test every
+    /// Compiles what these dispatches, each with the element types of its bindings, need: each pipeline once, on all cores. `checked` modules test every
     /// index and zero workgroup memory: slower, for tests.
     pub(super) fn compile_all<'a>(
         &self,
-        dispatches: impl Iterator<Item = &'a Dispatch>,
+        dispatches: impl Iterator<Item = (&'a Dispatch, Vec<Element>)>,
         checked: bool,
     ) -> Result<()> {
-        let mut keys: Vec<PipelineKey> = dispatches.map(|d| PipelineKey::of(d, checked)).collect();
+        let mut keys: Vec<PipelineKey> =
+            dispatches.map(|(dispatch, elements)| PipelineKey::of(dispatch, &elements, checked)).collect();
         let mut seen = HashSet::new();
         keys.retain(|key| seen.insert(key.clone()) && !self.cache().contains_key(key));
         keys.into_par_iter().try_for_each(|key| {
@@ -109,13 +114,18 @@ impl Gpu {
     }
 
     /// The compiled pipeline of a dispatch.
-    pub(super) fn pipeline(&self, dispatch: &Dispatch, checked: bool) -> Result<Arc<Pipeline>> {
-        let found = self.cache().get(&PipelineKey::of(dispatch, checked)).cloned();
+    pub(super) fn pipeline(
+        &self,
+        dispatch: &Dispatch,
+        elements: &[Element],
+        checked: bool,
+    ) -> Result<Arc<Pipeline>> {
+        let found = self.cache().get(&PipelineKey::of(dispatch, elements, checked)).cloned();
         found.with_context(|| format!("{} was not compiled", dispatch.shader))
     }
 
     fn compile(&self, key: &PipelineKey) -> Result<Pipeline> {
-        let source = shader::assemble(key.shader, &key.constants)?;
+        let source = shader::assemble(key.shader, &key.constants, &key.elements)?;
         let descriptor = wgpu::ShaderModuleDescriptor {
             label: Some(key.shader),
             source: wgpu::ShaderSource::Wgsl(source.text.as_str().into()),

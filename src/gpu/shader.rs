@@ -2,19 +2,29 @@
 //!
 //! Lines that start with `#` are ours: `#if NAME`, `#if NAME == value`, `#if NAME != value`, `#else`, `#endif`,
 //! nested as one likes. NAME is a constant of the dispatch; a name nobody set is an error, not zero.
+//!
+//! What a floating-point binding n holds, f32 or f16, is the plan's choice. A shader that allows both declares it
+//! with the aliases put before it: `array<Tn>` for single elements, `array<Vn>` for vectors of four, `array<Ln>` for
+//! whichever of them VEC says. It converts where it reads, `vec4<f32>(input[i])`, and where it writes,
+//! `output[i] = V2(x)`, and computes in f32; of f32 elements that converts nothing.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::tensor::Element;
 
 include!(concat!(env!("OUT_DIR"), "/shaders.rs"));
 
 const PRELUDE: &str = "prelude";
+
+/// Bindings that have aliases even if the dispatch says nothing of them: as many as every adapter allows.
+const BINDINGS: usize = 8;
 
 /// A WGSL module ready to be compiled.
 #[derive(Clone, Debug)]
 pub struct Source {
     pub text: String,
     name: String,
-    /// Lines of the text that are constants, and of those that are the prelude.
+    /// Lines of the text that are constants and aliases, and of those that are the prelude.
     constants: usize,
     prelude: usize,
 }
@@ -37,26 +47,49 @@ fn embedded(name: &str) -> Result<&'static str> {
     Ok(found.with_context(|| format!("there is no shaders/{name}.wgsl"))?.1)
 }
 
-/// The module of `shaders/<name>.wgsl` with these constants: `const NAME: u32 = value;` lines, the prelude,
-/// and the source with its `#if` lines resolved.
-pub fn assemble(name: &str, constants: &[(&str, u32)]) -> Result<Source> {
-    assemble_text(name, embedded(name)?, constants)
+/// The module of `shaders/<name>.wgsl` with these constants and element types of its bindings (f32 where none is
+/// given): `const NAME: u32 = value;` lines, aliases, the prelude, and the source with its `#if` lines resolved.
+pub fn assemble(name: &str, constants: &[(&str, u32)], elements: &[Element]) -> Result<Source> {
+    assemble_text(name, embedded(name)?, constants, elements)
 }
 
 /// The same of a text that is not, or not yet, among the embedded ones: for tools that try a kernel out.
-pub fn assemble_text(name: &str, body: &str, constants: &[(&str, u32)]) -> Result<Source> {
+pub fn assemble_text(
+    name: &str,
+    body: &str,
+    constants: &[(&str, u32)],
+    elements: &[Element],
+) -> Result<Source> {
     let body = preprocess(name, body, constants)?;
     let mut text = String::new();
+    if elements.contains(&Element::Half) {
+        text += "enable f16;\n";
+    }
     for (constant, value) in constants {
         text += &format!("const {constant}: u32 = {value}u;\n");
     }
+    let vectors = constants.contains(&("VEC", 1));
+    for binding in 1..=BINDINGS.max(elements.len()) {
+        let half = elements.get(binding - 1) == Some(&Element::Half);
+        let lane = if vectors { 'V' } else { 'T' };
+        text += &format!(
+            "alias T{binding} = {}; alias V{binding} = vec4<T{binding}>; alias L{binding} = {lane}{binding};\n",
+            if half { "f16" } else { "f32" }
+        );
+        let declared = |alias| body.contains(&format!("array<{alias}{binding}>"));
+        ensure!(
+            !half || ['T', 'V', 'L'].into_iter().any(declared),
+            "shaders/{name}.wgsl: binding {binding} cannot be of half precision"
+        );
+    }
+    let lines = text.lines().count();
     let prelude = embedded(PRELUDE)?;
     text += prelude;
     if !prelude.ends_with('\n') {
         text.push('\n');
     }
     text += &body;
-    Ok(Source { text, name: name.to_owned(), constants: constants.len(), prelude: prelude.lines().count() })
+    Ok(Source { text, name: name.to_owned(), constants: lines, prelude: prelude.lines().count() })
 }
 
 /// One open `#if`.
@@ -159,14 +192,14 @@ mod tests {
 
     #[test]
     fn lines_are_traced_to_their_files() {
-        let source = assemble("matmul_sum_splits", &[("FORM", 2), ("BIAS_GRADIENT", 1)]).unwrap();
+        let source = assemble("matmul_sum_splits", &[("FORM", 2), ("BIAS_GRADIENT", 1)], &[]).unwrap();
         let line = |start: &str| 1 + source.text.lines().position(|l| l.starts_with(start)).unwrap();
         assert_eq!(source.locate(1), "constants of shaders/matmul_sum_splits.wgsl");
         assert!(source.locate(line("struct Step")).starts_with("shaders/prelude.wgsl:"));
         let own = embedded("matmul_sum_splits").unwrap();
         let expected = 1 + own.lines().position(|l| l.starts_with("fn main")).unwrap();
         assert_eq!(source.locate(line("fn main")), format!("shaders/matmul_sum_splits.wgsl:{expected}"));
-        assert!(assemble("nothing", &[]).unwrap_err().to_string().contains("shaders/nothing.wgsl"));
+        assert!(assemble("nothing", &[], &[]).unwrap_err().to_string().contains("shaders/nothing.wgsl"));
     }
 
     #[test]

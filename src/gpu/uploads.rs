@@ -3,6 +3,8 @@
 //! A run copies its data from a mapped buffer of its own, by commands recorded before its dispatches, so that
 //! no run in flight sees what was meant for the next. The number of these buffers bounds the runs in flight.
 
+use std::borrow::Cow;
+
 use anyhow::{Context, Result};
 
 use super::Gpu;
@@ -24,7 +26,7 @@ pub(super) struct Uploads {
 }
 
 /// Data on its way into a buffer: target, byte offset in it, bytes.
-pub(super) type Copy<'a> = (&'a wgpu::Buffer, u64, &'a [u8]);
+pub(super) type Copy<'a> = (&'a wgpu::Buffer, u64, Cow<'a, [u8]>);
 
 impl Uploads {
     /// `bytes`: what a run usually uploads; more makes a buffer grow once.

@@ -9,14 +9,14 @@ use crate::ops::optimizer::Clear;
 use crate::ops::replace::Replace;
 use crate::ops::replaced_token::AUC_BINS;
 use crate::plan::{Data, Phase, Plan, PlanBuilder, Upload};
-use crate::tensor::{Element, Extent, Role, Rows, TensorId};
+use crate::tensor::{Element, Extent, Precision, Role, Rows, TensorId};
 use crate::train::batch::PackedBatch;
 
 use super::encoder::{Encoder, SampledWords, WordListTensors};
 use super::heads::{self, HeadOptions, LogitsChunk, Masked};
 use super::inputs::{PackedInputs, uint_input};
 use super::parameters::LayerRates;
-use super::update::{OptimizerOptions, RANGE_LIMIT, clear_gradients, update};
+use super::update::{OptimizerOptions, RANGE_LIMIT, clear_gradients, loss_scaling, update};
 use super::{ModelConfig, parameters};
 
 /// Elements of the metrics tensor; `train::metrics` names the places.
@@ -52,6 +52,8 @@ pub struct StepOptions {
     pub generator_weight: f32,
     pub discriminator_weight: f32,
     pub temperature: f32,
+    /// Of activations and their gradients.
+    pub precision: Precision,
     pub optimizer: OptimizerOptions,
 }
 
@@ -65,6 +67,7 @@ impl Default for StepOptions {
             generator_weight: 1.0,
             discriminator_weight: 50.0,
             temperature: 1.0,
+            precision: Precision::F32,
             optimizer: OptimizerOptions::default(),
         }
     }
@@ -87,6 +90,8 @@ pub struct StepTensors {
     pub metrics: TensorId,
     /// `[2, AUC_BINS]` integers.
     pub histogram: TensorId,
+    /// `[loss_scaling::STATE]` floats, where the losses are scaled; the caller sets the first state.
+    pub loss_scaling: Option<TensorId>,
     /// `[T]`: what the discriminator reads, its labels and logits.
     pub discriminator_ids: TensorId,
     pub labels: TensorId,
@@ -113,6 +118,7 @@ impl PretrainPlan {
         );
         let train = options.mode != Mode::Evaluate;
         let mut builder = PlanBuilder::new();
+        builder.precision(options.precision);
         let embeddings = parameters::embeddings(&mut builder, config);
         let generator_size = parameters::EncoderSize::generator(config);
         let discriminator_size = parameters::EncoderSize::discriminator(config);
@@ -145,6 +151,7 @@ impl PretrainPlan {
         let histogram =
             builder.tensor("auc_histogram", Rows::fixed(2), AUC_BINS, Element::Uint, Role::Metric);
 
+        let loss_scaling = if train { loss_scaling(&mut builder, options.precision) } else { None };
         let ranges = if train { builder.parameter_ranges(RANGE_LIMIT) } else { Vec::new() };
         builder.phase(Phase::Clear);
         clear_gradients(&mut builder, &ranges);
@@ -233,7 +240,7 @@ impl PretrainPlan {
 
         builder.phase(Phase::Update);
         if train {
-            update(&mut builder, &ranges, metrics, &options.optimizer);
+            update(&mut builder, &ranges, metrics, loss_scaling, &options.optimizer);
         }
         let keep = match options.mode {
             Mode::Parity => vec![discriminator_ids, labels, detected.logits],
@@ -252,6 +259,7 @@ impl PretrainPlan {
             sampled: masked.sampled,
             metrics,
             histogram,
+            loss_scaling,
             discriminator_ids,
             labels,
             discriminator_logits: detected.logits,

@@ -101,7 +101,7 @@ impl Encoder<'_> {
         let (rows, packed) = (self.packed.tokens, &self.packed);
         let columns = self.size.embedding;
         let embedding_sum = builder.activation("embeddings.sum", rows, columns);
-        let embedding_statistics = builder.activation("embeddings.statistics", rows, 2);
+        let embedding_statistics = builder.exact("embeddings.statistics", rows, 2);
         let embedded = builder.activation("embeddings", rows, columns);
         builder.push(
             "embeddings",
@@ -152,7 +152,7 @@ impl Encoder<'_> {
         let dense = &parameters.qkv;
         builder.push("attention.qkv", linear(input, dense, qkv, rows, Epilogue::Bias(dense.bias.value)));
         let context = builder.activation("attention.context", rows, hidden);
-        let log_sum_exp = builder.activation("attention.log_sum_exp", rows, self.size.heads);
+        let log_sum_exp = builder.exact("attention.log_sum_exp", rows, self.size.heads);
         builder.push(
             "attention",
             Attention {

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 
 use crate::ops::optimizer::Clear;
 use crate::plan::{Data, Phase, Plan, PlanBuilder, Upload};
-use crate::tensor::{Dropout, Element, Extent, Role, Rows, TensorId};
+use crate::tensor::{Dropout, Element, Extent, Precision, Role, Rows, TensorId};
 use crate::train::batch::PackedBatch;
 
 use super::electra::METRICS;
@@ -15,7 +15,7 @@ use super::encoder::{Encoder, WordListTensors, site};
 use super::inputs::PackedInputs;
 use super::parameters::{self, LayerRates};
 use super::task_heads;
-use super::update::{OptimizerOptions, RANGE_LIMIT, clear_gradients, update};
+use super::update::{OptimizerOptions, RANGE_LIMIT, clear_gradients, loss_scaling, update};
 use super::{BatchCapacity, ModelConfig};
 
 /// What the encoder's output is read by.
@@ -52,6 +52,8 @@ pub struct FinetuneOptions {
     pub attention_dropout: f64,
     /// Factor on the learning rate from a layer to the one below it.
     pub layer_decay: f64,
+    /// Of activations and their gradients.
+    pub precision: Precision,
     pub optimizer: OptimizerOptions,
 }
 
@@ -91,6 +93,8 @@ pub struct FinetuneTensors {
     pub head: HeadTensors,
     /// `[METRICS]` floats; see [`place`].
     pub metrics: TensorId,
+    /// `[loss_scaling::STATE]` floats, where the losses are scaled; the caller sets the first state.
+    pub loss_scaling: Option<TensorId>,
 }
 
 /// Places in the metrics tensor: sums over rows of loss, rows that are right, rows.
@@ -99,7 +103,7 @@ pub mod place {
     pub const FIRST: [usize; 3] = [0, 1, 2];
     /// Of the ends of joint spans.
     pub const SECOND: [usize; 3] = [3, 4, 5];
-    /// Of answerability. (8 to 10 are the optimiser's.)
+    /// Of answerability. (8 to 10 are the optimiser's, 12 and 13 loss scaling's.)
     pub const THIRD: [usize; 3] = [6, 7, 11];
 }
 
@@ -133,6 +137,7 @@ impl FinetunePlan {
         let size = parameters::EncoderSize::discriminator(config);
         let rates = LayerRates::new(options.layer_decay, size.layers);
         let mut builder = PlanBuilder::new();
+        builder.precision(options.precision);
         builder.learning_rate_factor(rates.embeddings());
         let embeddings = parameters::embeddings(&mut builder, config);
         let encoder_parameters = parameters::encoder(&mut builder, "discriminator", size, &rates);
@@ -142,6 +147,7 @@ impl FinetunePlan {
         let inputs = PackedInputs::new(&mut builder, tokens, sequences, capacity.max_length);
         let words = train.then(|| WordListTensors::new(&mut builder, "words", tokens));
         let metrics = builder.tensor("metrics", Rows::fixed(METRICS), 1, Element::Float, Role::Metric);
+        let loss_scaling = if train { loss_scaling(&mut builder, options.precision) } else { None };
         let ranges = if train { builder.parameter_ranges(RANGE_LIMIT) } else { Vec::new() };
         builder.phase(Phase::Clear);
         clear_gradients(&mut builder, &ranges);
@@ -179,7 +185,7 @@ impl FinetunePlan {
         }
         builder.phase(Phase::Update);
         if train {
-            update(&mut builder, &ranges, metrics, &options.optimizer);
+            update(&mut builder, &ranges, metrics, loss_scaling, &options.optimizer);
         }
         let mut keep = Vec::new();
         if !train {
@@ -189,7 +195,7 @@ impl FinetunePlan {
             keep.push(saved.output);
         }
         let plan = builder.build(&keep)?;
-        let tensors = FinetuneTensors { inputs, words, head: built.tensors, metrics };
+        let tensors = FinetuneTensors { inputs, words, head: built.tensors, metrics, loss_scaling };
         Ok(FinetunePlan { plan, tensors, capacity, end_ops: built.end_ops })
     }
 }

@@ -74,14 +74,14 @@ pub fn masked_language_model(
     let (normed, statistics) =
         norm(builder, "LayerNorm", &head.norm, (activated, None), (rows, columns), Dropout::off(), None);
 
-    let results = builder.activation("results", rows, RESULTS);
+    let results = builder.exact("results", rows, RESULTS);
     let normed_gradient = options.backward.then(|| builder.gradient("LayerNorm.gradient", rows, columns));
     let size = (LOGITS_BYTES / 4 / vocabulary).clamp(1, rows.capacity.max(1));
     let mut chunks = Vec::new();
     for first_row in (0..rows.capacity).step_by(size) {
         let chunk = rows.chunk(first_row, size);
         let local = Rows::of(chunk.extent, chunk.capacity);
-        let logits = builder.activation(&format!("logits.{}", chunks.len()), local, vocabulary);
+        let logits = builder.exact(&format!("logits.{}", chunks.len()), local, vocabulary);
         let normed_rows = Operand { tensor: normed, first_row };
         builder.push(
             "logits",
@@ -238,8 +238,8 @@ pub fn replaced_token_detection(
     let hidden = builder.activation("dense", rows, columns);
     let epilogue = Epilogue::BiasGelu { bias: head.dense.bias.value, before: before_gelu };
     builder.push("dense", linear(encoded, &head.dense, hidden, rows, epilogue));
-    let logits = builder.activation("logits", rows, 1);
-    let results = builder.activation("results", rows, 2);
+    let logits = builder.exact("logits", rows, 1);
+    let results = builder.exact("results", rows, 2);
     builder.push(
         "loss",
         ReplacedToken {

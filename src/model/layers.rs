@@ -145,7 +145,7 @@ pub fn norm(
     dropout: Dropout,
     packed: Option<&Packed>,
 ) -> (TensorId, TensorId) {
-    let statistics = builder.activation(&format!("{label}.statistics"), rows, 2);
+    let statistics = builder.exact(&format!("{label}.statistics"), rows, 2);
     let output = builder.activation(label, rows, columns);
     builder.push(
         label,

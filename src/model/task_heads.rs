@@ -130,7 +130,7 @@ impl HeadContext {
     /// Two logits a token.
     fn span(&self, builder: &mut PlanBuilder, layer: &Dense) -> BuiltHead {
         let rows = self.tokens();
-        let logits = builder.activation("logits", rows, 2);
+        let logits = builder.exact("logits", rows, 2);
         builder.push("logits", linear(self.encoded, layer, logits, rows, Epilogue::Bias(layer.bias.value)));
         let mut tensors = HeadTensors { logits: Some(logits), ..HeadTensors::default() };
         if !self.train {
@@ -158,8 +158,8 @@ impl HeadContext {
         metrics: [usize; 3],
     ) -> TensorId {
         let (tokens, sequences) = (self.tokens(), self.sequences());
-        let results = builder.activation(&format!("{label}.results"), sequences, 3);
-        let gradient = builder.gradient(&format!("{label}.logits.gradient"), tokens, columns);
+        let results = builder.exact(&format!("{label}.results"), sequences, 3);
+        let gradient = builder.exact_gradient(&format!("{label}.logits.gradient"), tokens, columns);
         builder.push(
             &format!("{label}.loss"),
             SpanLoss {
@@ -241,7 +241,7 @@ impl HeadContext {
     fn joint_span(&self, builder: &mut PlanBuilder, layers: &[Dense]) -> BuiltHead {
         let (tokens, sequences) = (self.tokens(), self.sequences());
         let (start, end_inner, end_outer) = (&layers[0], &layers[1], &layers[2]);
-        let start_logits = builder.activation("start.logits", tokens, 1);
+        let start_logits = builder.exact("start.logits", tokens, 1);
         let epilogue = Epilogue::Bias(start.bias.value);
         builder.push("start", linear(self.encoded, start, start_logits, tokens, epilogue));
         let allowed = uint_input(builder, "allowed", self.capacity.tokens);
@@ -249,7 +249,7 @@ impl HeadContext {
 
         let pool = layers.get(3).map(|layer| {
             let pooled = builder.activation("answerability.pooled", sequences, 2 * self.hidden);
-            let statistics = builder.activation("answerability.statistics", sequences, 2);
+            let statistics = builder.exact("answerability.statistics", sequences, 2);
             builder.push(
                 "answerability.pool",
                 SpanPool {
@@ -266,7 +266,7 @@ impl HeadContext {
             );
             let inner = self.inner(builder, "answerability.dense", pooled, layer, sequences);
             let outer = &layers[4];
-            let logits = builder.activation("answerability.logits", sequences, 1);
+            let logits = builder.exact("answerability.logits", sequences, 1);
             let epilogue = Epilogue::Bias(outer.bias.value);
             builder.push("answerability", linear(inner.output, outer, logits, sequences, epilogue));
             (pooled, statistics, inner, logits)
@@ -288,7 +288,7 @@ impl HeadContext {
             },
         );
         let end = self.inner(builder, "end.dense", pair, end_inner, tokens);
-        let end_logits = builder.activation("end.logits", tokens, 1);
+        let end_logits = builder.exact("end.logits", tokens, 1);
         let epilogue = Epilogue::Bias(end_outer.bias.value);
         builder.push("end", linear(end.output, end_outer, end_logits, tokens, epilogue));
         let end_ops = first_end_op..builder.op_count();
@@ -387,8 +387,8 @@ impl HeadContext {
         weight: f32,
         metrics: [usize; 3],
     ) -> TensorId {
-        let results = builder.activation(&format!("{label}.results"), rows, 3);
-        let gradient = builder.gradient(&format!("{label}.logits.gradient"), rows, columns);
+        let results = builder.exact(&format!("{label}.results"), rows, 3);
+        let gradient = builder.exact_gradient(&format!("{label}.logits.gradient"), rows, columns);
         builder.push(
             &format!("{label}.loss"),
             RowLoss { kind, logits, targets, results, gradient: Some(gradient), rows, columns, weight },
@@ -434,7 +434,7 @@ impl HeadContext {
         let input = self.dropped(builder, "first.dropout", first, input_dropout, rows, at);
         let inner = self.inner(builder, "dense", input, inner_layer, rows);
         let activated = self.dropped(builder, "dense.dropout", inner.output, self.inner_dropout, rows, at);
-        let logits = builder.activation("logits", rows, outer.outputs);
+        let logits = builder.exact("logits", rows, outer.outputs);
         builder.push("logits", linear(activated, outer, logits, rows, Epilogue::Bias(outer.bias.value)));
         let mut tensors = HeadTensors { logits: Some(logits), ..HeadTensors::default() };
         if !self.train {
@@ -491,7 +491,7 @@ impl HeadContext {
         let (rows, dropout) = (self.tokens(), self.input_dropout);
         let at = (self.packed.positions, self.packed.sequences);
         let input = self.dropped(builder, "dropout", self.encoded, dropout, rows, at);
-        let logits = builder.activation("logits", rows, classes);
+        let logits = builder.exact("logits", rows, classes);
         builder.push("logits", linear(input, layer, logits, rows, Epilogue::Bias(layer.bias.value)));
         let mut tensors = HeadTensors { logits: Some(logits), ..HeadTensors::default() };
         if !self.train {

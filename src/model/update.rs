@@ -1,8 +1,9 @@
 //! What every training step begins and ends with: cleared gradients; global norm, clipping and Adam.
 
 use crate::ops::optimizer::{Adam, BLOCK, Clear, ClipFactor, SquaredNorm};
+use crate::ops::loss_scaling::{self, LossScaling};
 use crate::plan::{ParameterRange, PlanBuilder};
-use crate::tensor::{Element, Role, Rows, TensorId};
+use crate::tensor::{Element, Precision, Role, Rows, TensorId};
 
 /// Elements of a parameter range at most: 64 MiB, half of the binding limit every adapter has.
 pub const RANGE_LIMIT: usize = 16 << 20;
@@ -30,6 +31,16 @@ impl Default for OptimizerOptions {
     }
 }
 
+/// What scales the losses of a plan in half precision: the tensor of its state. In f32 nothing does.
+pub fn loss_scaling(builder: &mut PlanBuilder, precision: Precision) -> Option<TensorId> {
+    (precision == Precision::F16).then(|| {
+        let rows = Rows::fixed(loss_scaling::STATE);
+        let state = builder.tensor("loss_scaling", rows, 1, Element::Float, Role::Metric);
+        builder.loss_scale(state);
+        state
+    })
+}
+
 /// Clears the gradients of `ranges`.
 pub fn clear_gradients(builder: &mut PlanBuilder, ranges: &[ParameterRange]) {
     for range in ranges {
@@ -38,11 +49,13 @@ pub fn clear_gradients(builder: &mut PlanBuilder, ranges: &[ParameterRange]) {
     }
 }
 
-/// Norm of all gradients, clip factor, and Adam on every range. `metrics` receives norm, factor and flag.
+/// Norm of all gradients, clip factor, and Adam on every range; the next step's loss scale, if there is one.
+/// `metrics` receives norm, factor and flag.
 pub fn update(
     builder: &mut PlanBuilder,
     ranges: &[ParameterRange],
     metrics: TensorId,
+    loss_scaling: Option<TensorId>,
     options: &OptimizerOptions,
 ) {
     let blocks: usize = ranges.iter().map(|range| range.elements.div_ceil(BLOCK)).sum();
@@ -56,6 +69,9 @@ pub fn update(
     }
     let clip_norm = options.clip_norm;
     builder.push("clip", ClipFactor { partials, count: blocks, metrics, clip_norm });
+    if let Some(state) = loss_scaling {
+        builder.push("loss_scaling", LossScaling { state, metrics, interval: loss_scaling::INTERVAL });
+    }
     for range in ranges {
         builder.push(
             "adam",

@@ -16,6 +16,7 @@ pub mod embedding;
 pub mod gather;
 pub mod gelu;
 mod lanes;
+pub mod loss_scaling;
 pub mod matmul;
 pub mod memory;
 pub mod metric_sums;

@@ -41,7 +41,7 @@ impl Describe for Clear {
 impl<S: Scalar> CpuOp<S> for Clear {
     fn run(&self, memory: &Memory<'_, S>) {
         match self.element {
-            Element::Float => memory.write(self.tensor)[..self.elements].fill(S::ZERO),
+            Element::Float | Element::Half => memory.write(self.tensor)[..self.elements].fill(S::ZERO),
             Element::Uint => memory.write_uint(self.tensor)[..self.elements].fill(0),
         }
     }

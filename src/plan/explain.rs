@@ -33,8 +33,7 @@ impl Plan {
     pub fn summary(&self, extents: &Extents) -> Summary {
         let mut bytes_by_role = BTreeMap::new();
         for buffer in &self.buffers {
-            *bytes_by_role.entry(role_name(buffer.role).to_owned()).or_default() +=
-                buffer.elements as u64 * 4;
+            *bytes_by_role.entry(role_name(buffer.role).to_owned()).or_default() += buffer.bytes();
         }
         let activations = self.tensors.iter().filter(|tensor| transient(tensor.role));
         Summary {
@@ -42,7 +41,7 @@ impl Plan {
             buffers: self.buffers.len(),
             bytes_by_role,
             bytes: self.bytes(),
-            unshared_activation_bytes: activations.map(|tensor| tensor.elements() as u64 * 4).sum(),
+            unshared_activation_bytes: activations.map(|tensor| tensor.elements() as u64 * tensor.element.bytes()).sum(),
             micro_flops: self.flops(Phase::Micro, extents),
             update_flops: self.flops(Phase::Update, extents),
         }

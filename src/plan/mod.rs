@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 
 use crate::ops::memory::Placement;
 use crate::ops::{Io, Op};
-use crate::tensor::{Element, Extents, Role, Rows, StepValues, TensorId, TensorInfo};
+use crate::tensor::{Element, Extents, Precision, Role, Rows, StepValues, TensorId, TensorInfo};
 
 pub mod explain;
 mod storage;
@@ -85,6 +85,8 @@ pub struct PlanBuilder {
     phase: Option<Phase>,
     scope: Vec<String>,
     rate: f32,
+    precision: Precision,
+    loss_scale: Option<TensorId>,
 }
 
 impl Default for PlanBuilder {
@@ -97,6 +99,8 @@ impl Default for PlanBuilder {
             phase: None,
             scope: Vec::new(),
             rate: 1.0,
+            precision: Precision::F32,
+            loss_scale: None,
         }
     }
 }
@@ -121,12 +125,41 @@ impl PlanBuilder {
         id
     }
 
+    /// How the activations and their gradients declared from here on are kept.
+    pub fn precision(&mut self, precision: Precision) {
+        self.precision = precision;
+    }
+
+    /// An activation in the plan's precision.
     pub fn activation(&mut self, name: &str, rows: Rows, columns: usize) -> TensorId {
+        self.tensor(name, rows, columns, self.element(), Role::Activation)
+    }
+
+    /// An activation that is f32 in any precision: statistics, logits, losses.
+    pub fn exact(&mut self, name: &str, rows: Rows, columns: usize) -> TensorId {
         self.tensor(name, rows, columns, Element::Float, Role::Activation)
     }
 
+    /// The gradient of an activation, in the plan's precision.
     pub fn gradient(&mut self, name: &str, rows: Rows, columns: usize) -> TensorId {
+        self.tensor(name, rows, columns, self.element(), Role::ActivationGradient)
+    }
+
+    /// The gradient of what `exact` declares.
+    pub fn exact_gradient(&mut self, name: &str, rows: Rows, columns: usize) -> TensorId {
         self.tensor(name, rows, columns, Element::Float, Role::ActivationGradient)
+    }
+
+    fn element(&self) -> Element {
+        match self.precision {
+            Precision::F32 => Element::Float,
+            Precision::F16 => Element::Half,
+        }
+    }
+
+    /// Executors take `StepValues::loss_scale` from the first element of this tensor.
+    pub fn loss_scale(&mut self, tensor: TensorId) {
+        self.loss_scale = Some(tensor);
     }
 
     /// Declares a parameter of `parts` named row ranges, `columns` wide (1 and `vector` for biases and norms).
@@ -239,7 +272,8 @@ impl PlanBuilder {
             bail!("plan: ops are not in the order of their phases");
         }
         let (buffers, placements) = storage::assign(&self, keep)?;
-        Ok(Plan { tensors: self.tensors, parameters: self.parameters, ops: self.ops, buffers, placements })
+        let PlanBuilder { tensors, parameters, ops, loss_scale, .. } = self;
+        Ok(Plan { tensors, parameters, ops, buffers, placements, loss_scale })
     }
 }
 
@@ -251,6 +285,8 @@ pub struct Plan {
     pub buffers: Vec<BufferInfo>,
     /// By tensor id; offsets and lengths in elements.
     pub placements: Vec<Placement>,
+    /// Where `StepValues::loss_scale` lives, if the device decides it: the tensor's first element.
+    pub loss_scale: Option<TensorId>,
 }
 
 impl Plan {
@@ -275,13 +311,14 @@ impl Plan {
     }
 
     /// Kind and shapes of an op: what its speed depends on. Varying rows by their letter and capacity (T tokens,
-    /// B sequences, M masked slots).
+    /// B sequences, M masked slots); h marks half precision.
     pub fn signature(&self, op: usize) -> String {
         let PlannedOp { op, io, .. } = &self.ops[op];
         let shapes = |ids: &[TensorId]| -> String {
             let shape = |&id: &TensorId| {
                 let info = self.info(id);
-                format!("{}{}×{}", info.rows.extent.letter(), info.rows.capacity, info.columns)
+                let half = if info.element == Element::Half { "h" } else { "" };
+                format!("{}{}×{}{half}", info.rows.extent.letter(), info.rows.capacity, info.columns)
             };
             ids.iter().map(shape).collect::<Vec<_>>().join(" ")
         };
@@ -289,22 +326,27 @@ impl Plan {
         format!("{} {} → {}", op.name(), shapes(&io.reads), shapes(&written))
     }
 
-    /// Bytes that an op must move at the least with these extents: what it reads and writes once, 4 bytes an
-    /// element. An upper bound for tables of which it takes a few rows.
+    /// Bytes that an op must move at the least with these extents: what it reads and writes once. An upper bound for
+    /// tables of which it takes a few rows.
     pub fn op_bytes(&self, index: usize, extents: &Extents) -> f64 {
         let io = &self.ops[index].io;
         let moved = |ids: &[TensorId]| -> f64 {
             ids.iter()
                 .map(|&id| self.info(id))
-                .map(|t| 4.0 * (t.rows.count(extents) * t.columns) as f64)
+                .map(|t| t.element.bytes() as f64 * (t.rows.count(extents) * t.columns) as f64)
                 .sum()
         };
         moved(&io.reads) + moved(&io.writes) + 2.0 * moved(&io.updates)
     }
 
-    /// Bytes of device memory, all buffers together (4 bytes an element).
+    /// Bytes of device memory, all buffers together.
     pub fn bytes(&self) -> u64 {
-        self.buffers.iter().map(|buffer| buffer.elements as u64 * 4).sum()
+        self.buffers.iter().map(BufferInfo::bytes).sum()
+    }
+
+    /// Whether any tensor is kept in half precision.
+    pub fn is_half(&self) -> bool {
+        self.tensors.iter().any(|tensor| tensor.element == Element::Half)
     }
 
     /// The id of the tensor with this name and role, for tests and tools.

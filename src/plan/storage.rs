@@ -23,6 +23,13 @@ pub struct BufferInfo {
     pub role: Role,
 }
 
+impl BufferInfo {
+    /// Bytes on the GPU, in whole words.
+    pub fn bytes(&self) -> u64 {
+        (self.elements as u64 * self.element.bytes()).next_multiple_of(4)
+    }
+}
+
 /// A range of the flat parameter buffers: the same elements of values, gradients and moments.
 #[derive(Clone, Copy, Debug)]
 pub struct ParameterRange {

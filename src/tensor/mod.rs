@@ -87,11 +87,32 @@ impl Rows {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TensorId(pub u32);
 
-/// The type of a tensor's elements. `Float` is f32 on the GPU and the scalar of the executor on the CPU.
+/// The type of a tensor's elements. `Float` and `Half` are f32 and f16 on the GPU; on the CPU both are the scalar of
+/// the executor. Kernels compute in f32 whatever they read and write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Element {
     Float,
+    Half,
     Uint,
+}
+
+impl Element {
+    /// Bytes of an element on the GPU.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Element::Half => 2,
+            Element::Float | Element::Uint => 4,
+        }
+    }
+}
+
+/// How activations and their gradients are kept between ops. Parameters, their gradients and moments, statistics,
+/// logits and losses are f32 always.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    #[default]
+    F32,
+    F16,
 }
 
 /// What a tensor is for; decides where it lives and for how long.

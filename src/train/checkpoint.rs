@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::interop::weights::{self, WeightFile};
+use crate::ops::loss_scaling;
 use crate::plan::{Executor, Parameter};
 use crate::store::Store;
 use crate::tensor::TensorId;
@@ -58,8 +59,38 @@ pub struct State {
     #[serde(default = "lower_by_default")]
     pub lower: bool,
     pub store: StoreIdentity,
+    /// In half precision: how the losses are scaled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scaling: Option<LossScalingState>,
     /// What computed it; another device gives other roundings.
     pub device: String,
+}
+
+/// The state of dynamic loss scaling (`ops::loss_scaling`): whole numbers all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LossScalingState {
+    pub scale: u32,
+    /// Finite steps since the scale changed.
+    pub steps: u32,
+    /// Steps skipped since the start of the run.
+    pub skipped: u32,
+}
+
+impl LossScalingState {
+    /// What a run begins with.
+    pub fn first() -> Self {
+        LossScalingState { scale: loss_scaling::FIRST_SCALE as u32, steps: 0, skipped: 0 }
+    }
+
+    pub fn read(executor: &mut dyn Executor, tensor: TensorId) -> Result<Self> {
+        let state = executor.read(tensor)?;
+        ensure!(state.len() == loss_scaling::STATE, "the state of loss scaling has {} elements", state.len());
+        Ok(LossScalingState { scale: state[0] as u32, steps: state[1] as u32, skipped: state[2] as u32 })
+    }
+
+    pub fn write(&self, executor: &mut dyn Executor, tensor: TensorId) -> Result<()> {
+        executor.write(tensor, &[self.scale, self.steps, self.skipped].map(|x| x as f32))
+    }
 }
 
 /// States written before the key was there are of lower-cased texts or unknown.
@@ -254,7 +285,7 @@ mod tests {
 
     fn state_at(step: u64) -> State {
         let store = StoreIdentity { crc: "0".into(), documents: 1, lines: 2, tokens: 3 };
-        State { step, tokens: 9, seed: 1, tokenizer: "t".into(), lower: true, store, device: "d".into() }
+        State { step, tokens: 9, seed: 1, tokenizer: "t".into(), lower: true, store, loss_scaling: None, device: "d".into() }
     }
 
     fn failure<T>(result: Result<T>) -> String {

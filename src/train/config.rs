@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::model::{Mode, ModelConfig, OptimizerOptions, StepOptions, config as sizes};
+use crate::tensor::Precision;
 
 use super::hparams;
 use super::masking;
@@ -293,8 +294,6 @@ fn resolve_model(settings: &mut Settings) -> Result<ModelConfig> {
 }
 
 fn step_options(settings: &Settings) -> Result<StepOptions> {
-    // There is one precision so far; the key is there so that configurations say it.
-    settings.word("precision")?;
     let number = |name: &str| settings.number(name).map(|x| x as f32);
     Ok(StepOptions {
         mode: Mode::Train,
@@ -303,6 +302,10 @@ fn step_options(settings: &Settings) -> Result<StepOptions> {
         generator_weight: number("generator_weight")?,
         discriminator_weight: number("discriminator_weight")?,
         temperature: number("temperature")?,
+        precision: match settings.word("precision")? {
+            "f16" => Precision::F16,
+            _ => Precision::F32,
+        },
         optimizer: OptimizerOptions {
             clip_norm: number("clip_norm")?,
             adam_beta1: number("adam_beta1")?,

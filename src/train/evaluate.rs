@@ -11,6 +11,7 @@ use crate::model::{Mode, PretrainPlan, StepOptions};
 use crate::plan::{Executor, Phase, copy_parameters};
 use crate::store::Store;
 use crate::store::examples::EpochIndex;
+use crate::tensor::Precision;
 use crate::tensor::random::{derive, root};
 
 use super::config::TrainConfig;
@@ -76,7 +77,7 @@ impl Evaluator {
             store.tokenizer_hash(),
             trained_on.tokenizer_hash()
         );
-        let options = StepOptions { mode: Mode::Evaluate, ..config.options };
+        let options = StepOptions { mode: Mode::Evaluate, precision: Precision::F32, ..config.options };
         let plan = PretrainPlan::new(&config.model, capacity(config), &options)?;
         let (executor, plan) = Feeding::open(device, plan)?;
         let unigram_entropy = store.unigram_entropy();

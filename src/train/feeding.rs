@@ -8,6 +8,7 @@ use crate::model::electra::StepTensors;
 use crate::plan::{Executor, Phase, Upload};
 use crate::tensor::{StepValues, TensorId};
 
+use super::checkpoint::LossScalingState;
 use super::examples::StepBatch;
 
 /// The phases of a step, in order.
@@ -22,7 +23,11 @@ impl Feeding {
     /// An executor for the plan, and what feeds it.
     pub fn open(device: &Device, plan: PretrainPlan) -> Result<(Box<dyn Executor>, Feeding)> {
         let PretrainPlan { plan, tensors, .. } = plan;
-        Ok((device.open(plan)?, Feeding::of(tensors)))
+        let mut executor = device.open(plan)?;
+        if let Some(tensor) = tensors.loss_scaling {
+            LossScalingState::first().write(executor.as_mut(), tensor)?;
+        }
+        Ok((executor, Feeding::of(tensors)))
     }
 
     /// What feeds a plan of these tensors, whoever runs it.
@@ -65,6 +70,11 @@ impl Feeding {
             f(&batch.values(Some(micro), learning_rate), &self.tensors.uploads(micro))?;
         }
         Ok(())
+    }
+
+    /// Where the state of loss scaling lies, in half precision.
+    pub fn loss_scaling(&self) -> Option<TensorId> {
+        self.tensors.loss_scaling
     }
 
     /// The tensors that `Totals::add` wants.

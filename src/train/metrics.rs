@@ -2,11 +2,13 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::ops::AddAssign;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
+use crate::ops::loss_scaling::LOWEST_SCALE;
 use crate::ops::replaced_token::AUC_BINS;
 
 /// Places in the plan's `metrics` tensor.
@@ -21,6 +23,8 @@ pub mod place {
     pub const FALSE_NEGATIVES: usize = 7;
     pub const GRADIENT_NORM: usize = 8;
     pub const NOT_FINITE: usize = 10;
+    /// 0 where losses are not scaled.
+    pub const LOSS_SCALE: usize = 12;
 }
 
 /// Numbers that steps of a batch maker know before the device has run.
@@ -36,6 +40,15 @@ pub struct BatchTotals {
     pub squared_lengths: u64,
 }
 
+impl AddAssign for BatchTotals {
+    fn add_assign(&mut self, other: Self) {
+        self.tokens += other.tokens;
+        self.masked += other.masked;
+        self.positions += other.positions;
+        self.squared_lengths += other.squared_lengths;
+    }
+}
+
 /// Weights of the two losses in their sum.
 #[derive(Clone, Copy, Debug)]
 pub struct LossWeights {
@@ -47,7 +60,13 @@ pub struct LossWeights {
 #[derive(Clone, Debug)]
 pub struct Totals {
     pub steps: u64,
+    /// Steps of scaled losses whose gradients overflowed, so that the parameters stayed.
+    pub skipped: u64,
     pub batch: BatchTotals,
+    /// Of the steps whose losses are in the sums.
+    counted: BatchTotals,
+    /// Of the last step; 0 where losses are not scaled.
+    loss_scale: f64,
     nll: f64,
     cross_entropy: f64,
     correct: f64,
@@ -63,6 +82,9 @@ impl Default for Totals {
     fn default() -> Self {
         Totals {
             steps: 0,
+            skipped: 0,
+            counted: BatchTotals::default(),
+            loss_scale: 0.0,
             batch: BatchTotals::default(),
             nll: 0.0,
             cross_entropy: 0.0,
@@ -100,14 +122,19 @@ pub fn area_under_curve(histogram: &[[u64; 2]]) -> f64 {
 impl Totals {
     /// Adds one step's words: `metrics` are the bits of floats, `histogram` is `[2, AUC_BINS]`.
     pub fn add(&mut self, batch: &BatchTotals, metrics: &[u32], histogram: &[u32]) -> Result<()> {
-        ensure!(metrics.len() > place::NOT_FINITE, "a step reported {} metrics", metrics.len());
+        ensure!(metrics.len() > place::LOSS_SCALE, "a step reported {} metrics", metrics.len());
         ensure!(histogram.len() == 2 * AUC_BINS, "a step reported {} bins", histogram.len());
         let value = |place: usize| f64::from(f32::from_bits(metrics[place]));
         self.steps += 1;
-        self.batch.tokens += batch.tokens;
-        self.batch.masked += batch.masked;
-        self.batch.positions += batch.positions;
-        self.batch.squared_lengths += batch.squared_lengths;
+        self.batch += *batch;
+        self.loss_scale = value(place::LOSS_SCALE);
+        if self.loss_scale > 0.0 && value(place::NOT_FINITE) != 0.0 {
+            // Below the lowest scale it is not the scale that overflows.
+            self.not_finite |= self.loss_scale <= f64::from(LOWEST_SCALE);
+            self.skipped += 1;
+            return Ok(());
+        }
+        self.counted += *batch;
         self.nll += value(place::NLL);
         self.cross_entropy += value(place::CROSS_ENTROPY);
         self.correct += value(place::CORRECT);
@@ -133,7 +160,7 @@ impl Totals {
     /// The losses and rates, averaged over everything added.
     pub fn quality(&self, weights: LossWeights) -> Quality {
         let [tp, fp, tn, fn_] = self.confusion;
-        let (masked, tokens) = (self.batch.masked as f64, self.batch.tokens as f64);
+        let (masked, tokens) = (self.counted.masked as f64, self.counted.tokens as f64);
         let mlm_loss = self.nll / (masked + 1e-6);
         let disc_loss = self.cross_entropy / (tokens + 1e-6);
         Quality {
@@ -151,14 +178,19 @@ impl Totals {
 
     /// Mean norm of the gradients before clipping.
     pub fn gradient_norm(&self) -> f64 {
-        ratio(self.gradient_norm, self.steps as f64)
+        ratio(self.gradient_norm, (self.steps - self.skipped) as f64)
+    }
+
+    /// The scale of the losses in the last step; nothing where they are not scaled.
+    pub fn loss_scale(&self) -> Option<f64> {
+        (self.loss_scale > 0.0).then_some(self.loss_scale)
     }
 
     /// Entropy in nats of a token's label, which a discriminator that knows only how often tokens are
     /// replaced would score.
     pub fn base_rate_entropy(&self) -> f64 {
         let [tp, _, _, fn_] = self.confusion;
-        let rate = ratio(tp + fn_, self.batch.tokens as f64);
+        let rate = ratio(tp + fn_, self.counted.tokens as f64);
         let term = |p: f64| if p > 0.0 { -p * p.ln() } else { 0.0 };
         term(rate) + term(1.0 - rate)
     }
@@ -195,6 +227,11 @@ pub struct MetricsRecord {
     /// Model FLOPs achieved of the device's measured peak; absent (null) where no peak was measured.
     pub mfu: Option<f64>,
     pub model_flops_per_second: f64,
+    /// In half precision: the scale of the losses, and the steps of this interval that were skipped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skipped_steps: Option<u64>,
 }
 
 /// A file of JSON lines, each with a `step`, that is only ever appended to.
@@ -296,6 +333,28 @@ mod tests {
         words[place::NOT_FINITE] = 1f32.to_bits();
         let mut totals = Totals::default();
         totals.add(&BatchTotals::default(), &words, &histogram).unwrap();
+        assert!(totals.is_broken());
+    }
+
+    #[test]
+    fn skipped_steps_count_and_add_nothing() {
+        let histogram = vec![0; 2 * AUC_BINS];
+        let mut totals = Totals::default();
+        let batch = BatchTotals { tokens: 10, masked: 2, positions: 16, squared_lengths: 100 };
+        let scaled = |values: [f32; 8], scale: f32, not_finite: f32| {
+            let mut words = step(values);
+            words[place::LOSS_SCALE] = scale.to_bits();
+            words[place::NOT_FINITE] = not_finite.to_bits();
+            words
+        };
+        totals.add(&batch, &scaled([f32::INFINITY; 8], 1024.0, 1.0), &histogram).unwrap();
+        totals.add(&batch, &scaled([6.0, 5.0, 1.0, 1.0, 1.0, 1.0, 8.0, 0.0], 512.0, 0.0), &histogram).unwrap();
+        assert!(!totals.is_broken());
+        let quality = totals.quality(LossWeights { generator: 1.0, discriminator: 50.0 });
+        assert!((quality.mlm_loss - 3.0).abs() < 1e-5 && (quality.disc_loss - 0.5).abs() < 1e-6);
+        assert_eq!((totals.skipped, totals.batch.tokens, totals.gradient_norm()), (1, 20, 2.0));
+        assert_eq!(totals.loss_scale(), Some(512.0));
+        totals.add(&batch, &scaled([0.0; 8], LOWEST_SCALE, 1.0), &histogram).unwrap();
         assert!(totals.is_broken());
     }
 

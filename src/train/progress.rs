@@ -105,6 +105,8 @@ impl Progress {
             positions_per_second: batch.positions as f64 / seconds,
             mfu: (self.peak > 0.0).then(|| flops / seconds / self.peak),
             model_flops_per_second: flops / seconds,
+            loss_scale: self.interval.loss_scale(),
+            skipped_steps: self.interval.loss_scale().map(|_| self.interval.skipped),
         };
         self.last = Some(record);
         self.interval = Totals::default();
@@ -116,8 +118,12 @@ impl Progress {
     pub fn line(&self, record: &MetricsRecord) -> String {
         let quality = &record.quality;
         let left = (self.steps - record.step) as f64 * self.positions_per_step / record.positions_per_second;
+        let skipped = match (record.loss_scale, record.skipped_steps) {
+            (Some(scale), Some(skipped)) if skipped > 0 => format!("  {skipped} skipped, loss scale {scale}"),
+            _ => String::new(),
+        };
         format!(
-            "step {}/{}  loss {:.4}  mlm {:.4}  disc {:.4}  auc {:.3}  lr {:.2e}  {:.0} tokens/s  {:.1} GFLOP/s{}  {} left",
+            "step {}/{}  loss {:.4}  mlm {:.4}  disc {:.4}  auc {:.3}  lr {:.2e}  {:.0} tokens/s  {:.1} GFLOP/s{}{}  {} left",
             record.step,
             self.steps,
             quality.loss,
@@ -128,6 +134,7 @@ impl Progress {
             record.tokens_per_second,
             record.model_flops_per_second / 1e9,
             record.mfu.map_or(String::new(), |mfu| format!(" ({:.0}% of peak)", 100.0 * mfu)),
+            skipped,
             duration(left)
         )
     }

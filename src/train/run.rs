@@ -13,7 +13,7 @@ use crate::model::parameters;
 use crate::plan::{Executor, explain};
 use crate::store::Store;
 
-use super::checkpoint::{self, State, StoreIdentity};
+use super::checkpoint::{self, LossScalingState, State, StoreIdentity};
 use super::config::{Sources, Surroundings, TrainConfig};
 use super::evaluate::{Evaluation, Evaluator};
 use super::examples::{self, Batcher, Feeder, StepBatch, full_extents};
@@ -111,6 +111,9 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
         None => None,
     };
     let state = start(options, &config, &store, executor.as_mut())?;
+    if let (Some(tensor), Some(scaling)) = (feeding.loss_scaling(), state.loss_scaling) {
+        scaling.write(executor.as_mut(), tensor)?;
+    }
     if let Some(used) = device.kernels_of(executor.as_ref()) {
         checkpoint::write_atomically(&kernels, &serde_json::to_vec_pretty(&used)?)?;
     }
@@ -201,6 +204,7 @@ fn start(
         tokenizer: store.tokenizer_hash().to_owned(),
         lower: store.lower(),
         store: StoreIdentity::of(store),
+        loss_scaling: None,
         device: device_name(executor),
     };
     let has_checkpoint = options.resume && out.join("latest").exists();
@@ -378,6 +382,9 @@ impl Run<'_> {
     fn save(&mut self) -> Result<()> {
         self.collect(0)?;
         if self.saved != Some(self.state.step) {
+            if let Some(tensor) = self.feeding.loss_scaling() {
+                self.state.loss_scaling = Some(LossScalingState::read(self.executor.as_mut(), tensor)?);
+            }
             checkpoint::save(self.out, self.executor.as_mut(), &self.state, self.config.keep)?;
             self.saved = Some(self.state.step);
         }

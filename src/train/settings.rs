@@ -70,7 +70,7 @@ pub const KEYS: &[Key] = &[
     whole("keep", 0, MANY, "a whole number of checkpoints, 0 to keep all"),
     whole("eval_every", 0, MANY, "a whole number of steps, 0 for only at the end"),
     whole("eval_sequences", 1, 1 << 24, COUNT),
-    Key { name: "precision", kind: Kind::Word(&["f32"]), allowed: "f32" },
+    Key { name: "precision", kind: Kind::Word(&["f32", "f16"]), allowed: "f32 or f16" },
     size("model.vocab_size"),
     size("model.embedding_size"),
     size("model.hidden_size"),

@@ -99,7 +99,7 @@ fn bad_values_say_what_is_allowed() {
         ("steps=1.5", "steps is 1.5; it must be"),
         ("dropout=1", "dropout is 1; it must be a number from 0 to below 1"),
         ("learning_rate=nan", "learning_rate is nan; it must be a number above 0"),
-        ("precision=f64", "precision is f64; it must be f32"),
+        ("precision=f64", "precision is f64; it must be f32 or f16"),
         ("steps", "\"steps\" is not of the form key=value"),
         ("model.heads=3", "model.heads is 3; it must divide"),
         ("max_length=600", "max_length is 600; it must be at most model.max_positions, which is 512"),

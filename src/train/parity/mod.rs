@@ -9,7 +9,7 @@ use safetensors::tensor::TensorView;
 use crate::device::{Device, DeviceChoice};
 use crate::model::{BatchCapacity, Mode, OptimizerOptions, PretrainPlan, StepOptions};
 use crate::plan::{Data, Parameter, Phase, Upload};
-use crate::tensor::{StepValues, TensorId};
+use crate::tensor::{Precision, StepValues, TensorId};
 use crate::train::batch::{MaskedExample, PackedBatch};
 use crate::train::schedule;
 
@@ -116,6 +116,7 @@ pub fn run(path: &Path, options: &Options) -> Result<Report> {
         generator_weight: golden.config.gen_weight as f32,
         discriminator_weight: golden.config.disc_weight as f32,
         temperature: 1.0,
+        precision: Precision::F32,
         optimizer: OptimizerOptions {
             clip_norm: optimizer.clip as f32,
             adam_beta1: optimizer.b1 as f32,

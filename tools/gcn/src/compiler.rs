@@ -68,6 +68,9 @@ impl Compiler {
                 vk::PhysicalDeviceRobustness2FeaturesEXT::default().robust_buffer_access2(true);
             let mut executable = vk::PhysicalDevicePipelineExecutablePropertiesFeaturesKHR::default()
                 .pipeline_executable_info(true);
+            let mut storage =
+                vk::PhysicalDevice16BitStorageFeatures::default().storage_buffer16_bit_access(true);
+            let mut half = vk::PhysicalDeviceShaderFloat16Int8Features::default().shader_float16(true);
             let extensions = [
                 ash::khr::pipeline_executable_properties::NAME.as_ptr(),
                 ash::ext::robustness2::NAME.as_ptr(),
@@ -78,6 +81,8 @@ impl Compiler {
                 .enabled_extension_names(&extensions)
                 .enabled_features(&features)
                 .push_next(&mut robustness)
+                .push_next(&mut storage)
+                .push_next(&mut half)
                 .push_next(&mut executable);
             let device = instance.create_device(physical, &info, None).context("vkCreateDevice")?;
             let executables = ash::khr::pipeline_executable_properties::Device::new(&instance, &device);
@@ -177,7 +182,8 @@ impl Compiler {
 fn translate(source: &Source) -> Result<(Vec<u32>, u32)> {
     let module = naga::front::wgsl::parse_str(&source.text)
         .map_err(|error| anyhow!("{}", error.emit_to_string(&source.text)))?;
-    let info = Validator::new(ValidationFlags::all(), Capabilities::IMMEDIATES | Capabilities::SUBGROUP)
+    let capabilities = Capabilities::IMMEDIATES | Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16;
+    let info = Validator::new(ValidationFlags::all(), capabilities)
         .subgroup_stages(ShaderStages::COMPUTE)
         .subgroup_operations(SubgroupOperationSet::all())
         .validate(&module)

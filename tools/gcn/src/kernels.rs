@@ -7,7 +7,7 @@ use inazuma::gpu::{Capabilities, Selection, selector};
 use inazuma::model::PretrainPlan;
 use inazuma::ops::{Access, Dispatch};
 use inazuma::plan::{Phase, Plan, PlannedOp};
-use inazuma::tensor::{Extents, Role};
+use inazuma::tensor::{Element, Extents, Role};
 use inazuma::train::config::{Sources, Surroundings, TrainConfig};
 use inazuma::train::examples;
 
@@ -16,6 +16,8 @@ use crate::predict::Work;
 /// A distinct kernel with everything a step asks of it.
 pub struct Kernel {
     pub dispatch: Dispatch,
+    /// Element types of its bindings.
+    pub elements: Vec<Element>,
     /// Dispatches of a micro-batch, and of what happens once a step.
     pub per_micro: Vec<Work>,
     pub per_step: Vec<Work>,
@@ -63,10 +65,12 @@ impl Step {
         for op in &plan.ops {
             let chosen = selector::select(op.op.candidates(), &capabilities, Selection::Best);
             for dispatch in chosen.with_context(|| op.label.clone())?.dispatches {
-                let key = format!("{} {:?}", dispatch.shader, dispatch.constants);
+                let elements: Vec<Element> =
+                    dispatch.bindings.iter().map(|binding| plan.info(binding.tensor).element).collect();
+                let key = format!("{} {:?} {elements:?}", dispatch.shader, dispatch.constants);
                 let work = work(&plan, op, &dispatch, &extents);
                 let index = *known.entry(key).or_insert_with(|| {
-                    kernels.push(Kernel { dispatch, per_micro: vec![], per_step: vec![] });
+                    kernels.push(Kernel { dispatch, elements, per_micro: vec![], per_step: vec![] });
                     kernels.len() - 1
                 });
                 match op.phase {
@@ -114,7 +118,7 @@ fn work(plan: &Plan, op: &PlannedOp, dispatch: &Dispatch, extents: &Extents) -> 
         let table = looked_up && matches!(info.role, Role::Parameter | Role::Gradient);
         let rows = info.rows.count(extents).min(if table { extents.tokens } else { usize::MAX });
         let passes = if binding.access == Access::ReadWrite && updated(binding.tensor) { 2.0 } else { 1.0 };
-        4.0 * (rows * info.columns) as f64 * passes
+        info.element.bytes() as f64 * (rows * info.columns) as f64 * passes
     });
     let padded = match dispatch.shader.starts_with("matmul_") && done > 0.0 {
         true => padding(dispatch, flops, workgroups),

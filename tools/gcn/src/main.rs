@@ -35,6 +35,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use inazuma::gpu::shader;
+use inazuma::tensor::Element;
 use inazuma::train::config::Sources;
 
 use compiler::{Compiled, Compiler};
@@ -80,8 +81,9 @@ fn main() -> Result<()> {
     let mut rows = Vec::with_capacity(step.kernels.len());
     for kernel in &step.kernels {
         let dispatch = &kernel.dispatch;
-        let label = report::label(dispatch.shader, &dispatch.constants);
-        let source = shader::assemble(dispatch.shader, &dispatch.constants)?;
+        let half = if kernel.elements.contains(&Element::Half) { " f16" } else { "" };
+        let label = report::label(dispatch.shader, &dispatch.constants) + half;
+        let source = shader::assemble(dispatch.shader, &dispatch.constants, &kernel.elements)?;
         let compiled = compiler
             .compile(&source, dispatch.bindings.len(), dispatch.immediates.len())
             .with_context(|| label.clone())?;
@@ -128,7 +130,7 @@ fn attempt(compiler: &Compiler, file: &std::path::Path, args: &Args) -> Result<(
     }
     let name = file.file_stem().map_or(String::new(), |stem| stem.to_string_lossy().into_owned());
     // As many bindings as WebGPU guarantees, and all immediates: what is not used changes nothing.
-    let compiled = compiler.compile(&shader::assemble_text(&name, &body, &constants)?, 8, 32)?;
+    let compiled = compiler.compile(&shader::assemble_text(&name, &body, &constants, &[])?, 8, 32)?;
     let (occupancy, code) = (occupancy(&compiled), isa::read(&compiled.isa));
     ensure!(code.whole.all > 0, "no code");
     if let Some(folder) = &args.isa {

@@ -1,0 +1,79 @@
+//! Dynamic loss scaling (Micikevicius et al. 2018, Mixed Precision Training): gradients of half precision stay in
+//! range because the losses are multiplied by a scale that follows them. Adam divides by it, and makes no step where
+//! a gradient overflowed.
+
+use crate::tensor::{Extents, TensorId};
+
+use super::optimizer::METRIC_NOT_FINITE;
+use super::{Candidate, Count, CpuOp, Describe, Dispatch, Grid, Io, Kernels, Memory, Requirements, Scalar, write};
+
+/// The scale that a run begins with. Too high costs a few skipped steps.
+pub const FIRST_SCALE: f32 = 65536.0;
+pub const LOWEST_SCALE: f32 = 1.0;
+const HIGHEST_SCALE: f32 = 16_777_216.0;
+/// Steps without overflow after which a higher scale is tried.
+pub const INTERVAL: u32 = 1000;
+
+/// Places in the metrics tensor.
+pub const METRIC_SCALE: usize = 12;
+pub const METRIC_SKIPPED: usize = 13;
+
+/// Elements of the state: scale, finite steps since it changed, steps skipped.
+pub const STATE: usize = 3;
+
+/// state ← what the next step is scaled with. Once a step, after the clip factor.
+#[derive(Clone, Debug)]
+pub struct LossScaling {
+    /// `[STATE]`, read and written; lives from step to step.
+    pub state: TensorId,
+    /// Receives the scale of this step, and whether it was skipped.
+    pub metrics: TensorId,
+    pub interval: u32,
+}
+
+impl Describe for LossScaling {
+    fn name(&self) -> &'static str {
+        "loss_scaling"
+    }
+
+    fn io(&self) -> Io {
+        Io { updates: vec![self.state, self.metrics], ..Io::default() }
+    }
+
+    fn flops(&self, _: &Extents) -> f64 {
+        0.0
+    }
+}
+
+impl<S: Scalar> CpuOp<S> for LossScaling {
+    fn run(&self, memory: &Memory<'_, S>) {
+        let (state, metrics) = (memory.write(self.state), memory.write(self.metrics));
+        let of = |x: f32| S::of(f64::from(x));
+        let (scale, steps) = (state[0].to_f64() as f32, state[1].to_f64() as f32);
+        metrics[METRIC_SCALE] = state[0];
+        metrics[METRIC_SKIPPED] = metrics[METRIC_NOT_FINITE];
+        if metrics[METRIC_NOT_FINITE] != S::ZERO {
+            state[0] = of((scale * 0.5).max(LOWEST_SCALE));
+            state[1] = S::ZERO;
+            state[2] += S::ONE;
+        } else if steps + 1.0 >= self.interval as f32 {
+            state[0] = of((scale * 2.0).min(HIGHEST_SCALE));
+            state[1] = S::ZERO;
+        } else {
+            state[1] += S::ONE;
+        }
+    }
+}
+
+impl Kernels for LossScaling {
+    fn candidates(&self) -> Vec<Candidate> {
+        let dispatch = Dispatch {
+            shader: "loss_scaling",
+            constants: vec![],
+            bindings: vec![write(self.state), write(self.metrics)],
+            immediates: vec![self.interval],
+            grid: Grid(vec![Count::Fixed(1)]),
+        };
+        vec![Candidate { strategy: "single", requires: Requirements::default(), dispatches: vec![dispatch] }]
+    }
+}
