@@ -368,7 +368,8 @@ fn rounding(plan: &Plan, case: &Case, output: TensorId) -> Tolerance {
     }
     let mut rounded: Vec<TensorId> = Vec::new();
     for op in &plan.ops {
-        let (reads, writes) = (op.io.reads.iter().chain(&op.io.updates), op.io.writes.iter().chain(&op.io.updates));
+        let (reads, writes) =
+            (op.io.reads.iter().chain(&op.io.updates), op.io.writes.iter().chain(&op.io.updates));
         let chained = reads.clone().any(|id| rounded.contains(id));
         if chained && writes.clone().any(|&id| id == output) {
             return HALF_CHAIN;

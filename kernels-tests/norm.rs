@@ -114,8 +114,8 @@ fn backward(used: usize, columns: usize, branch: bool, dropped: Dropped) {
             ["output_gradient", "sum", "sum_gradient", "input_gradient"]
                 .map(|n| builder.activation(n, rows, columns));
         let statistics = builder.exact("statistics", rows, 2);
-        let [weight, weight_gradient, bias_gradient] = ["weight", "weight_gradient", "bias_gradient"]
-            .map(|n| builder.exact(n, Rows::fixed(1), columns));
+        let [weight, weight_gradient, bias_gradient] =
+            ["weight", "weight_gradient", "bias_gradient"].map(|n| builder.exact(n, Rows::fixed(1), columns));
         let [positions, ids] = ["positions", "sequences"].map(|n| integers(builder, n, rows));
         let on = |side| Dropout::new(if dropped == side { 0.1 } else { 0.0 }, SITE);
         let any = dropped != Dropped::Nothing;

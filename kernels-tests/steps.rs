@@ -9,8 +9,8 @@ use inazuma::model::{
     BatchCapacity, Mode, ModelConfig, PretrainPlan, StepOptions, electra::StepTensors, parameters,
 };
 use inazuma::plan::{Data, Executor, Phase, Plan, Upload};
-use inazuma::tensor::StepValues;
 use inazuma::tensor::random::{self, Stream, derive, root, threefry};
+use inazuma::tensor::{Precision, StepValues};
 use inazuma::train::batch::{MaskedExample, PackedBatch};
 use inazuma::train::parity;
 
@@ -199,8 +199,13 @@ fn goldens_on_every_executor() {
         let device = gpu().capabilities.name.clone();
         for device in [DeviceChoice::Cpu, DeviceChoice::Name(device)] {
             for micro_batch in [0, 1] {
-                let options =
-                    parity::Options { device: device.clone(), threads: 2, micro_batch, write: None };
+                let options = parity::Options {
+                    device: device.clone(),
+                    threads: 2,
+                    micro_batch,
+                    precision: Precision::F32,
+                    write: None,
+                };
                 let report = parity::run(&path, &options).expect("parity runs");
                 assert!(report.passed, "{name}, micro-batch {micro_batch}:\n{report}");
             }

@@ -13,7 +13,7 @@ use crate::train::examples::{self, StepBatch};
 use crate::train::feeding::Feeding;
 use crate::train::profile::{Profile, Profiler, median, shape};
 
-use super::compare::Pair;
+use super::compare::{Pair, Run};
 use super::data;
 use super::step::Options;
 
@@ -79,7 +79,7 @@ pub fn run(options: &Options) -> Result<Report> {
 fn check(mut pair: Pair<'_>, feeding: &Feeding, batch: &StepBatch) -> Result<(usize, (String, f64))> {
     let mut seen = HashSet::new();
     let mut worst = (String::new(), 0.0);
-    pair.walk(feeding, batch, 1e-4, |pair, op, values| {
+    pair.walk(&Run::pretraining(feeding, batch, 1e-4), |pair, op, values| {
         let plan = pair.reference.plan();
         let (kind, label) = (plan.ops[op].op.name(), plan.ops[op].label.clone());
         if !seen.insert((kind, shape(plan, op))) {

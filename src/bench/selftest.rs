@@ -7,14 +7,19 @@ use serde::Serialize;
 
 use crate::cpu::CpuExecutor;
 use crate::device::Device;
+use crate::finetune::features::Input;
+use crate::finetune::items::{Item, Target, capacity, group_size, pack_items};
 use crate::gpu::{GpuExecutor, Options, Selection};
-use crate::model::{PretrainPlan, parameters};
+use crate::model::finetune::{FinetuneOptions, FinetunePlan, Head, Purpose};
+use crate::model::{ModelConfig, OptimizerOptions, parameters};
 use crate::plan::{Executor, Plan};
+use crate::tensor::random::{Stream, derive, root};
+use crate::tensor::{Precision, StepValues};
 use crate::train::config::{Sources, Surroundings, TrainConfig};
 use crate::train::examples::{self, Batcher};
 use crate::train::feeding::Feeding;
 
-use super::compare::Pair;
+use super::compare::{Pair, Run};
 
 /// The share of integers that may differ: samples at near-ties, and counts beside the border of a bin.
 const INTEGER_TOLERANCE: f64 = 0.03;
@@ -66,32 +71,119 @@ pub struct Report {
 }
 
 /// Compares them all. The CPU executor is compared with itself in f64.
-pub fn run(device: &Device) -> Result<Report> {
+pub fn run(device: &Device, precision: Precision) -> Result<Report> {
     let mut report = Report { device: String::new(), passed: true, lines: BTreeMap::new() };
     for set in CONFIGURATIONS {
-        let mut set: Vec<String> = set.iter().map(|text| text.to_string()).collect();
-        set.extend(
-            ["batch_size=3", "micro_batch=3", "model.layers=1", "model.generator_layers=1"].map(Into::into),
-        );
-        set.extend(["model.vocab_size=517", "model.max_positions=131"].map(Into::into));
-        let sources = Sources { preset: Some("tiny".into()), set, ..Sources::default() };
-        let surroundings = Surroundings { vocab_size: 517, gpu: device.is_gpu() };
-        let config = TrainConfig::resolve(sources.settings()?.0, surroundings)?;
-        let mut before: Option<Vec<&'static str>> = None;
-        for candidate in 0.. {
-            let mut subject = open(device, examples::plan(&config)?.plan, candidate)?;
-            let strategies: Vec<&'static str> =
-                (0..subject.plan().ops.len()).map(|op| subject.strategy(op)).collect();
-            if before.as_ref() == Some(&strategies) {
-                break;
-            }
-            compare_all(&config, subject.as_mut(), before.as_deref(), &mut report)?;
-            before = Some(strategies);
-        }
+        pretraining(device, set, precision, &mut report)?;
+    }
+    for head in HEADS {
+        fine_tuning(device, head, precision, &mut report)?;
     }
     ensure!(!report.lines.is_empty(), "nothing was compared");
     report.passed = report.lines.values().all(|line| line.passed);
     Ok(report)
+}
+
+fn pretraining(device: &Device, set: &[&str], precision: Precision, report: &mut Report) -> Result<()> {
+    let mut set: Vec<String> = set.iter().map(|text| text.to_string()).collect();
+    set.extend(
+        ["batch_size=3", "micro_batch=3", "model.layers=1", "model.generator_layers=1"].map(Into::into),
+    );
+    set.extend(["model.vocab_size=517", "model.max_positions=131"].map(Into::into));
+    let sources = Sources { preset: Some("tiny".into()), set, ..Sources::default() };
+    let surroundings = Surroundings { vocab_size: 517, gpu: device.is_gpu() };
+    let mut config = TrainConfig::resolve(sources.settings()?.0, surroundings)?;
+    config.options.precision = precision;
+    let feeding = Feeding::of(examples::plan(&config)?.tensors);
+    let batch = Batcher::full_length(&config)?.step(1);
+    let run = Run::pretraining(&feeding, &batch, 1e-3);
+    compare_all(device, &|| Ok(examples::plan(&config)?.plan), &run, report)
+}
+
+/// Every head there is, and with it the ops that only fine-tuning has.
+const HEADS: [Head; 6] = [
+    Head::Span,
+    Head::JointSpan { answerability: true },
+    Head::Classes(3),
+    Head::Value,
+    Head::Choice(3),
+    Head::Tags(5),
+];
+
+const HEAD_MODEL: ModelConfig = ModelConfig {
+    vocab_size: 97,
+    embedding_size: 12,
+    hidden_size: 28,
+    layers: 1,
+    heads: 2,
+    ffn_size: 20,
+    max_positions: 33,
+    generator_hidden_size: 28,
+    generator_layers: 1,
+    generator_heads: 2,
+    generator_ffn_size: 20,
+};
+
+fn fine_tuning(device: &Device, head: Head, precision: Precision, report: &mut Report) -> Result<()> {
+    let items = items(head);
+    let items: Vec<&Item> = items.iter().collect();
+    let tokens = items.iter().map(|item| item.tokens()).sum();
+    let capacity = capacity(head, items.len(), HEAD_MODEL.max_positions, tokens);
+    let options = FinetuneOptions {
+        purpose: Purpose::Train,
+        dropout: 0.1,
+        attention_dropout: 0.1,
+        layer_decay: 0.8,
+        precision,
+        optimizer: OptimizerOptions::default(),
+    };
+    let plan = || FinetunePlan::new(&HEAD_MODEL, head, capacity, &options);
+    let tensors = plan()?.tensors;
+    let (packed, targets) = pack_items(0, &items, head);
+    let outer = StepValues {
+        key: derive(root(1), 1, 0),
+        learning_rate: 1e-3,
+        loss_scale: 1.0,
+        masked_total: items.iter().map(|item| item.weight()).sum::<usize>() as f32,
+        tokens_total: packed.tokens() as f32,
+        ..StepValues::default()
+    };
+    let micro = StepValues {
+        tokens: packed.tokens() as u32,
+        sequences: packed.sequence_count() as u32,
+        masked: items.len() as u32,
+        ..outer
+    };
+    let uploads = tensors.uploads(&packed, &targets);
+    let run = Run { outer, micro, uploads, loss_scaling: tensors.loss_scaling };
+    compare_all(device, &|| Ok(plan()?.plan), &run, report)
+}
+
+/// A few items of awkward lengths that a head can learn from.
+fn items(head: Head) -> Vec<Item> {
+    let mut stream = Stream::new(root(7));
+    let mut input = |length: u32| Input {
+        ids: (0..length).map(|_| stream.below(HEAD_MODEL.vocab_size as u32)).collect(),
+        first_segment: length as usize / 2,
+        cut: 0,
+    };
+    let target = |length: u32| match head {
+        Head::Span | Head::JointSpan { .. } => Target::Span {
+            first: length / 2,
+            last: length - 2,
+            context: length / 2..length - 1,
+            impossible: length.is_multiple_of(2),
+        },
+        Head::Classes(classes) => Target::Class(length % classes as u32),
+        Head::Value => Target::Number(length as f32 / 7.0),
+        Head::Choice(_) => Target::Part,
+        Head::Tags(classes) => Target::Tags((0..length).map(|n| n % classes as u32).collect()),
+    };
+    let item = |&length: &u32| Item {
+        sequences: (0..group_size(head) as u32).map(|n| (input(length + n), target(length + n))).collect(),
+        choice: matches!(head, Head::Choice(_)).then_some(length % 3),
+    };
+    [31, 5, 18, 11].iter().map(item).collect()
 }
 
 fn open(device: &Device, plan: Plan, candidate: usize) -> Result<Box<dyn Executor>> {
@@ -104,22 +196,40 @@ fn open(device: &Device, plan: Plan, candidate: usize) -> Result<Box<dyn Executo
     })
 }
 
-/// Compares the ops whose strategy is another than `before`.
+/// Compares all ops of the plans that `make` gives, with every strategy there is.
 fn compare_all(
-    config: &TrainConfig,
-    subject: &mut dyn Executor,
-    before: Option<&[&'static str]>,
+    device: &Device,
+    make: &dyn Fn() -> Result<Plan>,
+    run: &Run<'_>,
     report: &mut Report,
 ) -> Result<()> {
-    report.device = subject.describe();
-    let PretrainPlan { plan, tensors, .. } = examples::plan(config)?;
-    let feeding = Feeding::of(tensors);
-    let mut reference = CpuExecutor::<f64>::new(plan, 0)?;
-    parameters::initialise(&mut reference, config.seed)?;
-    parameters::initialise(subject, config.seed)?;
-    let batch = Batcher::full_length(config)?.step(1);
-    let mut pair = Pair { reference: &mut reference, subject };
-    pair.walk(&feeding, &batch, 1e-3, |pair, op, values| {
+    let mut before: Option<Vec<&'static str>> = None;
+    for candidate in 0.. {
+        let mut subject = open(device, make()?, candidate)?;
+        let strategies: Vec<&'static str> =
+            (0..subject.plan().ops.len()).map(|op| subject.strategy(op)).collect();
+        if before.as_ref() == Some(&strategies) {
+            break;
+        }
+        report.device = subject.describe();
+        let mut reference = CpuExecutor::<f64>::new(make()?, 0)?;
+        parameters::initialise(&mut reference, 1)?;
+        parameters::initialise(subject.as_mut(), 1)?;
+        let pair = Pair { reference: &mut reference, subject: subject.as_mut() };
+        compare_new(pair, before.as_deref(), run, report)?;
+        before = Some(strategies);
+    }
+    Ok(())
+}
+
+/// Compares the ops whose strategy is another than `before`.
+fn compare_new(
+    mut pair: Pair<'_>,
+    before: Option<&[&'static str]>,
+    run: &Run<'_>,
+    report: &mut Report,
+) -> Result<()> {
+    pair.walk(run, |pair, op, values| {
         let strategy = pair.subject.strategy(op);
         if before.is_some_and(|before| before[op] == strategy) {
             return pair.skip(op, values);

@@ -17,7 +17,7 @@ use crate::train::examples::{self, Batcher};
 use crate::train::feeding::Feeding;
 use crate::train::profile::median;
 
-use super::compare::{Deviation, Pair};
+use super::compare::{Deviation, Pair, Run};
 
 /// A candidate that has taken longer once is not measured again.
 const TOO_SLOW: f64 = 0.25;
@@ -66,7 +66,7 @@ pub fn run(device: &Device, config: &TrainConfig, limit: Duration) -> Result<Rep
         parameters::initialise(&mut reference, config.seed)?;
         parameters::initialise(&mut subject, config.seed)?;
         let mut pair = Pair { reference: &mut reference, subject: &mut subject };
-        pair.walk(&feeding, &batch, 1e-4, |pair, op, values| {
+        pair.walk(&Run::pretraining(&feeding, &batch, 1e-4), |pair, op, values| {
             let strategy = strategies[op];
             let known = ops.entry(pair.reference.plan().signature(op)).or_default();
             if known.iter().any(|measured| measured.strategy == strategy) {

@@ -9,7 +9,8 @@ use serde::Serialize;
 
 use crate::bench::{data, kernels, step, tune};
 use crate::device::{Device, DeviceChoice, Peaks};
-use crate::train::config::Sources;
+
+use super::configuration::Configuration;
 
 /// Measure whole steps, the ops of a step, batches, or the device's peaks
 #[derive(clap::Args)]
@@ -74,15 +75,8 @@ struct Common {
     /// Real text; without it random sequences of full length
     #[arg(long)]
     store: Option<PathBuf>,
-    /// tiny, small, small-128, small-plus-plus, base or large [default: small]
-    #[arg(long)]
-    preset: Option<String>,
-    /// Configuration in TOML
-    #[arg(long, value_name = "FILE.toml")]
-    config: Option<PathBuf>,
-    /// Set one key, as batch_size=8 or model.layers=6; may be repeated
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
+    #[command(flatten)]
+    configuration: Configuration,
     /// auto, cpu, gpu, gpu:N, or part of an adapter's name
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
@@ -98,7 +92,7 @@ impl Common {
     fn options(self, steps: usize, profiled: usize) -> step::Options {
         step::Options {
             store: self.store,
-            sources: Sources { preset: self.preset, file: self.config, hparams: None, set: self.set },
+            sources: self.configuration.sources(),
             device: self.device,
             threads: self.threads,
             steps,

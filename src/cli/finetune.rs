@@ -13,6 +13,7 @@ use crate::finetune::package::{Description, SpanHead, TaskKind};
 use crate::finetune::run::{self, Init, Options};
 
 use super::Interrupted;
+use super::configuration::{PRECISIONS, precision};
 
 /// Fine-tune an encoder on a task
 ///
@@ -94,6 +95,9 @@ pub struct Args {
     /// Tokens of a sequence at most [default: squad 512, others 128, or what the model can read]
     #[arg(long)]
     max_length: Option<usize>,
+    /// f32; or f16: activations in half precision, on GPUs that have it
+    #[arg(long, default_value = "f32", value_parser = PRECISIONS)]
+    precision: String,
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Train so many times, with seeds that follow each other; mean and spread are reported
@@ -239,6 +243,7 @@ impl Args {
             },
             max_length: self.max_length,
             fit: FitOptions {
+                precision: precision(&self.precision),
                 epochs: self.epochs.unwrap_or(if squad { 2 } else { 3 }),
                 batch_size: self.batch_size,
                 learning_rate: self.learning_rate.unwrap_or(if squad { 3e-5 } else { 1e-4 }),

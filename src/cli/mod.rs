@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod bench;
+mod configuration;
 mod devices;
 mod eval;
 mod extract;

@@ -7,6 +7,8 @@ use anyhow::Result;
 use crate::device::DeviceChoice;
 use crate::train::parity;
 
+use super::configuration::{PRECISIONS, precision};
+
 /// Run one training step from a golden's parameters, moments and batch, and compare everything it holds.
 ///
 /// Dropout is 0 and the samples are the golden's. Prints the largest error of each group of tensors and
@@ -25,6 +27,9 @@ pub struct Args {
     /// Sequences per micro-batch; 0 means all at once
     #[arg(long, default_value_t = 0)]
     micro_batch: usize,
+    /// f32; or f16: activations in half precision, on GPUs that have it, with tolerances of its own
+    #[arg(long, default_value = "f32", value_parser = PRECISIONS)]
+    precision: String,
     /// Store what was computed, under the golden's names
     #[arg(long)]
     write: Option<PathBuf>,
@@ -38,6 +43,7 @@ pub fn run(args: Args) -> Result<()> {
         device: args.device,
         threads: args.threads,
         micro_batch: args.micro_batch,
+        precision: precision(&args.precision),
         write: args.write,
     };
     let report = parity::run(&args.fixture, &options)?;

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result};
 
 use crate::device::DeviceChoice;
-use crate::train::config::Sources;
 use crate::train::run::{self, Options};
 
 use super::Interrupted;
+use super::configuration::Configuration;
 
 /// Pre-train ELECTRA on a token store
 ///
@@ -27,18 +27,8 @@ pub struct Args {
     /// Directory of the run; must be empty or new unless --resume
     #[arg(long, value_name = "RUN", required_unless_present = "explain")]
     out: Option<PathBuf>,
-    /// tiny, small, small-128, small-plus-plus, base or large [default: small]
-    #[arg(long)]
-    preset: Option<String>,
-    /// Configuration in TOML
-    #[arg(long, value_name = "FILE.toml")]
-    config: Option<PathBuf>,
-    /// Set one key, as learning_rate=1e-4 or model.layers=6; may be repeated
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
-    /// Hyper-parameters under the reference implementation's names: JSON, or a .json file
-    #[arg(long, value_name = "JSON")]
-    hparams: Option<String>,
+    #[command(flatten)]
+    configuration: Configuration,
     /// auto, cpu, gpu, gpu:N, or part of an adapter's name
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
@@ -72,7 +62,7 @@ pub fn run(args: Args) -> Result<()> {
     let options = Options {
         store: args.store.unwrap_or_default(),
         out: args.out.unwrap_or_default(),
-        sources: Sources { preset: args.preset, file: args.config, hparams: args.hparams, set: args.set },
+        sources: args.configuration.sources(),
         device: args.device,
         threads: args.threads,
         resume: args.resume,

@@ -5,7 +5,9 @@ use anyhow::{Result, bail};
 use crate::bench::selftest;
 use crate::device::{Device, DeviceChoice};
 
-/// Compare every kernel of pre-training with the CPU reference on this device
+use super::configuration::{PRECISIONS, precision};
+
+/// Compare every kernel, of pre-training and of fine-tuning, with the CPU reference on this device
 ///
 /// Each op of small models with awkward sizes runs on the device from the inputs that the f64 reference has, its
 /// outputs poisoned before, with each of its kernels that fits the adapter.
@@ -15,13 +17,16 @@ pub struct Args {
     /// auto, cpu, gpu, gpu:N, or part of an adapter's name
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
+    /// f32; or f16: activations in half precision
+    #[arg(long, default_value = "f32", value_parser = PRECISIONS)]
+    precision: String,
     /// Print one JSON object on stdout
     #[arg(long)]
     json: bool,
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let report = selftest::run(&Device::new(&args.device, 0)?)?;
+    let report = selftest::run(&Device::new(&args.device, 0)?, precision(&args.precision))?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {

@@ -52,7 +52,9 @@ impl<S: PlanScalar> CpuExecutor<S> {
             .buffers
             .iter()
             .map(|info| match info.element {
-                Element::Float | Element::Half => Buffer::Float(UnsafeCell::new(vec![S::ZERO; info.elements])),
+                Element::Float | Element::Half => {
+                    Buffer::Float(UnsafeCell::new(vec![S::ZERO; info.elements]))
+                }
                 Element::Uint => Buffer::Uint(UnsafeCell::new(vec![0; info.elements])),
             })
             .collect();

@@ -9,10 +9,12 @@ use serde::Serialize;
 use crate::device::Device;
 use crate::model::finetune::{FinetuneOptions, FinetunePlan, FinetuneTensors, Head, Purpose, place};
 use crate::model::{BatchCapacity, ModelConfig, OptimizerOptions};
+use crate::ops::loss_scaling::{LOWEST_SCALE, METRIC_SCALE};
 use crate::ops::optimizer::{METRIC_GRADIENT_NORM, METRIC_NOT_FINITE};
 use crate::plan::{Executor, Phase};
-use crate::tensor::{Precision, StepValues};
 use crate::tensor::random::{Stream, derive, root};
+use crate::tensor::{Precision, StepValues};
+use crate::train::checkpoint::LossScalingState;
 use crate::train::schedule;
 
 use super::items::{Item, capacity, pack_items, split};
@@ -33,6 +35,7 @@ pub struct FitOptions {
     pub weight_decay: f64,
     pub max_length: usize,
     pub seed: u64,
+    pub precision: Precision,
 }
 
 /// What an epoch did.
@@ -47,6 +50,8 @@ pub struct Epoch {
     pub grad_norm: f64,
     pub tokens: u64,
     pub tokens_per_second: f64,
+    /// Of half precision: steps whose gradients overflowed, so that nothing was changed.
+    pub skipped_steps: u64,
 }
 
 /// Sums over the steps of an epoch.
@@ -56,12 +61,20 @@ struct Totals {
     sums: [[f64; 3]; 3],
     gradient_norm: f64,
     steps: u64,
+    /// Steps of half precision whose gradients overflowed.
+    skipped: u64,
     tokens: u64,
 }
 
 impl Totals {
     fn add(&mut self, step: u64, words: &[u32]) -> Result<()> {
         let value = |place: usize| f64::from(f32::from_bits(words[place]));
+        let scale = value(METRIC_SCALE);
+        if scale > f64::from(LOWEST_SCALE) && value(METRIC_NOT_FINITE) != 0.0 {
+            // The next steps have a lower scale.
+            self.skipped += 1;
+            return Ok(());
+        }
         ensure!(
             value(METRIC_NOT_FINITE) == 0.0 && value(place::FIRST[0]).is_finite(),
             "step {}: a loss or gradient is infinite or not a number; use a lower --learning-rate",
@@ -121,7 +134,7 @@ impl<'a> Fit<'a> {
             dropout: options.dropout,
             attention_dropout: options.dropout,
             layer_decay: options.layer_decay,
-            precision: Precision::F32,
+            precision: options.precision,
             optimizer: OptimizerOptions {
                 weight_decay: options.weight_decay as f32,
                 ..OptimizerOptions::default()
@@ -129,11 +142,15 @@ impl<'a> Fit<'a> {
         };
         let capacity = capacity(head, options.batch_size, options.max_length, micro_tokens(device));
         let FinetunePlan { plan, tensors, .. } = FinetunePlan::new(model, head, capacity, &plan_options)?;
+        let mut executor = device.open(plan)?;
+        if let Some(tensor) = tensors.loss_scaling {
+            LossScalingState::first().write(executor.as_mut(), tensor)?;
+        }
         Ok(Fit {
             head,
             options,
             items,
-            executor: device.open(plan)?,
+            executor,
             tensors,
             capacity,
             step: 0,
@@ -170,6 +187,7 @@ impl<'a> Fit<'a> {
             loss: totals.loss(self.head),
             accuracy: totals.accuracy(),
             grad_norm: totals.gradient_norm / totals.steps.max(1) as f64,
+            skipped_steps: totals.skipped,
             tokens: totals.tokens,
             tokens_per_second: totals.tokens as f64 / began.elapsed().as_secs_f64().max(1e-9),
         }))

@@ -1,7 +1,7 @@
 //! What every training step begins and ends with: cleared gradients; global norm, clipping and Adam.
 
-use crate::ops::optimizer::{Adam, BLOCK, Clear, ClipFactor, SquaredNorm};
 use crate::ops::loss_scaling::{self, LossScaling};
+use crate::ops::optimizer::{Adam, BLOCK, Clear, ClipFactor, SquaredNorm};
 use crate::plan::{ParameterRange, PlanBuilder};
 use crate::tensor::{Element, Precision, Role, Rows, TensorId};
 

@@ -5,7 +5,9 @@
 use crate::tensor::{Extents, TensorId};
 
 use super::optimizer::METRIC_NOT_FINITE;
-use super::{Candidate, Count, CpuOp, Describe, Dispatch, Grid, Io, Kernels, Memory, Requirements, Scalar, write};
+use super::{
+    Candidate, Count, CpuOp, Describe, Dispatch, Grid, Io, Kernels, Memory, Requirements, Scalar, write,
+};
 
 /// The scale that a run begins with. Too high costs a few skipped steps.
 pub const FIRST_SCALE: f32 = 65536.0;

@@ -41,7 +41,9 @@ impl Plan {
             buffers: self.buffers.len(),
             bytes_by_role,
             bytes: self.bytes(),
-            unshared_activation_bytes: activations.map(|tensor| tensor.elements() as u64 * tensor.element.bytes()).sum(),
+            unshared_activation_bytes: activations
+                .map(|tensor| tensor.elements() as u64 * tensor.element.bytes())
+                .sum(),
             micro_flops: self.flops(Phase::Micro, extents),
             update_flops: self.flops(Phase::Update, extents),
         }

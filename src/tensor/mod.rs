@@ -108,7 +108,8 @@ impl Element {
 
 /// How activations and their gradients are kept between ops. Parameters, their gradients and moments, statistics,
 /// logits and losses are f32 always.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Precision {
     #[default]
     F32,

@@ -285,7 +285,16 @@ mod tests {
 
     fn state_at(step: u64) -> State {
         let store = StoreIdentity { crc: "0".into(), documents: 1, lines: 2, tokens: 3 };
-        State { step, tokens: 9, seed: 1, tokenizer: "t".into(), lower: true, store, loss_scaling: None, device: "d".into() }
+        State {
+            step,
+            tokens: 9,
+            seed: 1,
+            tokenizer: "t".into(),
+            lower: true,
+            store,
+            loss_scaling: None,
+            device: "d".into(),
+        }
     }
 
     fn failure<T>(result: Result<T>) -> String {

@@ -8,6 +8,7 @@ use crate::model::electra::StepTensors;
 use crate::plan::{Executor, Phase, Upload};
 use crate::tensor::{StepValues, TensorId};
 
+use super::batch::PackedBatch;
 use super::checkpoint::LossScalingState;
 use super::examples::StepBatch;
 
@@ -67,9 +68,14 @@ impl Feeding {
             return f(&batch.values(None, learning_rate), &[]);
         }
         for micro in &batch.micro {
-            f(&batch.values(Some(micro), learning_rate), &self.tensors.uploads(micro))?;
+            f(&batch.values(Some(micro), learning_rate), &self.uploads(micro))?;
         }
         Ok(())
+    }
+
+    /// What a micro-batch brings.
+    pub fn uploads<'a>(&self, micro: &'a PackedBatch) -> Vec<Upload<'a>> {
+        self.tensors.uploads(micro)
     }
 
     /// Where the state of loss scaling lies, in half precision.

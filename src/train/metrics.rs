@@ -348,7 +348,9 @@ mod tests {
             words
         };
         totals.add(&batch, &scaled([f32::INFINITY; 8], 1024.0, 1.0), &histogram).unwrap();
-        totals.add(&batch, &scaled([6.0, 5.0, 1.0, 1.0, 1.0, 1.0, 8.0, 0.0], 512.0, 0.0), &histogram).unwrap();
+        totals
+            .add(&batch, &scaled([6.0, 5.0, 1.0, 1.0, 1.0, 1.0, 8.0, 0.0], 512.0, 0.0), &histogram)
+            .unwrap();
         assert!(!totals.is_broken());
         let quality = totals.quality(LossWeights { generator: 1.0, discriminator: 50.0 });
         assert!((quality.mlm_loss - 3.0).abs() < 1e-5 && (quality.disc_loss - 0.5).abs() < 1e-6);
