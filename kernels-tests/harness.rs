@@ -200,11 +200,15 @@ fn compare_in(
     assert!(single == double, "{name}: the number of threads changes the result");
 
     let gpu = gpu();
+    let capabilities = match precision {
+        Precision::F16 => gpu.capabilities.clone(),
+        Precision::F32 => gpu.capabilities.without_half(),
+    };
     let strategies = {
         let (plan, _) = make();
         let fitting = |op: &inazuma::plan::PlannedOp| {
             let candidates = op.op.candidates();
-            candidates.iter().filter(|c| selector::fits(&c.requires, &gpu.capabilities)).count()
+            candidates.iter().filter(|c| selector::fits(&c.requires, &capabilities)).count()
         };
         plan.ops.iter().flat_map(|op| op.op.candidates()).for_each(|c| shaders::validate(&c, &plan));
         plan.ops.iter().map(fitting).max().unwrap_or(0)

@@ -19,7 +19,9 @@ const STORAGE_BUFFERS: usize = 8;
 /// asks for what its kernels use. `compare` does this for every op it runs.
 pub fn validate(candidate: &Candidate, plan: &Plan) {
     static DONE: Mutex<Option<HashSet<String>>> = Mutex::new(None);
-    for dispatch in &candidate.dispatches {
+    let half = plan.is_half();
+    // What rounds operands to halves is for plans in half precision.
+    for dispatch in candidate.dispatches.iter().filter(|_| half || !candidate.requires.half) {
         let elements: Vec<Element> = dispatch.bindings.iter().map(|b| plan.info(b.tensor).element).collect();
         let (constants, requires) = (&dispatch.constants, &candidate.requires);
         let key = format!("{} {constants:?} {elements:?} {requires:?}", dispatch.shader);
@@ -36,8 +38,12 @@ fn translate(dispatch: &Dispatch, elements: &[Element], candidate: &Candidate) {
     let module = naga::front::wgsl::parse_str(&source.text)
         .unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(&source.text)));
     let mut capabilities = Capabilities::IMMEDIATES;
-    if elements.contains(&Element::Half) {
+    let cooperative = candidate.requires.cooperative.is_some();
+    if elements.contains(&Element::Half) || cooperative {
         capabilities |= Capabilities::SHADER_FLOAT16;
+    }
+    if cooperative {
+        capabilities |= Capabilities::COOPERATIVE_MATRIX;
     }
     if candidate.requires.subgroups {
         capabilities |= Capabilities::SUBGROUP;
@@ -54,6 +60,10 @@ fn translate(dispatch: &Dispatch, elements: &[Element], candidate: &Candidate) {
     let options = msl::Options { lang_version: (2, 4), ..msl::Options::default() };
     msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
         .unwrap_or_else(|error| panic!("{name}: MSL: {error}"));
+    // HLSL has no cooperative matrices.
+    if cooperative {
+        return;
+    }
     let options = hlsl::Options {
         // f16 is 16 bits wide from 6.2 on.
         shader_model: hlsl::ShaderModel::V6_2,

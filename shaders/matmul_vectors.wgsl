@@ -15,44 +15,10 @@
 //     adjacent reads. For RADV to see that they are aligned, the workgroup has two dimensions. A row is padded by 4.
 //   - The next step's elements are fetched into registers while this one's are multiplied, from straight code: behind a
 //     loop or a condition the fetches would end up where nothing hides them.
-// Tiles of C are taken in groups of 8 rows, so that workgroups which run together share operands in the cache.
 // Numerics: f32, one running sum over the k of a split, in order. Bias gradients: THREADS / BM threads sum a
 //   column of A's tiles, each its rows of every step; the threads' sums are added in order.
 
-struct Immediates {
-  extent: u32,
-  offset: u32,
-  capacity: u32,
-  n: u32,
-  inner: u32,
-  first_a: u32,
-  first_b: u32,
-  first_c: u32,
-  splits: u32,
-}
-var<immediate> immediates: Immediates;
-
-@group(0) @binding(1) var<storage, read> a: array<V1>;
-@group(0) @binding(2) var<storage, read> b: array<V2>;
-@group(0) @binding(3) var<storage, read_write> c: array<V3>;
-#if EPILOGUE == 1
-@group(0) @binding(4) var<storage, read> bias: array<vec4<f32>>;
-#endif
-#if EPILOGUE == 2
-@group(0) @binding(4) var<storage, read> bias: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read_write> before: array<V5>;
-#endif
-#if EPILOGUE == 3
-@group(0) @binding(4) var<storage, read> before: array<V4>;
-#endif
-#if EPILOGUE == 4
-@group(0) @binding(4) var<storage, read> residual: array<V4>;
-#endif
-#if BIAS_GRADIENT
-#if SPLIT == 0
-@group(0) @binding(4) var<storage, read_write> bias_gradient: array<vec4<f32>>;
-#endif
-#endif
+#include matmul_vector_parts
 
 const TN: u32 = 4u;
 const K4: u32 = BK / 4u;
@@ -87,10 +53,6 @@ const B_ROWS: u32 = THREADS / N4;
 const B_NEXT: u32 = B_ROWS * B_STRIDE;
 const B_PART: u32 = 1u;
 #endif
-const GROUP_ROWS: u32 = 8u;
-// Splits begin at multiples of this, in every strategy.
-const PART: u32 = 16u;
-
 var<workgroup> a_tile: array<f32, BK * A_STRIDE>;
 var<workgroup> b_tile: array<f32, BK * B_STRIDE>;
 
@@ -172,50 +134,6 @@ fn sum_of_column(thread: u32) -> f32 {
 }
 #endif
 
-fn gelu4(x: vec4<f32>) -> vec4<f32> {
-  return vec4<f32>(gelu(x.x), gelu(x.y), gelu(x.z), gelu(x.w));
-}
-
-fn gelu_derivative4(x: vec4<f32>) -> vec4<f32> {
-  return vec4<f32>(gelu_derivative(x.x), gelu_derivative(x.y), gelu_derivative(x.z), gelu_derivative(x.w));
-}
-
-// Writes columns 4·j4.. of row i of the product of split number `split`.
-fn finish(split: u32, i: u32, j4: u32, m: u32, product: vec4<f32>) {
-  let n4 = immediates.n / 4u;
-  let at = i * n4 + j4;
-  let to = immediates.first_c / 4u + at;
-#if SPLIT
-#if FORM == 2
-  c[split * (m * n4 + m / 4u) + at] = V3(product);
-#else
-  c[split * m * n4 + at] = V3(product);
-#endif
-#else
-#if FORM == 2
-  c[to] += V3(product);
-#else
-#if EPILOGUE == 0
-  c[to] = V3(product);
-#endif
-#if EPILOGUE == 1
-  c[to] = V3(product + bias[j4]);
-#endif
-#if EPILOGUE == 2
-  let x = product + bias[j4];
-  before[at] = V5(x);
-  c[to] = V3(gelu4(x));
-#endif
-#if EPILOGUE == 3
-  c[to] = V3(product * gelu_derivative4(vec4<f32>(before[at])));
-#endif
-#if EPILOGUE == 4
-  c[to] = V3(product + vec4<f32>(residual[at]));
-#endif
-#endif
-#endif
-}
-
 @compute @workgroup_size(TX, TY)
 fn main(
   @builtin(workgroup_id) group: vec3<u32>,
@@ -223,32 +141,19 @@ fn main(
   @builtin(local_invocation_index) thread: u32,
   @builtin(local_invocation_id) local: vec3<u32>,
 ) {
-  let rows = rows_in_use(immediates.extent, immediates.offset, immediates.capacity);
-  let n = immediates.n;
-#if FORM == 2
-  let m = immediates.inner;
-  let k = rows;
-#else
-  let m = rows;
-  let k = immediates.inner;
-#endif
-  let row_tiles = (m + BM - 1u) / BM;
-  let column_tiles = (n + BN - 1u) / BN;
-  let index = workgroup_index(group, groups);
-  if index >= row_tiles * column_tiles * immediates.splits {
+  let tile = tile_of(workgroup_index(group, groups));
+  if !tile.exists {
     return;
   }
-  let split = index / (row_tiles * column_tiles);
-  let tile = index % (row_tiles * column_tiles);
-  let first_tile = tile / (GROUP_ROWS * column_tiles) * GROUP_ROWS;
-  let group_rows = min(row_tiles - first_tile, GROUP_ROWS);
-  let row = (first_tile + tile % (GROUP_ROWS * column_tiles) % group_rows) * BM;
-  let column_tile = tile % (GROUP_ROWS * column_tiles) / group_rows;
-  let column = column_tile * BN;
-  // The part of k that is this split's: whole steps, so that only the last one has a remainder.
-  let part = ((k + immediates.splits - 1u) / immediates.splits + PART - 1u) / PART * PART;
-  let k_start = min(split * part, k);
-  let k_end = min(k_start + part, k);
+  let n = immediates.n;
+  let m = tile.m;
+  let k = tile.k;
+  let split = tile.split;
+  let row = tile.row;
+  let column = tile.column;
+  let column_tile = column / BN;
+  let k_start = tile.k_start;
+  let k_end = tile.k_end;
   let whole = (k_end - k_start) / BK;
 
   let tx = local.x;

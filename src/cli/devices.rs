@@ -67,6 +67,8 @@ fn features(c: &Capabilities) -> Vec<&'static str> {
         (c.immediates, "immediates"),
         (c.subgroups, "subgroups"),
         (c.half, "f16"),
+        (c.cooperative.contains(&8), "cooperative matrices of 8"),
+        (c.cooperative.contains(&16), "cooperative matrices of 16"),
         (c.timestamps, "timestamps"),
     ];
     all.into_iter().filter(|(present, _)| *present).map(|(_, name)| name).collect()

@@ -13,10 +13,13 @@ use crate::ops::Candidate;
 use super::pipelines::{Pipeline, PipelineCache, PipelineKey};
 use super::{Tuning, selector};
 
+const COOPERATIVE: Features = Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+
 /// Features that are asked for where they are present. Only immediates are indispensable.
 const WANTED: Features = Features::IMMEDIATES
     .union(Features::SUBGROUP)
     .union(Features::SHADER_F16)
+    .union(COOPERATIVE)
     .union(Features::TIMESTAMP_QUERY)
     .union(Features::TIMESTAMP_QUERY_INSIDE_PASSES)
     .union(Features::PIPELINE_CACHE);
@@ -40,6 +43,8 @@ pub struct Capabilities {
     pub subgroups: bool,
     pub subgroup_sizes: [u32; 2],
     pub half: bool,
+    /// Sizes of cooperative matrices that multiply halves and sum in f32.
+    pub cooperative: Vec<u32>,
     pub timestamps: bool,
     /// Bytes of workgroup memory.
     pub workgroup_memory: u32,
@@ -65,6 +70,7 @@ impl Capabilities {
             subgroups: false,
             subgroup_sizes: [4, 128],
             half: false,
+            cooperative: Vec::new(),
             timestamps: false,
             workgroup_memory: 16 << 10,
             invocations: 256,
@@ -95,6 +101,7 @@ impl Capabilities {
             subgroups: features.contains(Features::SUBGROUP),
             subgroup_sizes: [info.subgroup_min_size, info.subgroup_max_size],
             half: features.contains(Features::SHADER_F16),
+            cooperative: cooperative_sizes(adapter),
             timestamps: features.contains(Features::TIMESTAMP_QUERY),
             workgroup_memory: limits.max_compute_workgroup_storage_size,
             invocations: limits.max_compute_invocations_per_workgroup,
@@ -103,6 +110,11 @@ impl Capabilities {
             binding_bytes: limits.max_storage_buffer_binding_size,
             buffer_bytes: limits.max_buffer_size,
         }
+    }
+
+    /// What is left for a plan without halves.
+    pub fn without_half(&self) -> Self {
+        Capabilities { half: false, cooperative: Vec::new(), ..self.clone() }
     }
 
     /// How promising the kind of adapter is: lower is faster.
@@ -115,6 +127,23 @@ impl Capabilities {
             _ => 4,
         }
     }
+}
+
+fn cooperative_sizes(adapter: &wgpu::Adapter) -> Vec<u32> {
+    if !adapter.features().contains(COOPERATIVE) {
+        return Vec::new();
+    }
+    let usable = |p: &wgpu::CooperativeMatrixProperties| {
+        p.ab_type == wgpu::CooperativeScalarType::F16
+            && p.cr_type == wgpu::CooperativeScalarType::F32
+            && p.m_size == p.n_size
+            && p.n_size == p.k_size
+    };
+    let found = adapter.cooperative_matrix_properties();
+    let mut sizes: Vec<u32> = found.iter().filter(|p| usable(p)).map(|p| p.m_size).collect();
+    sizes.sort_unstable();
+    sizes.dedup();
+    sizes
 }
 
 /// An adapter that has not been opened.
@@ -191,6 +220,8 @@ impl Gpu {
             label: Some("inazuma"),
             required_features: adapter.inner.features() & WANTED,
             required_limits: adapter.inner.limits(),
+            // SAFETY: of the experimental features we ask for cooperative matrices alone; what uses them is tested.
+            experimental_features: unsafe { wgpu::ExperimentalFeatures::enabled() },
             ..Default::default()
         };
         let (device, queue) = pollster::block_on(adapter.inner.request_device(&descriptor))
@@ -232,9 +263,14 @@ impl Gpu {
     }
 
     /// The preferred kernels of an op, where there are any.
-    pub(super) fn tuned(&self, signature: &str, candidates: &[Candidate]) -> Option<Candidate> {
+    pub(super) fn tuned(
+        &self,
+        signature: &str,
+        candidates: &[Candidate],
+        capabilities: &Capabilities,
+    ) -> Option<Candidate> {
         let tuning = self.preferred();
-        selector::named(candidates, &self.capabilities, tuning.strategies.get(signature)?)
+        selector::named(candidates, capabilities, tuning.strategies.get(signature)?)
     }
 
     /// Fails where the device has reported an error since the last call.

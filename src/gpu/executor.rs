@@ -66,16 +66,18 @@ impl GpuExecutor {
         let batch: usize =
             plan.tensors.iter().filter(|t| t.role == Role::Batch).map(|t| t.elements() + 1).sum();
         let uploads = Uploads::new(&gpu, 4 * batch as u64)?;
+        let capabilities =
+            if plan.is_half() { gpu.capabilities.clone() } else { gpu.capabilities.without_half() };
         let mut candidates = Vec::with_capacity(plan.ops.len());
         for (index, op) in plan.ops.iter().enumerate() {
             let all = op.op.candidates();
             let tuned = match options.selection {
-                Selection::Best => gpu.tuned(&plan.signature(index), &all),
+                Selection::Best => gpu.tuned(&plan.signature(index), &all, &capabilities),
                 Selection::Nth(_) => None,
             };
             let chosen = match tuned {
                 Some(candidate) => Ok(candidate),
-                None => selector::select(all, &gpu.capabilities, options.selection),
+                None => selector::select(all, &capabilities, options.selection),
             };
             candidates.push(chosen.with_context(|| op.label.clone())?);
         }

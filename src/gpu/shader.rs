@@ -1,12 +1,15 @@
 //! The embedded shaders, and the small preprocessor that makes one WGSL module of constants, prelude and source.
 //!
 //! Lines that start with `#` are ours: `#if NAME`, `#if NAME == value`, `#if NAME != value`, `#else`, `#endif`,
-//! nested as one likes. NAME is a constant of the dispatch; a name nobody set is an error, not zero.
+//! nested as one likes. NAME is a constant of the dispatch; a name nobody set is an error, not zero. `#include part`
+//! stands for `shaders/<part>.wgsl`, where kernels keep what they share.
 //!
 //! What a floating-point binding n holds, f32 or f16, is the plan's choice. A shader that allows both declares it
 //! with the aliases put before it: `array<Tn>` for single elements, `array<Vn>` for vectors of four, `array<Ln>` for
 //! whichever of them VEC says. It converts where it reads, `vec4<f32>(input[i])`, and where it writes,
 //! `output[i] = V2(x)`, and computes in f32; of f32 elements that converts nothing.
+
+use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -24,20 +27,20 @@ const BINDINGS: usize = 8;
 pub struct Source {
     pub text: String,
     name: String,
-    /// Lines of the text that are constants and aliases, and of those that are the prelude.
-    constants: usize,
-    prelude: usize,
+    /// Where the last lines of the text come from; those before are constants and aliases.
+    origins: Vec<Origin>,
+    generated: usize,
 }
+
+/// A file in `shaders/` and a line of it, from 1.
+type Origin = (String, usize);
 
 impl Source {
     /// Where line `line` (from 1) of the text comes from: `shaders/matmul_tiled.wgsl:12`.
     pub fn locate(&self, line: usize) -> String {
-        if line <= self.constants {
-            format!("constants of shaders/{}.wgsl", self.name)
-        } else if line <= self.constants + self.prelude {
-            format!("shaders/{PRELUDE}.wgsl:{}", line - self.constants)
-        } else {
-            format!("shaders/{}.wgsl:{}", self.name, line - self.constants - self.prelude)
+        match line.checked_sub(self.generated + 1).and_then(|index| self.origins.get(index)) {
+            Some((file, line)) => format!("shaders/{file}.wgsl:{line}"),
+            None => format!("constants of shaders/{}.wgsl", self.name),
         }
     }
 }
@@ -60,11 +63,19 @@ pub fn assemble_text(
     constants: &[(&str, u32)],
     elements: &[Element],
 ) -> Result<Source> {
-    let body = preprocess(name, body, constants)?;
+    let mut lines = Vec::new();
+    preprocess(PRELUDE, embedded(PRELUDE)?, constants, &mut lines)?;
+    preprocess(name, body, constants, &mut lines)?;
     let mut text = String::new();
+    // Extensions are enabled before anything else.
+    let mut enabled = BTreeSet::new();
     if elements.contains(&Element::Half) {
-        text += "enable f16;\n";
+        enabled.insert("enable f16;".to_owned());
     }
+    for line in lines.iter_mut().filter(|line| line.text.starts_with("enable ")) {
+        enabled.insert(std::mem::take(&mut line.text));
+    }
+    enabled.iter().for_each(|line| text += &format!("{line}\n"));
     for (constant, value) in constants {
         text += &format!("const {constant}: u32 = {value}u;\n");
     }
@@ -76,22 +87,30 @@ pub fn assemble_text(
             "alias T{binding} = {}; alias V{binding} = vec4<T{binding}>; alias L{binding} = {lane}{binding};\n",
             if half { "f16" } else { "f32" }
         );
-        let declared = |alias| body.contains(&format!("array<{alias}{binding}>"));
+        let declared = |alias| {
+            let declaration = format!("array<{alias}{binding}>");
+            lines.iter().any(|line| line.text.contains(&declaration))
+        };
         ensure!(
             !half || ['T', 'V', 'L'].into_iter().any(declared),
             "shaders/{name}.wgsl: binding {binding} cannot be of half precision"
         );
     }
-    let lines = text.lines().count();
-    let prelude = embedded(PRELUDE)?;
-    text += prelude;
-    if !prelude.ends_with('\n') {
+    let generated = text.lines().count();
+    let mut origins = Vec::with_capacity(lines.len());
+    for line in lines {
+        text += &line.text;
         text.push('\n');
+        origins.push(line.origin);
     }
-    text += &body;
-    Ok(Source { text, name: name.to_owned(), constants: lines, prelude: prelude.lines().count() })
+    Ok(Source { text, name: name.to_owned(), origins, generated })
 }
 
+/// A line of a module.
+struct Line {
+    text: String,
+    origin: Origin,
+}
 /// One open `#if`.
 struct Block {
     line: usize,
@@ -102,9 +121,8 @@ struct Block {
     has_else: bool,
 }
 
-/// Resolves the `#` lines. Dropped lines stay as empty ones, so that line numbers hold.
-fn preprocess(name: &str, source: &str, constants: &[(&str, u32)]) -> Result<String> {
-    let mut output = String::with_capacity(source.len());
+/// Resolves the `#` lines and appends what is left.
+fn preprocess(name: &str, source: &str, constants: &[(&str, u32)], output: &mut Vec<Line>) -> Result<()> {
     let mut blocks: Vec<Block> = Vec::new();
     for (index, line) in source.lines().enumerate() {
         let number = index + 1;
@@ -132,6 +150,11 @@ fn preprocess(name: &str, source: &str, constants: &[(&str, u32)]) -> Result<Str
                 ["endif"] => {
                     blocks.pop().ok_or_else(|| at("#endif without its #if".into()))?;
                 }
+                ["include", part] if active => {
+                    let text = embedded(part).map_err(|error| at(format!("{error:#}")))?;
+                    preprocess(part, text, constants, output)?;
+                }
+                ["include", _] => {}
                 _ => return Err(at(format!("unknown directive \"{}\"", line.trim()))),
             }
         } else if active {
@@ -139,14 +162,13 @@ fn preprocess(name: &str, source: &str, constants: &[(&str, u32)]) -> Result<Str
             if line.contains("var<immediate> immediate:") {
                 return Err(at("call the variable `immediates`: `immediate` is the address space".into()));
             }
-            output += line;
+            output.push(Line { text: line.to_owned(), origin: (name.to_owned(), number) });
         }
-        output.push('\n');
     }
     if let Some(block) = blocks.last() {
         bail!("shaders/{name}.wgsl:{}: this #if has no #endif", block.line);
     }
-    Ok(output)
+    Ok(())
 }
 
 fn evaluate(condition: &[&str], constants: &[(&str, u32)]) -> Result<bool, String> {
@@ -177,8 +199,14 @@ mod tests {
 
     const NESTED: &str = "a\n#if X == 2\nb\n  #if Y\nc\n  #else\nd\n  #endif\n#else\ne\n#endif\nf";
 
+    fn lines(source: &str, constants: &[(&str, u32)]) -> Result<Vec<Line>> {
+        let mut lines = Vec::new();
+        preprocess("test", source, constants, &mut lines)?;
+        Ok(lines)
+    }
+
     fn kept(x: u32, y: u32) -> String {
-        preprocess("test", NESTED, &[("X", x), ("Y", y)]).unwrap().split_whitespace().collect()
+        lines(NESTED, &[("X", x), ("Y", y)]).unwrap().into_iter().map(|line| line.text).collect()
     }
 
     #[test]
@@ -186,8 +214,8 @@ mod tests {
         assert_eq!(kept(2, 1), "abcf");
         assert_eq!(kept(2, 0), "abdf");
         assert_eq!(kept(1, 1), "aef");
-        let text = preprocess("test", NESTED, &[("X", 1), ("Y", 1)]).unwrap();
-        assert_eq!(text.lines().nth(11), Some("f"));
+        let kept = lines(NESTED, &[("X", 1), ("Y", 1)]).unwrap();
+        assert_eq!(kept.last().map(|line| line.origin.1), Some(12));
     }
 
     #[test]
@@ -211,9 +239,10 @@ mod tests {
             ("#if X\n#else\n#else\n#endif", "shaders/test.wgsl:3: #else without its #if"),
             ("#if X ~ 3\n#endif", "shaders/test.wgsl:1: #if: expected NAME"),
             ("#define A", "shaders/test.wgsl:1: unknown directive"),
+            ("\n#include nothing", "shaders/test.wgsl:2: there is no shaders/nothing.wgsl"),
         ];
         for (source, expected) in cases {
-            let error = preprocess("test", source, &[("X", 1)]).unwrap_err().to_string();
+            let error = lines(source, &[("X", 1)]).err().unwrap().to_string();
             assert!(error.starts_with(expected), "{error}");
         }
     }

@@ -85,6 +85,10 @@ pub struct Requirements {
     pub invocations: u32,
     pub storage_buffers: u32,
     pub subgroups: bool,
+    /// Rounds operands to halves: for plans in half precision only.
+    pub half: bool,
+    /// Size of the cooperative matrices (f16 · f16 → f32) it is made of, and the lanes of a subgroup it is made for.
+    pub cooperative: Option<(u32, u32)>,
     /// Only worth choosing where workgroup memory is real memory: not on software adapters.
     pub hardware: bool,
     /// Only worth choosing on software adapters: no barriers, no workgroup memory.

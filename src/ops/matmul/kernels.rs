@@ -10,6 +10,9 @@ impl Kernels for MatMul {
         let hardware = Requirements { hardware: true, ..Default::default() };
         let mut candidates = Vec::new();
         if self.n.is_multiple_of(4) && self.inner.is_multiple_of(4) {
+            for matrix in COOPERATIVE {
+                candidates.push(self.cooperative(matrix));
+            }
             candidates.push(self.candidate("vectors", self.vector_tiles(), hardware));
         }
         candidates.push(self.candidate("tiled", TILED, hardware));
@@ -33,12 +36,43 @@ const VECTORS: Tiles = Tiles { shader: "matmul_vectors", bm: 64, bn: 64, tm: 8, 
 const TILED: Tiles = Tiles { shader: "matmul_tiled", bm: 64, bn: 64, tm: 4, tn: 4, bk: 16 };
 const REGISTERS: Tiles = Tiles { shader: "matmul_registers", bm: 32, bn: 32, tm: 8, tn: 8, bk: 16 };
 
+/// Cooperative matrices there are candidates for: strategy, size, lanes of a subgroup. NVIDIA's and RDNA's have 16,
+/// Apple's 8; lavapipe's subgroups have 8 lanes or 4.
+const COOPERATIVE: [(&str, u32, u32); 5] = [
+    ("cooperative 16, 32 lanes", 16, 32),
+    ("cooperative 8, 32 lanes", 8, 32),
+    ("cooperative 16, 64 lanes", 16, 64),
+    ("cooperative 16, 8 lanes", 16, 8),
+    ("cooperative 8, 8 lanes", 8, 8),
+];
+
 /// Wide tiles need half as much of the cache; fewer than this many leave compute units without work at the end.
 const WIDE_TILES: usize = 240;
 
 impl MatMul {
     fn splits_of_k(&self) -> usize {
         self.partials.map_or(1, |(_, splits)| splits)
+    }
+
+    /// A product on cooperative matrices.
+    fn cooperative(&self, (strategy, matrix, lanes): (&'static str, u32, u32)) -> Candidate {
+        let wide = self.vector_tiles().bm == WIDE_VECTORS.bm;
+        let (bm, bn) = if wide { (128, 64) } else { (64, 64) };
+        let tiles = Tiles { shader: "matmul_cooperative", bm, bn, tm: 0, tn: 0, bk: 32 };
+        let requires = Requirements {
+            // Two tiles of halves with their padding, and a matrix of results for each of four subgroups.
+            workgroup_memory: ((bm.max(bn) * 40 + bn * 40) * 2 + 4 * 256 * 4) as u32,
+            subgroups: true,
+            half: true,
+            cooperative: Some((matrix, lanes)),
+            hardware: true,
+            ..Requirements::default()
+        };
+        let mut candidate = self.candidate(strategy, tiles, requires);
+        let constants = &mut candidate.dispatches[0].constants;
+        constants.retain(|(name, _)| !matches!(*name, "TM" | "TN"));
+        constants.extend([("MATRIX", matrix), ("LANES", lanes)]);
+        candidate
     }
 
     /// The tiles of the strategy "vectors" that suit the shape.

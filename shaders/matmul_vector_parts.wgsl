@@ -1,0 +1,130 @@
+// What the products of dimensions that are multiples of 4 share (matmul_vectors.wgsl, matmul_cooperative.wgsl): operands
+// and results in memory, the tile of a workgroup, and what happens to a finished sum. FORM, EPILOGUE, SPLIT,
+// BIAS_GRADIENT as in matmul_tiled.wgsl; tiles of C are BM × BN.
+
+struct Immediates {
+  extent: u32,
+  offset: u32,
+  capacity: u32,
+  n: u32,
+  inner: u32,
+  first_a: u32,
+  first_b: u32,
+  first_c: u32,
+  splits: u32,
+}
+var<immediate> immediates: Immediates;
+
+@group(0) @binding(1) var<storage, read> a: array<V1>;
+@group(0) @binding(2) var<storage, read> b: array<V2>;
+@group(0) @binding(3) var<storage, read_write> c: array<V3>;
+#if EPILOGUE == 1
+@group(0) @binding(4) var<storage, read> bias: array<vec4<f32>>;
+#endif
+#if EPILOGUE == 2
+@group(0) @binding(4) var<storage, read> bias: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read_write> before: array<V5>;
+#endif
+#if EPILOGUE == 3
+@group(0) @binding(4) var<storage, read> before: array<V4>;
+#endif
+#if EPILOGUE == 4
+@group(0) @binding(4) var<storage, read> residual: array<V4>;
+#endif
+#if BIAS_GRADIENT
+#if SPLIT == 0
+@group(0) @binding(4) var<storage, read_write> bias_gradient: array<vec4<f32>>;
+#endif
+#endif
+
+const GROUP_ROWS: u32 = 8u;
+// Splits begin at multiples of this, in every strategy.
+const PART: u32 = 16u;
+
+// What a workgroup computes: the tile of C at `row`, `column`, summed over k_start..k_end of `k`; where there is none,
+// nothing: m and the range are 0.
+struct Tile {
+  exists: bool,
+  split: u32,
+  row: u32,
+  column: u32,
+  m: u32,
+  k: u32,
+  k_start: u32,
+  k_end: u32,
+}
+
+// Tiles of C are taken in groups of GROUP_ROWS rows, so that workgroups which run together share operands in the cache.
+fn tile_of(index: u32) -> Tile {
+  let rows = rows_in_use(immediates.extent, immediates.offset, immediates.capacity);
+  var t: Tile;
+#if FORM == 2
+  t.m = immediates.inner;
+  t.k = rows;
+#else
+  t.m = rows;
+  t.k = immediates.inner;
+#endif
+  let row_tiles = (t.m + BM - 1u) / BM;
+  let column_tiles = (immediates.n + BN - 1u) / BN;
+  t.exists = index < row_tiles * column_tiles * immediates.splits;
+  if !t.exists {
+    t.m = 0u;
+    return t;
+  }
+  t.split = index / (row_tiles * column_tiles);
+  let tile = index % (row_tiles * column_tiles);
+  let first_tile = tile / (GROUP_ROWS * column_tiles) * GROUP_ROWS;
+  let group_rows = min(row_tiles - first_tile, GROUP_ROWS);
+  t.row = (first_tile + tile % (GROUP_ROWS * column_tiles) % group_rows) * BM;
+  t.column = tile % (GROUP_ROWS * column_tiles) / group_rows * BN;
+  // The part of k that is this split's: whole steps, so that only the last one has a remainder.
+  let part = ((t.k + immediates.splits - 1u) / immediates.splits + PART - 1u) / PART * PART;
+  t.k_start = min(t.split * part, t.k);
+  t.k_end = min(t.k_start + part, t.k);
+  return t;
+}
+
+fn gelu4(x: vec4<f32>) -> vec4<f32> {
+  return vec4<f32>(gelu(x.x), gelu(x.y), gelu(x.z), gelu(x.w));
+}
+
+fn gelu_derivative4(x: vec4<f32>) -> vec4<f32> {
+  return vec4<f32>(gelu_derivative(x.x), gelu_derivative(x.y), gelu_derivative(x.z), gelu_derivative(x.w));
+}
+
+// Writes columns 4·j4.. of row i of the product of split number `split`.
+fn finish(split: u32, i: u32, j4: u32, m: u32, product: vec4<f32>) {
+  let n4 = immediates.n / 4u;
+  let at = i * n4 + j4;
+  let to = immediates.first_c / 4u + at;
+#if SPLIT
+#if FORM == 2
+  c[split * (m * n4 + m / 4u) + at] = V3(product);
+#else
+  c[split * m * n4 + at] = V3(product);
+#endif
+#else
+#if FORM == 2
+  c[to] += V3(product);
+#else
+#if EPILOGUE == 0
+  c[to] = V3(product);
+#endif
+#if EPILOGUE == 1
+  c[to] = V3(product + bias[j4]);
+#endif
+#if EPILOGUE == 2
+  let x = product + bias[j4];
+  before[at] = V5(x);
+  c[to] = V3(gelu4(x));
+#endif
+#if EPILOGUE == 3
+  c[to] = V3(product * gelu_derivative4(vec4<f32>(before[at])));
+#endif
+#if EPILOGUE == 4
+  c[to] = V3(product + vec4<f32>(residual[at]));
+#endif
+#endif
+#endif
+}
