@@ -122,6 +122,44 @@ fn every_question_of_our_data_stands_in_the_extracted_text() {
     assert!(questions >= 120, "{questions}");
 }
 
+/// As if the run had been killed after its third step of six.
+fn forget_the_last_checkpoint(run: &Path) {
+    fs::remove_dir_all(run.join("checkpoints/step-00000006")).expect("removed");
+    let latest = fs::read_to_string(run.join("latest")).expect("latest");
+    fs::write(run.join("latest"), latest.replace("00000006", "00000003")).expect("written");
+}
+
+/// Half precision on the device of the kernel tests: trains, says how the losses were scaled, and goes on from a
+/// checkpoint as if nothing had happened. The CPU executor refuses it.
+#[test]
+fn half_precision_trains_and_resumes() {
+    let folder = prepared();
+    let train =
+        TRAIN.replace("--device cpu", "--precision f16 --set model.layers=1 --set model.hidden_size=32");
+    refused(
+        folder,
+        &format!("{train} --out half-on-cpu --device cpu"),
+        &["half precision needs a GPU", "f32"],
+    );
+    let capabilities = &crate::harness::gpu().capabilities;
+    if !capabilities.half {
+        eprintln!("skipped: {} has no SHADER_F16", capabilities.name);
+        return;
+    }
+    let device = capabilities.name.split_whitespace().next().expect("a name");
+    done(folder, &format!("{train} --out half --device {device}"));
+    let run = folder.join("half");
+    let expected = checkpoint(&run, 6);
+    let metrics = fs::read_to_string(run.join("metrics.jsonl")).expect("metrics");
+    let last: serde_json::Value =
+        serde_json::from_str(metrics.lines().last().expect("a line")).expect("JSON");
+    assert!(last["loss"].as_f64().expect("a loss").is_finite());
+    assert!(last["loss_scale"].as_f64().expect("a scale") >= 1.0 && last["skipped_steps"].is_u64(), "{last}");
+    forget_the_last_checkpoint(&run);
+    done(folder, &format!("pretrain --store store --out half --device {device} --resume"));
+    assert_same(&expected, &checkpoint(&run, 6), "resumed in half precision");
+}
+
 #[test]
 fn runs_repeat_to_the_byte_with_any_threads_and_over_a_resume() {
     let folder = prepared();
@@ -132,11 +170,8 @@ fn runs_repeat_to_the_byte_with_any_threads_and_over_a_resume() {
     assert_same(&expected, &checkpoint(&folder.join("two"), 6), "one thread and two");
     assert_same(&expected, &checkpoint(&folder.join("again"), 6), "two runs");
 
-    // As if the run had been killed after its third step.
     let run = folder.join("again");
-    fs::remove_dir_all(run.join("checkpoints/step-00000006")).expect("removed");
-    let latest = fs::read_to_string(run.join("latest")).expect("latest");
-    fs::write(run.join("latest"), latest.replace("00000006", "00000003")).expect("written");
+    forget_the_last_checkpoint(&run);
     done(folder, "pretrain --store store --out again --device cpu --resume");
     assert_same(&expected, &checkpoint(&run, 6), "resumed");
     let metrics = fs::read_to_string(run.join("metrics.jsonl")).expect("metrics");

@@ -1,7 +1,9 @@
 //! Clearing, the norm of all gradients, clipping, Adam.
 
+use inazuma::cpu::CpuExecutor;
+use inazuma::ops::loss_scaling::LossScaling;
 use inazuma::ops::optimizer::{Adam, BLOCK, Clear, ClipFactor, SquaredNorm};
-use inazuma::plan::PlanBuilder;
+use inazuma::plan::{Executor, Plan, PlanBuilder};
 use inazuma::tensor::{Element, Role, Rows, TensorId};
 
 use crate::harness::{Case, Fill, compare, step};
@@ -74,6 +76,64 @@ fn adam_with_clipping() {
                 case
             });
         }
+    }
+}
+
+/// Finite steps raise the scale in the end, others lower it at once, within their bounds.
+#[test]
+fn loss_scaling() {
+    for (state, not_finite) in [
+        ([1024.0, 0.0, 5.0], 0.0),
+        ([1024.0, 2.0, 5.0], 0.0),
+        ([1024.0, 2.0, 5.0], 1.0),
+        ([1.0, 0.0, 0.0], 1.0),
+        ([16_777_216.0, 2.0, 0.0], 0.0),
+    ] {
+        compare(&format!("loss_scaling {state:?}, {not_finite}"), &step(1, 1, 0), |builder| {
+            let tensor = flat(builder, "state", 3, Role::Metric);
+            let metrics = flat(builder, "metrics", 16, Role::Metric);
+            builder.push("scaling", LossScaling { state: tensor, metrics, interval: 3 });
+            let mut before = vec![0.0; 16];
+            before[10] = not_finite;
+            Case::new()
+                .fill(tensor, Fill::Floats(state.to_vec()))
+                .fill(metrics, Fill::Floats(before))
+                .output(tensor, EXACT)
+                .output(metrics, EXACT)
+        });
+    }
+}
+
+/// The step after one that overflowed has half the scale, which both executors take from the device's own tensor.
+#[test]
+fn the_scale_is_what_the_next_step_is_scaled_with() {
+    let open: [fn(Plan) -> Box<dyn Executor>; 2] =
+        [|plan| Box::new(CpuExecutor::<f32>::new(plan, 1).expect("threads start")), crate::steps::open_gpu];
+    for open in open {
+        let mut builder = PlanBuilder::new();
+        let [gradient, partials, metrics, state] =
+            [("gradient", 64), ("partials", 1), ("metrics", 16), ("state", 3)]
+                .map(|(name, elements)| flat(&mut builder, name, elements, Role::Metric));
+        builder.loss_scale(state);
+        builder.push("norm", SquaredNorm { gradient, elements: 64, partials, first: 0 });
+        builder.push("clip", ClipFactor { partials, count: 1, metrics, clip_norm: 0.0 });
+        builder.push("scaling", LossScaling { state, metrics, interval: 2 });
+        let mut executor = open(builder.build(&[]).expect("a plan"));
+        executor.write(state, &[256.0, 0.0, 0.0]).expect("written");
+        let mut run = |first: f32| {
+            let mut values = vec![128.0; 64];
+            values[0] = first;
+            executor.write(gradient, &values).expect("written");
+            executor.run(0..3, &step(1, 1, 0), &[]).expect("runs");
+            (executor.read(metrics).expect("read"), executor.read(state).expect("read"))
+        };
+        let (metrics, state) = run(f32::INFINITY);
+        assert_eq!((metrics[12], metrics[13], state), (256.0, 1.0, vec![128.0, 0.0, 1.0]));
+        let (metrics, state) = run(128.0);
+        // 64 gradients of 128 at a scale of 128: a norm of 8.
+        assert_eq!((metrics[8], metrics[9], state), (8.0, 1.0 / 128.0, vec![128.0, 1.0, 1.0]));
+        let (_, state) = run(128.0);
+        assert_eq!(state, vec![256.0, 0.0, 1.0]);
     }
 }
 

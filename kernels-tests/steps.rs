@@ -197,17 +197,23 @@ fn goldens_on_every_executor() {
     for name in ["goldens/micro.safetensors", "goldens/short.safetensors"] {
         let Some(path) = shared(name) else { continue };
         let device = gpu().capabilities.name.clone();
-        for device in [DeviceChoice::Cpu, DeviceChoice::Name(device)] {
+        let gpu_device = DeviceChoice::Name(device);
+        let mut runs = vec![(DeviceChoice::Cpu, Precision::F32), (gpu_device.clone(), Precision::F32)];
+        match gpu().capabilities.half {
+            true => runs.push((gpu_device, Precision::F16)),
+            false => println!("half precision: skipped, the adapter has no SHADER_F16"),
+        }
+        for (device, precision) in runs {
             for micro_batch in [0, 1] {
                 let options = parity::Options {
                     device: device.clone(),
                     threads: 2,
                     micro_batch,
-                    precision: Precision::F32,
+                    precision,
                     write: None,
                 };
                 let report = parity::run(&path, &options).expect("parity runs");
-                assert!(report.passed, "{name}, micro-batch {micro_batch}:\n{report}");
+                assert!(report.passed, "{name}, {precision:?}, micro-batch {micro_batch}:\n{report}");
             }
         }
     }
