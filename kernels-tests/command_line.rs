@@ -122,6 +122,41 @@ fn every_question_of_our_data_stands_in_the_extracted_text() {
     assert!(questions >= 120, "{questions}");
 }
 
+/// Two stores by weight, to the same bytes over a resume, which refuses other weights; and a store as TFRecord and back.
+#[test]
+fn stores_are_mixed_and_converted() {
+    let folder = prepared();
+    let mixed = "--store store:3 --store store.held-out:1";
+    let train = TRAIN.replace("--store store ", &format!("{mixed} "));
+    done(folder, &format!("{train} --out mixed"));
+    let run = folder.join("mixed");
+    let expected = checkpoint(&run, 6);
+    forget_the_last_checkpoint(&run);
+    refused(
+        folder,
+        "pretrain --store store --out mixed --device cpu --resume",
+        &["not the store of the run"],
+    );
+    let other = "pretrain --store store:1 --store store.held-out:1 --out mixed --device cpu --resume";
+    refused(folder, other, &["not the store of the run"]);
+    done(folder, &format!("pretrain {mixed} --out mixed --device cpu --resume"));
+    assert_same(&expected, &checkpoint(&run, 6), "resumed on two stores");
+
+    done(folder, "store export store --out records --max-length 64 --files 2");
+    done(folder, "store import records --tokenizer pieces.model --out again.store");
+    done(folder, "store verify again.store");
+    let tokens = |store: &str| -> serde_json::Value {
+        let info = done(folder, &format!("store info {store} --json"));
+        serde_json::from_str::<serde_json::Value>(&info).expect("JSON")["tokens"].clone()
+    };
+    assert_eq!(tokens("store"), tokens("again.store"));
+    refused(
+        folder,
+        "store import pieces.model --tokenizer pieces.model --out no.store",
+        &["pieces.model", "byte 0"],
+    );
+}
+
 /// As if the run had been killed after its third step of six.
 fn forget_the_last_checkpoint(run: &Path) {
     fs::remove_dir_all(run.join("checkpoints/step-00000006")).expect("removed");

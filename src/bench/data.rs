@@ -3,13 +3,12 @@
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
-use crate::store::Store;
+use crate::store::{Stores, WeightedPath};
 use crate::train::batch::PackedBatch;
 use crate::train::config::{Sources, Surroundings, TrainConfig};
 use crate::train::examples::Batcher;
@@ -19,7 +18,7 @@ use crate::train::profile::median;
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Real text; without it random sequences of full length are made up, which costs more than reading.
-    pub store: Option<PathBuf>,
+    pub stores: Vec<WeightedPath>,
     pub sources: Sources,
     pub steps: usize,
     /// Writes the masked examples of the steps there, a JSON object a line, for other programs to measure with.
@@ -38,21 +37,21 @@ pub struct Report {
     pub steps: usize,
 }
 
-/// The batcher of a store, or of random sequences, and the configuration they are made by.
+/// The batcher of stores, or of random sequences, and the configuration they are made by.
 pub fn open(
-    store: Option<&PathBuf>,
+    stores: &[WeightedPath],
     sources: &Sources,
     gpu: bool,
 ) -> Result<(Batcher, TrainConfig, Vec<String>)> {
     let (settings, notes) = sources.settings()?;
-    let store = store.map(|path| Store::open(path)).transpose()?.map(Arc::new);
-    let vocab_size = match &store {
-        Some(store) => store.vocab_size(),
+    let stores = if stores.is_empty() { None } else { Some(Stores::open(stores)?) };
+    let vocab_size = match &stores {
+        Some(stores) => stores.first().vocab_size(),
         None => settings.whole("model.vocab_size").unwrap_or(super::step::VOCABULARY) as usize,
     };
     let config = TrainConfig::resolve(settings, Surroundings { vocab_size, gpu })?;
-    let batcher = match store {
-        Some(store) => Batcher::new(store, &config)?,
+    let batcher = match &stores {
+        Some(stores) => Batcher::new(stores, &config)?,
         None => Batcher::full_length(&config)?,
     };
     Ok((batcher, config, notes))
@@ -61,7 +60,7 @@ pub fn open(
 /// Makes batches on one thread, as training does.
 pub fn run(options: &Options) -> Result<Report> {
     ensure!(options.steps > 0, "--steps must be at least 1");
-    let (mut batcher, _, _) = open(options.store.as_ref(), &options.sources, false)?;
+    let (mut batcher, _, _) = open(&options.stores, &options.sources, false)?;
     let (mut seconds, mut tokens, mut positions) = (Vec::new(), 0, 0);
     let mut examples = options.examples.as_deref().map(ExampleFile::create).transpose()?;
     // The first step counts an epoch's examples, and touches the store's pages.

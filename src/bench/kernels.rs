@@ -34,7 +34,7 @@ pub struct Report {
 pub fn run(options: &Options) -> Result<Report> {
     ensure!(options.steps > 0, "--steps must be at least 1");
     let device = Device::new(&options.device, options.threads)?;
-    let (mut batcher, config, notes) = data::open(options.store.as_ref(), &options.sources, device.is_gpu())?;
+    let (mut batcher, config, notes) = data::open(&options.stores, &options.sources, device.is_gpu())?;
     notes.iter().for_each(|note| eprintln!("{note}"));
     let peaks = Peaks::measure(&device)?;
     let (mut executor, feeding) = Feeding::open(&device, examples::plan(&config)?)?;

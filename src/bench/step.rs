@@ -1,6 +1,5 @@
 //! Whole training steps, measured: data, sampling and optimiser included.
 
-use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
@@ -9,6 +8,7 @@ use serde::Serialize;
 use crate::device::{Device, DeviceChoice, Peaks};
 use crate::model::{PretrainPlan, parameters};
 use crate::plan::Executor;
+use crate::store::WeightedPath;
 use crate::train::config::Sources;
 use crate::train::examples::{Batcher, Feeder, StepBatch, capacity};
 use crate::train::feeding::Feeding;
@@ -24,7 +24,7 @@ pub const VOCABULARY: u64 = 32_000;
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Real text; without it random sequences of full length.
-    pub store: Option<PathBuf>,
+    pub stores: Vec<WeightedPath>,
     pub sources: Sources,
     pub device: DeviceChoice,
     /// Threads of the CPU executor; 0 means one for each core.
@@ -67,7 +67,7 @@ pub struct Report {
 pub fn run(options: &Options) -> Result<Report> {
     ensure!(options.steps > 0, "--steps must be at least 1");
     let device = Device::new(&options.device, options.threads)?;
-    let (mut batcher, config, notes) = data::open(options.store.as_ref(), &options.sources, device.is_gpu())?;
+    let (mut batcher, config, notes) = data::open(&options.stores, &options.sources, device.is_gpu())?;
     notes.iter().for_each(|note| eprintln!("{note}"));
     let peaks = Peaks::measure(&device)?;
     let since = Instant::now();

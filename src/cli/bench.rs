@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::bench::{data, kernels, step, tune};
 use crate::device::{Device, DeviceChoice, Peaks};
+use crate::store::WeightedPath;
 
 use super::configuration::Configuration;
 
@@ -73,8 +74,8 @@ enum What {
 #[derive(clap::Args)]
 struct Common {
     /// Real text; without it random sequences of full length
-    #[arg(long)]
-    store: Option<PathBuf>,
+    #[arg(long, value_name = "STORE[:WEIGHT]")]
+    store: Vec<WeightedPath>,
     #[command(flatten)]
     configuration: Configuration,
     /// auto, cpu, gpu, gpu:N, or part of an adapter's name
@@ -91,7 +92,7 @@ struct Common {
 impl Common {
     fn options(self, steps: usize, profiled: usize) -> step::Options {
         step::Options {
-            store: self.store,
+            stores: self.store,
             sources: self.configuration.sources(),
             device: self.device,
             threads: self.threads,
@@ -112,9 +113,9 @@ pub fn run(args: Args) -> Result<()> {
         }
         What::Kernels { common, tune: true, limit, .. } => {
             let json = common.json;
-            let step::Options { store, sources, device, threads, .. } = common.options(1, 0);
+            let step::Options { stores, sources, device, threads, .. } = common.options(1, 0);
             let device = Device::new(&device, threads)?;
-            let (_, config, _) = data::open(store.as_ref(), &sources, device.is_gpu())?;
+            let (_, config, _) = data::open(&stores, &sources, device.is_gpu())?;
             let report = tune::run(&device, &config, Duration::from_secs(limit))?;
             show(json, &report, || print_tuning(&report))
         }
@@ -135,8 +136,8 @@ pub fn run(args: Args) -> Result<()> {
         }
         What::Data { common, steps, examples } => {
             let json = common.json;
-            let step::Options { store, sources, .. } = common.options(0, 0);
-            let report = data::run(&data::Options { store, sources, steps, examples })?;
+            let step::Options { stores, sources, .. } = common.options(0, 0);
+            let report = data::run(&data::Options { stores, sources, steps, examples })?;
             show(json, &report, || {
                 println!(
                     "{:.2} million tokens/s on one thread (best step {:.2}); a step of {:.0} tokens in {:.2} ms; {:.1}% of the positions are real tokens",

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result};
 
 use crate::device::DeviceChoice;
+use crate::store::WeightedPath;
 use crate::train::run::{self, Options};
 
 use super::Interrupted;
@@ -19,11 +20,12 @@ use super::configuration::Configuration;
 #[command(after_help = "Examples:
   inazuma pretrain --store wiki.store --out run --preset small
   inazuma pretrain --store wiki.store --out run --resume
+  inazuma pretrain --store wiki.store:0.7 --store books.store:0.3 --out run
   inazuma pretrain --preset small --explain")]
 pub struct Args {
-    /// What `prepare` wrote
-    #[arg(long, required_unless_present = "explain")]
-    store: Option<PathBuf>,
+    /// What `prepare` wrote; several, as A.store:0.7, are mixed by weight
+    #[arg(long, required_unless_present = "explain", value_name = "STORE[:WEIGHT]")]
+    store: Vec<WeightedPath>,
     /// Directory of the run; must be empty or new unless --resume
     #[arg(long, value_name = "RUN", required_unless_present = "explain")]
     out: Option<PathBuf>,
@@ -60,7 +62,7 @@ static STOP: AtomicBool = AtomicBool::new(false);
 
 pub fn run(args: Args) -> Result<()> {
     let options = Options {
-        store: args.store.unwrap_or_default(),
+        stores: args.store,
         out: args.out.unwrap_or_default(),
         sources: args.configuration.sources(),
         device: args.device,

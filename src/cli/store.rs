@@ -1,4 +1,4 @@
-//! `inazuma store info` and `inazuma store verify`.
+//! `inazuma store`: look at, check, convert.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -7,9 +7,10 @@ use anyhow::Result;
 use clap::Subcommand;
 use serde_json::Value;
 
-use crate::store::{Store, verify};
+use crate::store::{Store, tfrecord, verify};
+use crate::tokenizer::Tokenizer;
 
-/// Look at a token store, or check every byte of it
+/// Look at a token store, check every byte of it, or convert it
 #[derive(clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -34,17 +35,68 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Write the examples of an epoch as the reference implementation reads them
+    #[command(
+        after_help = "Example:\n  inazuma store export wiki.store --out pretrain_tfrecords --max-length 128 --files 100"
+    )]
+    Export {
+        store: PathBuf,
+        /// Directory of the files `pretrain_data.tfrecord-I-of-N`
+        #[arg(long)]
+        out: PathBuf,
+        #[arg(long, value_parser = ["tfrecord"], default_value = "tfrecord")]
+        format: String,
+        /// Tokens of an example; shorter ones are padded with id 0
+        #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u16).range(5..))]
+        max_length: u16,
+        /// Files that the examples are dealt to in turn
+        #[arg(long, default_value_t = 1)]
+        files: usize,
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+        /// Examples are cut and ordered anew in each
+        #[arg(long, default_value_t = 0)]
+        epoch: u64,
+    },
+    /// Make a store of TFRecord files: each example a document, its segments the lines
+    #[command(
+        after_help = "Example:\n  inazuma store import pretrain_tfrecords --tokenizer wiki-32k.model --out wiki.store"
+    )]
+    Import {
+        /// Files, or directories with *.tfrecord* in them
+        #[arg(required = true)]
+        input: Vec<PathBuf>,
+        /// The SentencePiece model that the ids are of
+        #[arg(long, value_name = "M")]
+        tokenizer: PathBuf,
+        /// The texts were not lower-cased
+        #[arg(long)]
+        no_lower: bool,
+        #[arg(long)]
+        out: PathBuf,
+    },
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let mut out = std::io::stdout().lock();
+    let mut stdout = std::io::stdout().lock();
+    let out = &mut stdout;
     match args.command {
         Command::Info { store, json } => {
             let info = verify::info(&Store::open(&store)?);
             match json {
                 true => writeln!(out, "{info}")?,
-                false => print(&mut out, "", &info)?,
+                false => print(out, "", &info)?,
             }
+        }
+        Command::Export { store, out, max_length, files, seed, epoch, .. } => {
+            let store = Store::open(&store)?;
+            let count = tfrecord::export(&store, &out, seed, epoch, usize::from(max_length), files)?;
+            eprintln!("wrote {count} examples of length {max_length} to {files} files in {}", out.display());
+        }
+        Command::Import { input, tokenizer, no_lower, out } => {
+            let tokenizer = Tokenizer::open(&tokenizer, !no_lower)?;
+            let imported = tfrecord::import(&input, &tokenizer, &out)?;
+            eprintln!("wrote {}: {} examples, {} tokens", out.display(), imported.records, imported.tokens);
         }
         Command::Verify { store, json } => {
             let store = verify::verify(&store)?;

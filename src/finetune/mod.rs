@@ -22,4 +22,4 @@ pub mod tasks;
 #[cfg(test)]
 mod survey;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

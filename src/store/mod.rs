@@ -1,10 +1,12 @@
 //! The memory-mapped token store: what `prepare` writes and `pretrain` reads.
 //!
 //! `format` documents the file, `reader` opens it, `writer` makes it, `verify` checks every byte,
-//! `examples` cuts training examples from it, afresh for every epoch; `prepare` fills it from text.
+//! `examples` cuts training examples from it, afresh for every epoch; `mixture` draws them from several stores;
+//! `prepare` fills it from text, `tfrecord` from and to the reference implementation's files.
 
 pub mod examples;
 pub mod format;
+pub mod mixture;
 pub mod prepare;
 #[cfg(test)]
 mod rates;
@@ -12,7 +14,9 @@ mod reader;
 pub mod sentences;
 #[cfg(test)]
 pub(crate) mod tests;
+pub mod tfrecord;
 pub mod verify;
 pub mod writer;
 
+pub use mixture::{Stores, WeightedPath};
 pub use reader::{Lines, Store};

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::interop::weights::{self, WeightFile};
 use crate::ops::loss_scaling;
 use crate::plan::{Executor, Parameter};
-use crate::store::Store;
+use crate::store::{Store, Stores};
 use crate::tensor::TensorId;
 
 const LATEST: &str = "latest";
@@ -35,12 +35,21 @@ pub struct StoreIdentity {
 }
 
 impl StoreIdentity {
-    pub fn of(store: &Store) -> Self {
+    /// Of several stores: sums, and a checksum of theirs and the weights.
+    pub fn of(stores: &Stores) -> Self {
+        let all: Vec<(String, f64)> = stores
+            .iter()
+            .map(|(store, weight)| (format!("{:08x}", store.header().own_crc()), weight))
+            .collect();
+        let sum = |f: fn(&Store) -> u64| stores.iter().map(|(store, _)| f(store)).sum();
         StoreIdentity {
-            crc: format!("{:08x}", store.header().own_crc()),
-            documents: store.documents(),
-            lines: store.lines(),
-            tokens: store.tokens(),
+            crc: match &all[..] {
+                [(crc, _)] => crc.clone(),
+                several => format!("{:08x}", crc32fast::hash(format!("{several:?}").as_bytes())),
+            },
+            documents: sum(Store::documents),
+            lines: sum(Store::lines),
+            tokens: sum(Store::tokens),
         }
     }
 }

@@ -1,14 +1,14 @@
 //! Batches of a run, made from the step's number alone, ahead of time on a thread of their own.
 
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 
 use anyhow::{Result, anyhow, ensure};
 
 use crate::model::{BatchCapacity, PretrainPlan};
-use crate::store::Store;
-use crate::store::examples::{Example, ExampleStream};
+use crate::store::Stores;
+use crate::store::examples::Example;
+use crate::store::mixture::Mixture;
 use crate::tensor::random::{Stream, derive, root};
 use crate::tensor::{Extents, StepValues};
 use crate::tokenizer::SpecialIds;
@@ -73,7 +73,7 @@ pub fn full_extents(config: &TrainConfig) -> Extents {
 
 /// Where examples come from.
 enum Source {
-    Store(ExampleStream),
+    Stores(Mixture),
     Random(FullLength),
 }
 
@@ -119,10 +119,9 @@ pub struct Batcher {
 }
 
 impl Batcher {
-    pub fn new(store: Arc<Store>, config: &TrainConfig) -> Result<Self> {
-        let special = store.special_ids();
-        let stream = ExampleStream::new(store, config.seed, config.max_length)?;
-        Self::with(Source::Store(stream), special, config)
+    pub fn new(stores: &Stores, config: &TrainConfig) -> Result<Self> {
+        let mixture = Mixture::new(stores, config.seed, config.max_length)?;
+        Self::with(Source::Stores(mixture), stores.first().special_ids(), config)
     }
 
     /// Random sequences of the full length: batches to measure with where there is no store.
@@ -168,7 +167,7 @@ impl Batcher {
             .map(|sequence| {
                 let number = first + sequence as u64;
                 let example = match &mut self.source {
-                    Source::Store(stream) => stream.example(number),
+                    Source::Stores(mixture) => mixture.example(number),
                     Source::Random(examples) => examples.example(number),
                 };
                 self.masker.mask(&example, key, sequence)
@@ -232,6 +231,8 @@ impl Drop for Feeder {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::store::tests::{Scratch, random_store};
     use crate::train::config::{Sources, Surroundings};
@@ -257,14 +258,15 @@ mod tests {
     fn a_step_can_be_made_again_and_split() {
         let scratch = Scratch::new();
         let store = Arc::new(random_store(&scratch, 200, 1));
-        let mut batcher = Batcher::new(store.clone(), &config(8)).unwrap();
+        let mut batcher = Batcher::new(&store.clone().into(), &config(8)).unwrap();
         let steps: Vec<_> = (0..4).map(|step| batcher.step(step)).collect();
-        let mut feeder = Feeder::start(Batcher::new(store.clone(), &config(8)).unwrap(), 2..4).unwrap();
+        let mut feeder =
+            Feeder::start(Batcher::new(&store.clone().into(), &config(8)).unwrap(), 2..4).unwrap();
         assert_eq!(feeder.next_step().unwrap(), steps[2]);
         assert_eq!(feeder.next_step().unwrap(), steps[3]);
         assert!(feeder.next_step().is_err());
 
-        let mut split = Batcher::new(store, &config(3)).unwrap();
+        let mut split = Batcher::new(&store.into(), &config(3)).unwrap();
         let (whole, parts) = (&steps[1], split.step(1));
         assert_eq!((parts.totals, parts.key, parts.micro.len()), (whole.totals, whole.key, 3));
         let ids: Vec<u32> = parts.micro.iter().flat_map(|batch| batch.input_ids.clone()).collect();

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -11,7 +10,7 @@ use serde::Serialize;
 use crate::device::{Device, DeviceChoice, Peaks};
 use crate::model::parameters;
 use crate::plan::{Executor, explain};
-use crate::store::Store;
+use crate::store::{Stores, WeightedPath};
 
 use super::checkpoint::{self, LossScalingState, State, StoreIdentity};
 use super::config::{Sources, Surroundings, TrainConfig};
@@ -26,7 +25,8 @@ use super::schedule;
 /// What `pretrain` is asked to do.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    pub store: PathBuf,
+    /// What is trained on, with weights.
+    pub stores: Vec<WeightedPath>,
     pub out: PathBuf,
     pub sources: Sources,
     pub device: DeviceChoice,
@@ -59,10 +59,10 @@ const EXPLAINED_VOCABULARY: u64 = 32_000;
 /// The plan of a step as text and as numbers; needs no store.
 pub fn explain(options: &Options) -> Result<(String, explain::Summary)> {
     let (settings, _) = options.sources.settings()?;
-    let vocab_size = if options.store.as_os_str().is_empty() {
+    let vocab_size = if options.stores.is_empty() {
         settings.whole("model.vocab_size").unwrap_or(EXPLAINED_VOCABULARY) as usize
     } else {
-        Store::open(&options.store)?.vocab_size()
+        Stores::open(&options.stores)?.first().vocab_size()
     };
     let device = Device::new(&options.device, options.threads)?;
     let config = TrainConfig::resolve(settings, Surroundings { vocab_size, gpu: device.is_gpu() })?;
@@ -84,7 +84,8 @@ pub fn explain(options: &Options) -> Result<(String, explain::Summary)> {
 
 /// Trains until the last step, or until `stop` is set: then the step is finished and saved.
 pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
-    let store = Arc::new(Store::open(&options.store)?);
+    let stores = Stores::open(&options.stores)?;
+    let store = stores.first().clone();
     if !options.resume {
         ensure_empty(&options.out)?;
     }
@@ -97,7 +98,7 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
         notes.iter().for_each(|note| eprintln!("{note}"));
         TrainConfig::resolve(settings, surroundings)?
     };
-    let batcher = Batcher::new(store.clone(), &config)?;
+    let batcher = Batcher::new(&stores, &config)?;
     let plan = examples::plan(&config)?;
     let peaks = options.profile.then(|| Peaks::measure(&device)).transpose()?;
     let peak = peaks.map_or_else(|| Peaks::multiply_adds(&device), |peaks| Ok(peaks.flops_per_second))?;
@@ -110,7 +111,7 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
         Some(path) => Some(Evaluator::new(path, &store, &config, &device)?),
         None => None,
     };
-    let state = start(options, &config, &store, executor.as_mut())?;
+    let state = start(options, &config, &stores, executor.as_mut())?;
     if let (Some(tensor), Some(scaling)) = (feeding.loss_scaling(), state.loss_scaling) {
         scaling.write(executor.as_mut(), tensor)?;
     }
@@ -193,17 +194,17 @@ fn resumed_config(options: &Options, surroundings: Surroundings) -> Result<Train
 fn start(
     options: &Options,
     config: &TrainConfig,
-    store: &Store,
+    stores: &Stores,
     executor: &mut dyn Executor,
 ) -> Result<State> {
-    let out = &options.out;
+    let (out, store) = (&options.out, stores.first());
     let fresh = State {
         step: 0,
         tokens: 0,
         seed: config.seed,
         tokenizer: store.tokenizer_hash().to_owned(),
         lower: store.lower(),
-        store: StoreIdentity::of(store),
+        store: StoreIdentity::of(stores),
         loss_scaling: None,
         device: device_name(executor),
     };

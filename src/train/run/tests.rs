@@ -19,7 +19,7 @@ fn options(scratch: &Scratch, set: &[&str]) -> Options {
         }
     }
     Options {
-        store: scratch.path("random.store"),
+        stores: vec![WeightedPath { path: scratch.path("random.store"), weight: 1.0 }],
         out: scratch.path("run"),
         sources: Sources { preset: Some("tiny".into()), set, ..Sources::default() },
         device: DeviceChoice::Cpu,
