@@ -30,7 +30,8 @@ fn links_show_their_label() {
 #[test]
 fn templates_that_dress_text_show_it() {
     check(&[
-        ("{{lang|fr|Pays}}と{{lang-en|land}}と{{Lang-de-short|Land}}", "PaysとlandとLand"),
+        ("{{lang|fr|Pays}}と{{lang-en|land}}と{{Lang-de-short|Land}}", "Paysと英語: landと独: Land"),
+        ("国（くに、{{lang-en|}}、{{lang-xx|a}}、{{IPA-en|b}}）、{{IRL}}", "国（くに、a、b）、アイルランド"),
         ("{{仮リンク|北の町|en|North}}と{{仮リンク|町|en|T|label=小さな町}}", "北の町と小さな町"),
         (
             "{{ruby|漢字|かんじ}}と{{読み仮名|山|やま}}と{{ふりがな|川|かわ}}",

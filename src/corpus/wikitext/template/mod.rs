@@ -13,6 +13,7 @@ use super::scan::Scanner;
 
 mod arguments;
 mod names;
+mod nations;
 mod values;
 
 /// What becomes of a template.
@@ -86,6 +87,10 @@ fn shown(name: &str, rule: Option<Rule>, args: &Arguments, title: &str) -> Shown
         Rule::List => values::list(args),
         Rule::PageName => Shown::Text(title.into()),
         Rule::Sign(sign) => Shown::Text(sign.into()),
+        Rule::Language(name) => match args.str(1) {
+            "" => Shown::Nothing,
+            text => Shown::Text(format!("{name}: {text}")),
+        },
         Rule::Country(name) => Shown::Text(name.into()),
         Rule::Disambiguation => Shown::Nothing,
     }
