@@ -23,6 +23,7 @@ use std::sync::atomic::AtomicBool;
 
 pub use decompress::decompress;
 pub use output::{Format, Manifest};
+pub use page::read_xml;
 pub use pipeline::extract;
 pub use wikitext::Headings;
 

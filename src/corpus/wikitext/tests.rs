@@ -30,8 +30,11 @@ fn links_show_their_label() {
 #[test]
 fn templates_that_dress_text_show_it() {
     check(&[
-        ("{{lang|fr|Pays}}と{{lang-en|land}}と{{Lang-de-short|Land}}", "Paysと英語: landと独: Land"),
-        ("国（くに、{{lang-en|}}、{{lang-xx|a}}、{{IPA-en|b}}）、{{IRL}}", "国（くに、a、b）、アイルランド"),
+        ("{{lang|fr|Pays}}と{{lang-en|land}}と{{lang-xx|Land}}", "PaysとlandとLand"),
+        (
+            "国の名は（{{lang-en|land}}、{{Lang-de-short|Land}}、{{lang-en|}}、{{IPA-en|b}}）{{IRL}}をいう",
+            "国の名は（英語: land、独: Land、b）アイルランドをいう",
+        ),
         ("{{仮リンク|北の町|en|North}}と{{仮リンク|町|en|T|label=小さな町}}", "北の町と小さな町"),
         (
             "{{ruby|漢字|かんじ}}と{{読み仮名|山|やま}}と{{ふりがな|川|かわ}}",

@@ -35,7 +35,8 @@ fn follows(sentence: &[char], line: &[char]) -> bool {
             sentence[at..].iter().zip(&line[start..]).take_while(|(left, right)| left == right).count()
         };
         // The nearest of the longest, so that a repeated word does not throw the rest away.
-        let best = window.map(|start| (common(start), start)).max_by_key(|&(n, start)| (n, usize::MAX - start));
+        let best =
+            window.map(|start| (common(start), start)).max_by_key(|&(n, start)| (n, usize::MAX - start));
         match best {
             Some((count, start)) if count >= PART_MIN || at + count == sentence.len() && count > 0 => {
                 at += count;

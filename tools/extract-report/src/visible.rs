@@ -29,6 +29,8 @@ pub fn report(ours: &Articles, theirs: Option<&Articles>) -> Result<bool> {
         }
     }
     let count = articles.len();
-    println!("visible texts picked by hand: {found} of {all} in {count} articles; the reference has {theirs_too}");
+    println!(
+        "visible texts picked by hand: {found} of {all} in {count} articles; the reference has {theirs_too}"
+    );
     Ok(found == all)
 }
