@@ -84,6 +84,7 @@ fn what_removed_markup_leaves_behind_goes_too() {
         ("一、{{x}}。", "一。"),
         ("文。<ref>a</ref>。次", "文。次"),
         ("f()を呼ぶ", "f()を呼ぶ"),
+        ("制\u{92}御\u{7f}文\u{85}字", "制御文 字"),
         ("  広い   空白　　と\u{200b}幅\u{feff}なし&nbsp;&nbsp;x  ", "広い 空白　と幅なし x"),
     ]);
 }
