@@ -19,3 +19,6 @@ pub mod store;
 pub mod tensor;
 pub mod tokenizer;
 pub mod train;
+
+#[cfg(test)]
+mod fuzz_replay;

@@ -6,6 +6,7 @@
 //! Nothing ever holds a whole dump, and the output does not depend on the number of threads.
 
 mod bzip;
+mod decompress;
 pub mod input;
 mod output;
 mod page;
@@ -20,7 +21,9 @@ mod tests;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
+pub use decompress::decompress;
 pub use output::{Format, Manifest};
+pub use page::read_xml;
 pub use pipeline::extract;
 pub use wikitext::Headings;
 

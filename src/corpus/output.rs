@@ -111,6 +111,10 @@ impl Batch {
         *self.skipped.count(reason) += 1;
     }
 
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
     pub(super) fn malformed(&mut self, problem: Problem) {
         self.skip(Skip::Malformed);
         self.problems.push(problem);

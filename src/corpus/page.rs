@@ -29,6 +29,21 @@ pub(super) fn whole_pages(xml: &[u8]) -> Option<std::ops::Range<usize>> {
     (end > start).then_some(start..end)
 }
 
+/// Where the last page of `xml` starts.
+pub(super) fn page_start(xml: &[u8]) -> Option<usize> {
+    memmem::rfind(xml, OPEN)
+}
+
+/// Reads the pages of XML that lies in memory: the articles as JSON lines, and what could not be read.
+pub fn read_xml(xml: &[u8], headings: Headings) -> (Vec<u8>, Vec<String>) {
+    let mut batch = Batch::default();
+    let rules = Rules { format: Format::Jsonl, min_chars: 0, headings };
+    let open = read_pages(xml, Place::plain(0), rules, &mut batch);
+    let open = open.map(|at| Problem::at(Place::plain(at as u64), "a page is not closed"));
+    let problems = batch.problems.iter().chain(&open).map(|problem| problem.message.clone()).collect();
+    (batch.into_bytes(), problems)
+}
+
 /// Reads every page of `xml` into `batch`. Returns where the first page starts that is not closed, if one is not.
 pub(super) fn read_pages(xml: &[u8], place: Place, rules: Rules, batch: &mut Batch) -> Option<usize> {
     let mut at = 0;

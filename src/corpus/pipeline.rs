@@ -19,8 +19,9 @@ use super::segment::{self, Decoded};
 use super::source::{self, Work};
 use super::{Extraction, Place, Problem, Settings, Stop};
 
-/// A page longer than this (bytes of XML) is given up: it would only be a broken dump.
-const PAGE_MAX: usize = 256 << 20;
+/// A page longer than this (bytes of XML) is given up. MediaWiki allows 2 MB of text, so this is a broken dump or a
+/// whole history; several times as much is held while a page is cleaned, and that has to stay far under 1 GB.
+const PAGE_MAX: usize = 64 << 20;
 /// How often progress is reported.
 const REPORT_EVERY: Duration = Duration::from_secs(5);
 
@@ -60,6 +61,7 @@ pub fn extract(settings: &Settings, stop: &Stop, progress: &mut dyn FnMut(&str))
         carry_place: Place::plain(0),
         started: false,
         foreign: false,
+        overlong: false,
         gap: false,
         source: String::new(),
         problems: Vec::new(),
@@ -168,6 +170,8 @@ struct Joiner<'a> {
     started: bool,
     /// This dump is not MediaWiki XML; the rest of it is passed over.
     foreign: bool,
+    /// What is carried belongs to a page that was given up.
+    overlong: bool,
     /// A problem of this dump has been named; its end need not be complained about as well.
     gap: bool,
     source: String,
@@ -229,16 +233,13 @@ impl Joiner<'_> {
                     return Ok(());
                 }
                 if let Some(batch) = batch {
-                    self.flush(Some("a page is not closed"))?;
+                    self.flush((!self.overlong).then_some("a page is not closed"))?;
+                    self.overlong = false;
                     self.write(&batch)?;
                     self.carry = tail;
                     self.carry_place = tail_place;
                 } else if self.carry.len() > PAGE_MAX {
-                    let what = format!("a page longer than {} MB was left out", PAGE_MAX >> 20);
-                    let problem = Problem::at(self.carry_place, &what);
-                    self.carry = Vec::new();
-                    self.gap = true;
-                    self.name(&problem);
+                    self.give_up_page();
                 }
             }
             Part::End(result) => {
@@ -255,7 +256,7 @@ impl Joiner<'_> {
             _ => dump.display().to_string(),
         };
         self.carry.clear();
-        (self.started, self.foreign, self.gap) = (false, false, false);
+        (self.started, self.foreign, self.gap, self.overlong) = (false, false, false, false);
     }
 
     /// Refuses what is not UTF-8 MediaWiki XML by its first bytes, so that no page is looked for in it.
@@ -275,6 +276,22 @@ impl Joiner<'_> {
         };
         self.foreign = true;
         self.name(&Problem::at(self.carry_place, what));
+    }
+
+    /// Drops a page that is too long to hold, and names it once, however long it goes on.
+    fn give_up_page(&mut self) {
+        /// A tag cut apart by the end of what is carried.
+        const REST: usize = 16;
+        let start = page::page_start(&self.carry);
+        if let Some(start) = start.or((!self.overlong).then_some(0)) {
+            let what = format!("a page longer than {} MB was left out", PAGE_MAX >> 20);
+            let problem = Problem::at(self.carry_place.plus(start), &what);
+            self.name(&problem);
+        }
+        (self.overlong, self.gap) = (true, true);
+        let kept = self.carry.len().saturating_sub(REST);
+        self.carry_place = self.carry_place.plus(kept);
+        self.carry = self.carry.split_off(kept);
     }
 
     /// Reads the pages in the carried XML, which now reaches a page boundary.

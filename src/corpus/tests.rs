@@ -7,6 +7,9 @@ use std::sync::atomic::AtomicBool;
 use super::bzip::tests::{compress, noise};
 use super::*;
 
+mod bad_input;
+mod shared;
+
 const HEAD: &str = "<mediawiki xml:lang=\"ja\">\n  <siteinfo><sitename>試</sitename></siteinfo>\n";
 const FOOT: &str = "</mediawiki>\n";
 
@@ -142,101 +145,6 @@ fn what_is_no_article_is_counted() {
     assert_eq!(run.ids(), [0, 1]);
     assert_eq!((skipped.namespace, skipped.redirect, skipped.disambiguation), (1, 2, 1));
     assert_eq!((skipped.empty, skipped.model, skipped.malformed), (1, 1, 0));
-}
-
-#[test]
-fn a_truncated_dump_keeps_what_came_before() {
-    let xml = whole(&articles(300));
-    let dump = multistream(&xml, 50_000);
-    let cut = run(&dump[..dump.len() * 2 / 3], 2);
-    let ids = cut.ids();
-    assert!(ids.len() > 150 && ids.iter().enumerate().all(|(i, id)| i == *id));
-    assert!(!cut.extraction().manifest.complete);
-    assert!(cut.problem().contains(&format!("byte {}", dump.len() * 2 / 3)), "{}", cut.problem());
-    let text = xml.as_bytes();
-    let inside = xml.find("記事200").unwrap() + 6;
-    let cut = run(&text[..inside], 2);
-    assert_eq!(cut.ids().len(), 200);
-    let start = xml[..inside].rfind("<page>").unwrap();
-    assert!(cut.problem().contains(&format!("byte {start}: the dump is truncated")), "{}", cut.problem());
-    let end = run(&text[..text.len() - FOOT.len()], 1);
-    assert_eq!(end.ids().len(), 300);
-    assert!(end.problem().contains("without </mediawiki>"));
-}
-
-#[test]
-fn a_flipped_bit_costs_its_stream_and_no_more() {
-    let xml = whole(&articles(300));
-    let streams: Vec<Vec<u8>> = xml.as_bytes().chunks(40_000).map(compress).collect();
-    let damaged = 5;
-    let start: usize = streams[..damaged].iter().map(Vec::len).sum();
-    for offset in [0, 5, 900, streams[damaged].len() - 3] {
-        let mut dump = streams.concat();
-        dump[start + offset] ^= 1;
-        let run = run(&dump, 2);
-        let ids = run.ids();
-        assert!(ids.len() > 260 && ids.len() <= 300, "{}", ids.len());
-        assert!(ids.is_sorted() && ids.first() == Some(&0) && ids.last() == Some(&299));
-        assert_eq!(run.extraction().problems.len(), 1, "{}", run.problem());
-        let named = [start, start - streams[damaged - 1].len()]
-            .iter()
-            .any(|s| run.problem().contains(&format!("byte {s}")));
-        assert!(named, "at {offset}: {}", run.problem());
-    }
-}
-
-#[test]
-fn bad_text_costs_its_page_and_is_named() {
-    let mut pages = articles(4);
-    pages[1] = page(1, "NUL\0", "0", "文。");
-    pages[2] = pages[2].replace("</title>", "<title>");
-    let mut xml = whole(&pages).into_bytes();
-    let at = xml
-        .windows(9)
-        .position(|w| w == "記事3".as_bytes()[..7].iter().chain(b"</").copied().collect::<Vec<_>>())
-        .unwrap();
-    xml[at + 1] = 0xff;
-    let run = run(&xml, 2);
-    assert_eq!(run.ids(), [0]);
-    let problem = run.problem();
-    assert!(
-        problem.contains("NUL") && problem.contains("well-formed") && problem.contains("UTF-8"),
-        "{problem}"
-    );
-    assert!(problem.contains(&format!("byte {at}")), "{at}: {problem}");
-    assert_eq!(run.extraction().manifest.skipped.malformed, 3);
-}
-
-#[test]
-fn an_unclosed_page_does_not_swallow_the_next() {
-    let mut pages = articles(3);
-    pages[1] = pages[1].replace("</page>", "");
-    let run = run(whole(&pages).as_bytes(), 1);
-    assert_eq!(run.ids(), [0, 2]);
-    assert!(run.problem().contains("not closed"));
-}
-
-#[test]
-fn what_is_no_dump_is_refused_or_named() {
-    let utf16: Vec<u8> = whole(&articles(2)).encode_utf16().flat_map(u16::to_le_bytes).collect();
-    assert!(run(&utf16, 1).problem().contains("byte 0: the dump is UTF-16"));
-    assert!(run(b"<html></html>", 1).problem().contains("not a MediaWiki XML dump"));
-    assert!(run(b"", 1).problem().contains("empty"));
-    let gzip = run(&[0x1f, 0x8b, 8, 0], 1);
-    assert!(format!("{:#}", gzip.result.unwrap_err()).contains("gzip"));
-    let out = tempfile::tempdir().unwrap();
-    let settings = settings(vec![out.path().join("missing.xml")], out.path(), 1);
-    let error = extract(&settings, &AtomicBool::new(false), &mut |_| ()).unwrap_err();
-    assert!(format!("{error:#}").contains("missing.xml"));
-}
-
-#[test]
-fn a_page_of_many_megabytes_is_a_page() {
-    let long = "長い文である。\n".repeat(400_000);
-    let pages = [page(1, "前", "0", "文。"), page(2, "長", "0", &long), page(3, "後", "0", "文。")];
-    let run = run(whole(&pages).as_bytes(), 2);
-    assert_eq!(run.ids(), [1, 2, 3]);
-    assert_eq!(run.problem(), "");
 }
 
 #[test]

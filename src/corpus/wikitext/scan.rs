@@ -21,6 +21,8 @@ pub(super) struct Scanner<'a> {
     pub source: &'a str,
     pub bytes: &'a [u8],
     pub title: &'a str,
+    /// The page is in Japanese, so templates may put Japanese words of their own.
+    pub japanese: bool,
     /// The next byte of the source to look at.
     pub at: usize,
     /// The buffer.
@@ -66,6 +68,8 @@ impl<'a> Scanner<'a> {
             source,
             bytes: source.as_bytes(),
             title,
+            // Other languages quote one of these at most; in Japanese the search ends at once.
+            japanese: ["の", "は", "を"].iter().all(|kana| source.contains(kana)),
             at: 0,
             out: String::with_capacity(source.len() / 2),
             frames: Vec::new(),

@@ -30,7 +30,11 @@ fn links_show_their_label() {
 #[test]
 fn templates_that_dress_text_show_it() {
     check(&[
-        ("{{lang|fr|Pays}}と{{lang-en|land}}と{{Lang-de-short|Land}}", "PaysとlandとLand"),
+        ("{{lang|fr|Pays}}と{{lang-en|land}}と{{lang-xx|Land}}", "PaysとlandとLand"),
+        (
+            "国の名は（{{lang-en|land}}、{{Lang-de-short|Land}}、{{lang-en|}}、{{IPA-en|b}}）{{IRL}}をいう",
+            "国の名は（英語: land、独: Land、b）アイルランドをいう",
+        ),
         ("{{仮リンク|北の町|en|North}}と{{仮リンク|町|en|T|label=小さな町}}", "北の町と小さな町"),
         (
             "{{ruby|漢字|かんじ}}と{{読み仮名|山|やま}}と{{ふりがな|川|かわ}}",
@@ -80,6 +84,7 @@ fn what_removed_markup_leaves_behind_goes_too() {
         ("一、{{x}}。", "一。"),
         ("文。<ref>a</ref>。次", "文。次"),
         ("f()を呼ぶ", "f()を呼ぶ"),
+        ("制\u{92}御\u{7f}文\u{85}字", "制御文 字"),
         ("  広い   空白　　と\u{200b}幅\u{feff}なし&nbsp;&nbsp;x  ", "広い 空白　と幅なし x"),
     ]);
 }

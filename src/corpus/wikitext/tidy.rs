@@ -155,7 +155,7 @@ impl Line {
                 mark::CUT => self.cut = true,
                 mark::BREAK if self.brackets.is_empty() => return at + 1,
                 mark::BREAK => self.space(' '),
-                '\0'..='\u{1f}' | '\u{7f}' => {}
+                '\0'..='\u{1f}' | '\u{7f}'..='\u{84}' | '\u{86}'..='\u{9f}' => {}
                 '\u{200b}'..='\u{200f}'
                 | '\u{202a}'..='\u{202e}'
                 | '\u{2060}'..='\u{2064}'

@@ -13,6 +13,7 @@ use super::scan::Scanner;
 
 mod arguments;
 mod names;
+mod nations;
 mod values;
 
 /// What becomes of a template.
@@ -34,7 +35,7 @@ impl Scanner<'_> {
         let name = arguments.name();
         let rule = names::rule(&name);
         self.disambiguation |= rule == Some(Rule::Disambiguation);
-        match shown(&name, rule, &arguments, self.title) {
+        match shown(&name, rule, &arguments, self) {
             Shown::Nothing => self.cut(&frame),
             Shown::Part(range) => self.keep(&frame, range),
             Shown::Text(text) => self.replace(&frame, &text),
@@ -53,7 +54,7 @@ impl Scanner<'_> {
     }
 }
 
-fn shown(name: &str, rule: Option<Rule>, args: &Arguments, title: &str) -> Shown {
+fn shown(name: &str, rule: Option<Rule>, args: &Arguments, page: &Scanner) -> Shown {
     if let Some(colon) = name.find(':') {
         return function(name, colon, args);
     }
@@ -84,9 +85,15 @@ fn shown(name: &str, rule: Option<Rule>, args: &Arguments, title: &str) -> Shown
         Rule::Era => values::era(args.str(1)),
         Rule::WesternAndEra => values::western_and_era(args.str(1)),
         Rule::List => values::list(args),
-        Rule::PageName => Shown::Text(title.into()),
+        Rule::PageName => Shown::Text(page.title.into()),
         Rule::Sign(sign) => Shown::Text(sign.into()),
-        Rule::Country(name) => Shown::Text(name.into()),
+        Rule::Language(name) => match args.str(1) {
+            "" => Shown::Nothing,
+            text if page.japanese => Shown::Text(format!("{name}: {text}")),
+            _ => args.part(1),
+        },
+        Rule::Country(name) if page.japanese => Shown::Text(name.into()),
+        Rule::Country(_) => Shown::Nothing,
         Rule::Disambiguation => Shown::Nothing,
     }
 }

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
+use super::nations;
+
 /// What a known template shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rule {
@@ -32,6 +34,8 @@ pub(super) enum Rule {
     PageName,
     /// A sign that is hard to type.
     Sign(&'static str),
+    /// The name of a language (`英語: `) in front of the first argument.
+    Language(&'static str),
     /// The name of a country.
     Country(&'static str),
     /// Nothing, but the page is a disambiguation page.
@@ -44,7 +48,7 @@ const TABLE: &[(Rule, &str)] = &[
         Rule::Second,
         "lang|rtl-lang|color|colour|font color|fontcolor|fontsize|font size|font|resize|\
          size|font-size|拡張漢字|weight|audio|audio-ipa|abbrlink|lang2|background color|\
-         背景色|文字サイズ|script|llang",
+         背景色|文字サイズ|script|llang|interlang",
     ),
     (Rule::Last, "transl|transliteration|翻字"),
     (
@@ -64,7 +68,7 @@ const TABLE: &[(Rule, &str)] = &[
          samp|mono|tt|nihongo2|linktext|plain link|plainlink|mvar|math2|serif|sans-serif|\
          en-link|bg|ウェイト|縦書き|外字|機種依存文字|環境依存文字|transh|jp|lang-small|\
          keypress|key press|key|linkcolor|highlight|mark|下線|取り消し線|box|枠|圏点|傍点|\
-         emphasis dots",
+         emphasis dots|small2|pron-en",
     ),
     (Rule::Nihongo, "nihongo|nihongo3"),
     (Rule::Convert, "convert|cvt|換算|単位変換"),
@@ -96,41 +100,6 @@ const TABLE: &[(Rule, &str)] = &[
          mathdab|letter-disambig|surname|begriffsklärung|homonymie|disambigua|\
          desambiguación|desambiguação|dp",
     ),
-    (Rule::Country("日本"), "jpn"),
-    (Rule::Country("アメリカ合衆国"), "usa"),
-    (Rule::Country("イギリス"), "gbr"),
-    (Rule::Country("フランス"), "fra"),
-    (Rule::Country("ドイツ"), "deu|ger"),
-    (Rule::Country("イタリア"), "ita"),
-    (Rule::Country("スペイン"), "esp"),
-    (Rule::Country("ポルトガル"), "prt|por"),
-    (Rule::Country("オランダ"), "nld|ned"),
-    (Rule::Country("ベルギー"), "bel"),
-    (Rule::Country("スイス"), "che|sui"),
-    (Rule::Country("オーストリア"), "aut"),
-    (Rule::Country("ロシア"), "rus"),
-    (Rule::Country("中国"), "chn"),
-    (Rule::Country("台湾"), "twn|roc"),
-    (Rule::Country("韓国"), "kor"),
-    (Rule::Country("北朝鮮"), "prk"),
-    (Rule::Country("インド"), "ind"),
-    (Rule::Country("オーストラリア"), "aus"),
-    (Rule::Country("ニュージーランド"), "nzl"),
-    (Rule::Country("カナダ"), "can"),
-    (Rule::Country("ブラジル"), "bra"),
-    (Rule::Country("アルゼンチン"), "arg"),
-    (Rule::Country("メキシコ"), "mex"),
-    (Rule::Country("スウェーデン"), "swe"),
-    (Rule::Country("ノルウェー"), "nor"),
-    (Rule::Country("フィンランド"), "fin"),
-    (Rule::Country("デンマーク"), "dnk|den"),
-    (Rule::Country("ポーランド"), "pol"),
-    (Rule::Country("トルコ"), "tur"),
-    (Rule::Country("タイ"), "tha"),
-    (Rule::Country("ベトナム"), "vnm|vie"),
-    (Rule::Country("インドネシア"), "idn|ina"),
-    (Rule::Country("フィリピン"), "phl|phi"),
-    (Rule::Country("欧州連合"), "eur"),
 ];
 
 /// Codes of languages that are names of templates as well: `{{en|text}}`.
@@ -142,7 +111,10 @@ const LANGUAGES: &str = "en|fr|de|es|it|pt|ru|zh|ko|ar|la|el|nl|sv|fi|da|no|nb|n
 static RULES: LazyLock<HashMap<&str, Rule>> = LazyLock::new(|| {
     let named = TABLE.iter().flat_map(|(rule, names)| names.split('|').map(move |name| (name, *rule)));
     let languages = LANGUAGES.split('|').map(|code| (code, Rule::First));
-    languages.chain(named).collect()
+    let countries = nations::COUNTRIES
+        .iter()
+        .flat_map(|(codes, name)| codes.split('|').map(move |code| (code, Rule::Country(name))));
+    countries.chain(languages).chain(named).collect()
 });
 
 /// What the template `name` shows; nothing for one that is not known.
@@ -150,7 +122,10 @@ pub(super) fn rule(name: &str) -> Option<Rule> {
     if let Some(rule) = RULES.get(name) {
         return Some(*rule);
     }
-    if name.ends_with("範囲") || name.starts_with("lang-") {
+    if let Some(language) = nations::language(name) {
+        return Some(Rule::Language(language));
+    }
+    if name.ends_with("範囲") || name.starts_with("lang-") || name.starts_with("ipa-") {
         return Some(Rule::First);
     }
     let disambiguation = name.ends_with("の曖昧さ回避") || name.starts_with("disambiguation ");

@@ -33,11 +33,11 @@ pub(super) fn nihongo(args: &Arguments) -> Shown {
 
 /// `{{convert|5|to|10|km|mi}}`: number and unit as given, without the conversion.
 pub(super) fn convert(args: &Arguments) -> Shown {
-    let mut text = args.str(1).to_owned();
+    let mut text = grouped(args.str(1));
     let mut next = 2;
     while let Some(sign) = range_sign(args.str(next)) {
         text.push_str(sign);
-        text.push_str(args.str(next + 1));
+        text.push_str(&grouped(args.str(next + 1)));
         next += 2;
     }
     let unit = args.str(next);
