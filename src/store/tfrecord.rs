@@ -337,7 +337,7 @@ mod tests {
         }
         assert!(files.iter_mut().all(|file| file.next().is_none()));
         let target = scratch.path("imported.store");
-        let imported = import(&[out.clone()], &scratch.tokenizer, &target).unwrap();
+        let imported = import(std::slice::from_ref(&out), &scratch.tokenizer, &target).unwrap();
         // Every token of the store stands in one example of an epoch.
         assert_eq!((imported.records, imported.tokens), (count as u64, store.tokens()));
         let again = Store::open(&target).unwrap();
@@ -365,8 +365,10 @@ mod tests {
             assert!(error.contains(expected) && error.contains(&format!("byte {second}")), "{error}");
         }
         std::fs::write(&path, &whole[..second + 5]).unwrap();
-        let error =
-            format!("{:#}", import(&[path.clone()], &scratch.tokenizer, &scratch.path("x")).unwrap_err());
+        let error = format!(
+            "{:#}",
+            import(std::slice::from_ref(&path), &scratch.tokenizer, &scratch.path("x")).unwrap_err()
+        );
         assert!(error.contains("ends within"), "{error}");
         assert!(!scratch.path("x").exists());
     }
