@@ -6,13 +6,7 @@
 // that reads and writes are contiguous and, with VEC, one block of draws serves one lane.
 // Numerics: one product an element; draws by (site, sequence, position, channel), as norm_forward's.
 
-#if VEC
-alias Lane = vec4<f32>;
-const LANE: u32 = 4u;
-#else
-alias Lane = f32;
-const LANE: u32 = 1u;
-#endif
+#include lanes
 
 const WIDTH: u32 = THREADS * ROWS;
 
@@ -33,14 +27,7 @@ var<immediate> immediates: Immediates;
 @group(0) @binding(3) var<storage, read> positions: array<u32>;
 @group(0) @binding(4) var<storage, read> sequences: array<u32>;
 
-// The factors of one lane of channels.
-fn factors(key: vec2<u32>, position: u32, lane: u32) -> Lane {
-#if VEC
-  return dropout_factors(key, position, lane, immediates.threshold, immediates.scale);
-#else
-  return dropout_factors(key, position, lane / 4u, immediates.threshold, immediates.scale)[lane % 4u];
-#endif
-}
+#include lane_dropout
 #endif
 
 @compute @workgroup_size(WIDTH)

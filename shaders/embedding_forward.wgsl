@@ -6,13 +6,7 @@
 // rows are read in contiguous pieces.
 // Numerics: f32, (word + position) + segment.
 
-#if VEC
-alias Lane = vec4<f32>;
-const LANE: u32 = 4u;
-#else
-alias Lane = f32;
-const LANE: u32 = 1u;
-#endif
+#include lanes
 
 const WIDTH: u32 = THREADS * ROWS;
 

@@ -8,13 +8,7 @@
 // that reads and writes are contiguous.
 // Numerics: f32, Φ and φ of the prelude.
 
-#if VEC
-alias Lane = vec4<f32>;
-const LANE: u32 = 4u;
-#else
-alias Lane = f32;
-const LANE: u32 = 1u;
-#endif
+#include lanes
 
 const WIDTH: u32 = THREADS * ROWS;
 

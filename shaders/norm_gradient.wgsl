@@ -10,13 +10,7 @@
 // Tiles: as norm_forward.wgsl; x̂ and g stay in registers.
 // Numerics: f32; partial sums are added in a fixed tree.
 
-#if VEC
-alias Lane = vec4<f32>;
-const LANE: u32 = 4u;
-#else
-alias Lane = f32;
-const LANE: u32 = 1u;
-#endif
+#include lanes
 
 const WIDTH: u32 = THREADS * ROWS;
 
@@ -48,50 +42,10 @@ var<immediate> immediates: Immediates;
 @group(0) @binding(7) var<storage, read> sequences: array<u32>;
 #endif
 
-// The factors of one lane of channels under dropout.
-fn factors(key: vec2<u32>, position: u32, lane: u32) -> Lane {
-#if VEC
-  return dropout_factors(key, position, lane, immediates.threshold, immediates.scale);
-#else
-  return dropout_factors(key, position, lane / 4u, immediates.threshold, immediates.scale)[lane % 4u];
-#endif
-}
+#include lane_dropout
 #endif
 
-#if VEC
-fn total(x: Lane) -> f32 {
-  return (x.x + x.y) + (x.z + x.w);
-}
-#else
-fn total(x: Lane) -> f32 {
-  return x;
-}
-#endif
-
-#if THREADS != 1
-var<workgroup> sums: array<f32, WIDTH>;
-#endif
-
-// The sum of `value` over the threads of a row, given to all of them.
-fn row_total(value: f32, local: u32) -> f32 {
-#if THREADS == 1
-  return value;
-#else
-  let thread = local % THREADS;
-  sums[local] = value;
-  for (var stride = THREADS / 2u; stride > 0u; stride /= 2u) {
-    workgroupBarrier();
-    if (thread < stride) {
-      sums[local] += sums[local + stride];
-    }
-  }
-  workgroupBarrier();
-  let result = sums[local - thread];
-  // `sums` is written again by the next call.
-  workgroupBarrier();
-  return result;
-#endif
-}
+#include row_total
 
 @compute @workgroup_size(WIDTH)
 fn main(

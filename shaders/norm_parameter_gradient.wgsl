@@ -12,13 +12,7 @@
 // Numerics: f32; a thread adds every ROWS-th row of its block in order, then ROWS sums in a fixed tree. Block
 // b holds ceil(rows in use / PARTIALS) rows: the order depends on the number of rows alone.
 
-#if VEC
-alias Lane = vec4<f32>;
-const LANE: u32 = 4u;
-#else
-alias Lane = f32;
-const LANE: u32 = 1u;
-#endif
+#include lanes
 
 const WIDTH: u32 = THREADS * ROWS;
 
@@ -42,14 +36,7 @@ var<immediate> immediates: Immediates;
 @group(0) @binding(5) var<storage, read> positions: array<u32>;
 @group(0) @binding(6) var<storage, read> sequences: array<u32>;
 
-// The factors of one lane of channels under dropout.
-fn factors(key: vec2<u32>, position: u32, lane: u32) -> Lane {
-#if VEC
-  return dropout_factors(key, position, lane, immediates.threshold, immediates.scale);
-#else
-  return dropout_factors(key, position, lane / 4u, immediates.threshold, immediates.scale)[lane % 4u];
-#endif
-}
+#include lane_dropout
 #endif
 
 var<workgroup> weight_sums: array<Lane, WIDTH>;

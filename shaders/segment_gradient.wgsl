@@ -5,13 +5,7 @@
 // Dispatch: PARTIALS · ceil(lanes / THREADS) workgroups, partial sums in the outer order.
 // Tiles and numerics: as norm_parameter_gradient.wgsl.
 
-#if VEC
-alias Lane = vec4<f32>;
-const LANE: u32 = 4u;
-#else
-alias Lane = f32;
-const LANE: u32 = 1u;
-#endif
+#include lanes
 
 const WIDTH: u32 = THREADS * ROWS;
 

@@ -8,13 +8,7 @@
 // latency. A lane is 4 channels where H divides by 4 (VEC), else 1.
 // Numerics: f32; a thread adds every ROWS-th row in order, then ROWS sums in a fixed tree.
 
-#if VEC
-alias Lane = vec4<f32>;
-const LANE: u32 = 4u;
-#else
-alias Lane = f32;
-const LANE: u32 = 1u;
-#endif
+#include lanes
 
 const WIDTH: u32 = THREADS * ROWS;
 

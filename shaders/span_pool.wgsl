@@ -10,13 +10,7 @@
 // Numerics: f32; the largest allowed logit is taken off before exp; a thread adds every ROWS-th row in order, then
 // ROWS sums in a fixed tree.
 
-#if VEC
-alias Lane = vec4<f32>;
-const LANE: u32 = 4u;
-#else
-alias Lane = f32;
-const LANE: u32 = 1u;
-#endif
+#include lanes
 
 const WIDTH: u32 = THREADS * ROWS;
 

@@ -8,13 +8,7 @@
 // 4: VEC 0), so that reads are contiguous.
 // Numerics: f32; the difference is taken before the sum, so that nothing cancels after it; sums in a fixed tree.
 
-#if VEC
-alias Lane = vec4<f32>;
-const LANE: u32 = 4u;
-#else
-alias Lane = f32;
-const LANE: u32 = 1u;
-#endif
+#include lanes
 
 const WIDTH: u32 = THREADS * ROWS;
 

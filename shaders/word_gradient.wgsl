@@ -7,13 +7,7 @@
 // rows at a time. ROWS 1 is for software adapters: no barriers.
 // Numerics: f32; a thread adds every ROWS-th row in order, then ROWS sums are added in a fixed tree.
 
-#if VEC
-alias Lane = vec4<f32>;
-const LANE: u32 = 4u;
-#else
-alias Lane = f32;
-const LANE: u32 = 1u;
-#endif
+#include lanes
 
 const WIDTH: u32 = THREADS * ROWS;
 
@@ -33,26 +27,7 @@ var<immediate> immediates: Immediates;
 
 const NO_ID: u32 = 0xffffffffu;
 
-#if ROWS != 1
-var<workgroup> sums: array<Lane, WIDTH>;
-#endif
-
-// The sum of `value` over the ROWS threads that share a lane, in a fixed tree; right in the first of them.
-fn lane_total(value: Lane, local: u32) -> Lane {
-#if ROWS == 1
-  return value;
-#else
-  workgroupBarrier();
-  sums[local] = value;
-  for (var stride = WIDTH / 2u; stride >= THREADS; stride /= 2u) {
-    workgroupBarrier();
-    if (local < stride) {
-      sums[local] += sums[local + stride];
-    }
-  }
-  return sums[local];
-#endif
-}
+#include lane_total
 
 @compute @workgroup_size(WIDTH)
 fn main(

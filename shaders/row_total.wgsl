@@ -1,0 +1,36 @@
+// Sums over the THREADS threads of a workgroup that share a row.
+
+#if VEC
+fn total(x: Lane) -> f32 {
+  return (x.x + x.y) + (x.z + x.w);
+}
+#else
+fn total(x: Lane) -> f32 {
+  return x;
+}
+#endif
+
+#if THREADS != 1
+var<workgroup> sums: array<f32, WIDTH>;
+#endif
+
+// The sum of `value` over the threads of a row, given to all of them.
+fn row_total(value: f32, local: u32) -> f32 {
+#if THREADS == 1
+  return value;
+#else
+  let thread = local % THREADS;
+  sums[local] = value;
+  for (var stride = THREADS / 2u; stride > 0u; stride /= 2u) {
+    workgroupBarrier();
+    if (thread < stride) {
+      sums[local] += sums[local + stride];
+    }
+  }
+  workgroupBarrier();
+  let result = sums[local - thread];
+  // `sums` is written again by the next call.
+  workgroupBarrier();
+  return result;
+#endif
+}
