@@ -8,8 +8,12 @@ use super::{Attention, AttentionGradient};
 /// Rows (queries, or keys in the second kernel of backward) of a workgroup, in every strategy.
 const BLOCK: usize = 64;
 
-/// Vectors of four that the tiled kernels stage at a time in workgroup memory.
+/// Vectors of four that the tiled kernels of backward stage at a time in workgroup memory.
 const STAGE: usize = 384;
+
+/// The same of forward, where 16 vectors a row are the tile's.
+const FORWARD_STAGE: usize = 1024;
+const FORWARD_TILE: usize = 16;
 
 #[derive(Clone, Copy)]
 enum Strategy {
@@ -27,6 +31,7 @@ struct Launch {
 impl Launch {
     fn new(
         strategy: Strategy,
+        forward: bool,
         sequences: Rows,
         max_length: usize,
         heads: usize,
@@ -40,8 +45,13 @@ impl Launch {
         let mut constants =
             vec![("HEAD_SIZE", head_size as u32), ("VECTOR", u32::from(head_size.is_multiple_of(4)))];
         if let Strategy::Tiled = strategy {
-            // Rows of the stage, a power of two up to the 32 columns of a tile.
-            let fit = (STAGE / head_size.div_ceil(4)).min(32);
+            // Rows of the stage, a power of two up to 32.
+            let vectors = head_size.div_ceil(4);
+            let fit = match forward {
+                true => FORWARD_STAGE / (FORWARD_TILE + vectors),
+                false => STAGE / vectors,
+            }
+            .min(32);
             constants.push(("STAGED", 1 << fit.ilog2()));
         }
         // Immediates: the sequences (3 words), length and heads, dropout (3 words).
@@ -85,6 +95,7 @@ impl Kernels for Attention {
         both(|strategy| {
             let launch = Launch::new(
                 strategy,
+                true,
                 self.sequences,
                 self.max_length,
                 self.heads,
@@ -107,6 +118,7 @@ impl Kernels for AttentionGradient {
         both(|strategy| {
             let launch = Launch::new(
                 strategy,
+                false,
                 self.sequences,
                 self.max_length,
                 self.heads,
