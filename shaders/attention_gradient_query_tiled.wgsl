@@ -7,16 +7,19 @@
 //   7 qkv_gradient [T, 3H] (the query's columns are written).
 // Dispatch: one workgroup for each sequence, head and block of 64 rows (of max_length); blocks beyond the end of
 //   their sequence return at once, so work follows the real lengths.
-// Tiles: 64 queries (rows) × 32 keys (columns). Thread (x, y) of 8 × 16 holds rows 4y..4y+3 and, of a
-//   tile, columns 4x..4x+3 (one block of draws a row); of the output, vectors x, x+8, … of its rows. The products run
-//   over the head in steps of 16 through 6 KiB of workgroup memory; the tile goes through another 8 KiB to become
-//   the left side of the next product: 14 KiB, whatever the head size. Each thread reads 2 numbers from workgroup
-//   memory for 4 multiply-adds. STAGED: rows staged at a time for that product, so many as 6 KiB hold.
+// Tiles: 64 queries (rows) × 64 keys (columns). Thread (x, y) of 16 × 16 holds rows 4y..4y+3 and, of a tile, columns
+//   4x..4x+3 (one block of draws a row); of the output, vectors x, x+16 of its rows. 16 scores, 16 sums that join them
+//   (then 16 of dO·vᵀ) and 16 of output fit the 64 registers with which the Radeon VII runs 4 waves, for heads up to 64.
+//   q·kᵀ and dO·vᵀ run over the head in steps of 32 columns (16 for heads up to 16) through 16 KiB of workgroup memory;
+//   then dS goes through it, STAGED columns at a time with as many rows of the keys: as many as fit, at most 32.
+//   Operands lie with four rows a vector (keys, the last time, with four columns), so that two reads of 16 bytes at
+//   constant offsets serve 16 multiply-adds.
 // Constants: HEAD_SIZE 1..=128; VECTOR 1 where it is a multiple of 4 (rows are then read as vectors).
 // Dropout: the bits of (head, query, key) are half-word key mod 4 of block [head << 16 | query, key / 4].
-// Numerics: f32, keys in order; P is 0 for keys beyond the end of the sequence. The sum of a row of dS is zero; what
-//   rounding leaves of it is taken back: from dq times the first key (any would do), which is all that the part
-//   common to the keys adds and early in training as large as dq itself; and from delta, for the second kernel.
+// Numerics: f32, keys in order; P is 0 for keys beyond the end of the sequence. Scores are summed in blocks of BLOCK,
+//   as in forward, the other products in chains. The sum of a row of dS is zero; what rounding leaves of it is taken
+//   back: from dq times the first key (any would do), which is all that the part common to the keys adds and early in
+//   training as large as dq itself; and from delta, for the second kernel.
 
 struct Immediates {
   extent: u32,
@@ -55,90 +58,20 @@ var<immediate> immediates: Immediates;
 #endif
 
 const ROWS: u32 = 64u;
-const COLUMNS: u32 = 32u;
+const COLUMNS: u32 = 64u;
 const SCORE_SCALE: f32 = inverseSqrt(f32(HEAD_SIZE));
 // Columns of a head, in vectors of four.
 const D4: u32 = (HEAD_SIZE + 3u) / 4u;
-// Vectors of output columns a thread holds: 8 threads share a row.
-const OUT: u32 = (D4 + 7u) / 8u;
+// Vectors of output columns a thread holds: 16 threads share a row.
+const OUT: u32 = (D4 + 15u) / 16u;
+// Columns of the head that go through workgroup memory at a time, in vectors of four; and the products that are summed
+// before they join the score: exp passes on what sums round, and one chain over the head errs twice as much.
+const STEP: u32 = select(4u, 8u, HEAD_SIZE > 16u);
+const BLOCK: u32 = select(4u, 16u, HEAD_SIZE > 16u);
 
-// Operands of the product in progress: rows 0..63 of one, then rows 0..31 of the other, 4 vectors each; or the
-// rows that a tile is multiplied with.
-var<workgroup> stage: array<vec4<f32>, 384>;
-// A tile of ROWS × COLUMNS numbers, as vectors of four rows.
-var<workgroup> tile: array<vec4<f32>, 512>;
-
-// Where vector c of a staged row lies: permuted so that threads that read rows 4 apart (and 8 of them at once on
-// the side of 32) meet different banks.
-fn row_slot(row: u32, c: u32) -> u32 {
-  return row * 4u + (c ^ ((row >> 2u) & 3u));
-}
-
-fn column_slot(column: u32, c: u32) -> u32 {
-  return 256u + (column ^ ((column >> 2u) & 1u)) * 4u + (c ^ ((column >> 3u) & 3u));
-}
-
-// The same for a thread's own rows 4y + i: x + 4i; and columns 4x + j: y + 4j where j is even, z + 4j where it is odd.
-fn own_slots(thread: vec2<u32>, c: u32) -> vec3<u32> {
-  let row = 16u * thread.y + (c ^ (thread.y & 3u));
-  let column = 256u + 16u * thread.x + (c ^ ((thread.x >> 1u) & 3u));
-  let swap = 4u * (thread.x & 1u);
-  return vec3<u32>(row, column + swap, column - swap);
-}
-
-// Where the vector of rows 4·y..4·y+3 of a column of the tile lies.
-fn tile_slot(column: u32, y: u32) -> u32 {
-  return column * 16u + (y ^ ((column >> 2u) & 7u));
-}
-
-// Puts this thread's numbers into the tile, one vector a column. The caller sees to the barriers.
-fn to_tile(thread: vec2<u32>, columns: mat4x4<f32>) {
-  tile[tile_slot(4u * thread.x, thread.y)] = columns[0];
-  tile[tile_slot(4u * thread.x + 1u, thread.y)] = columns[1];
-  tile[tile_slot(4u * thread.x + 2u, thread.y)] = columns[2];
-  tile[tile_slot(4u * thread.x + 3u, thread.y)] = columns[3];
-}
-
-// Sum over the 8 threads of a row group, in their order.
-fn sum_over_row(thread: vec2<u32>, partial: vec4<f32>) -> vec4<f32> {
-  workgroupBarrier();
-  stage[thread.x * 16u + thread.y] = partial;
-  workgroupBarrier();
-  var total = stage[thread.y];
-  for (var x = 1u; x < 8u; x++) {
-    total += stage[x * 16u + thread.y];
-  }
-  return total;
-}
-
-// a·b for four b. Scores are summed in blocks of four, because exp passes their rounding on: one chain of multiply-adds
-// over the head errs twice as much.
-fn dots(a: vec4<f32>, b0: vec4<f32>, b1: vec4<f32>, b2: vec4<f32>, b3: vec4<f32>) -> vec4<f32> {
-  return vec4<f32>(dot(a, b0), dot(a, b1), dot(a, b2), dot(a, b3));
-}
-
-// sums + a·b for four b: as sums of vectors every multiplication is a multiply-add, as dot products a quarter is not.
-fn add_products(sums: vec4<f32>, a: vec4<f32>, b0: vec4<f32>, b1: vec4<f32>, b2: vec4<f32>, b3: vec4<f32>) -> vec4<f32> {
-  var s = sums;
-  s += a.x * vec4<f32>(b0.x, b1.x, b2.x, b3.x);
-  s += a.y * vec4<f32>(b0.y, b1.y, b2.y, b3.y);
-  s += a.z * vec4<f32>(b0.z, b1.z, b2.z, b3.z);
-  s += a.w * vec4<f32>(b0.w, b1.w, b2.w, b3.w);
-  return s;
-}
-
-// Adds a row of the stage, from its first vector, times this thread's rows of a column of the tile. Four columns from a
-// multiple of four on lie 16 vectors apart, so that one address serves them.
-fn add_outer(slot: u32, first: u32, columns: array<u32, OUT>, sums: ptr<function, array<vec4<f32>, 4u * OUT>>) {
-  let p = tile[slot];
-  for (var m = 0u; m < OUT; m++) {
-    let v = stage[columns[m] + first];
-    (*sums)[m] += p.x * v;
-    (*sums)[OUT + m] += p.y * v;
-    (*sums)[2u * OUT + m] += p.z * v;
-    (*sums)[3u * OUT + m] += p.w * v;
-  }
-}
+// Operands of the product in progress. Scores: 4·STEP columns of the head of 64 rows, then of the other 64, a vector
+// holding four rows. Output: STAGED columns of the tile, a vector holding four rows, then as many rows of the head.
+var<workgroup> stage: array<vec4<f32>, 1024>;
 
 // First element of a head's part (0 query, 1 key, 2 value) in a row.
 fn qkv_at(row: u32, part: u32, head: u32) -> u32 {
@@ -208,73 +141,123 @@ fn store_qkv_gradient(at: u32, c: u32, v: vec4<f32>) {
 #endif
 }
 
-// q·k of queries first_row + 4y.. and keys first_column + 4x..: one row of the result a query.
-fn scores(thread: vec2<u32>, start: u32, length: u32, first_row: u32, first_column: u32, head: u32) -> mat4x4<f32> {
-  let local = thread.y * 8u + thread.x;
+// Rows 4t..4t+3 from `first` on (the last of the sequence for those beyond its end) of vector c of the head in a part.
+fn fetch(start: u32, length: u32, first: u32, part: u32, head: u32, c: u32) -> mat4x4<f32> {
+  var block = mat4x4<f32>();
+  if D4 % 8u == 0u || c < D4 {
+    block[0] = load_qkv(qkv_at(start + min(first, length - 1u), part, head), c);
+    block[1] = load_qkv(qkv_at(start + min(first + 1u, length - 1u), part, head), c);
+    block[2] = load_qkv(qkv_at(start + min(first + 2u, length - 1u), part, head), c);
+    block[3] = load_qkv(qkv_at(start + min(first + 3u, length - 1u), part, head), c);
+  }
+  return block;
+}
+
+// The number of the thread once more: `multiple` is one of 256, which compilers do not see. What is derived from it in a
+// loop is then computed there, and holds no register in the loops where these are short.
+fn again(local: u32, multiple: u32) -> u32 {
+  return (local + multiple) % 256u;
+}
+
+// Scores of four queries and four keys, one row a query.
+fn scores(local: u32, start: u32, length: u32, first_row: u32, first_column: u32, head: u32)
+    -> mat4x4<f32> {
   var s = mat4x4<f32>();
-  for (var first = 0u; first < D4; first += 4u) {
+  for (var first = 0u; first < D4; first += STEP) {
+    let t = again(local, 64u * first);
+    let thread = vec2<u32>(t % 16u, t / 16u);
+    // Half of the threads stage queries, half keys, a block of 4 × 4 each.
+    let side = t / 128u;
+    let own = 4u * thread.x + select(first_row, first_column, side == 1u);
+    let c = thread.y % 8u;
+    let block = transpose(fetch(start, length, own, side, head, first + c));
     workgroupBarrier();
-    for (var t = local; t < 256u; t += 128u) {
-      let row = first_row + t / 4u;
-      let c = first + t % 4u;
-      var v = vec4<f32>(0.0);
-      if row < length && c < D4 { v = load_qkv(qkv_at(start + row, 0u, head), c); }
-      stage[row_slot(t / 4u, t % 4u)] = v;
+    if STEP == 8u || c < STEP {
+      let to = side * 64u * STEP + 64u * c + thread.x;
+      stage[to] = block[0];
+      stage[to + 16u] = block[1];
+      stage[to + 32u] = block[2];
+      stage[to + 48u] = block[3];
     }
-    let column = first_column + local / 4u;
-    let c = first + local % 4u;
-    var v = vec4<f32>(0.0);
-    if column < length && c < D4 { v = load_qkv(qkv_at(start + column, 1u, head), c); }
-    stage[column_slot(local / 4u, local % 4u)] = v;
     workgroupBarrier();
-    for (var k = 0u; k < min(4u, D4); k++) {
-      let first = own_slots(thread, k);
-      let b0 = stage[first.y];
-      let b1 = stage[first.z + 4u];
-      let b2 = stage[first.y + 8u];
-      let b3 = stage[first.z + 12u];
-      for (var i = 0u; i < 4u; i++) {
-        s[i] += dots(stage[first.x + 4u * i], b0, b1, b2, b3);
+    for (var begin = 0u; begin < 4u * STEP; begin += BLOCK) {
+      var sums = mat4x4<f32>();
+      for (var k = 0u; k < BLOCK; k++) {
+        let a = stage[(begin + k) * 16u + thread.y];
+        let b = stage[(begin + k) * 16u + 64u * STEP + thread.x];
+        sums[0] += a.x * b;
+        sums[1] += a.y * b;
+        sums[2] += a.z * b;
+        sums[3] += a.w * b;
+      }
+      s = mat4x4<f32>(s[0] + sums[0], s[1] + sums[1], s[2] + sums[2], s[3] + sums[3]);
+    }
+  }
+  return s;
+}
+
+// dO·v of the same, as chains of multiply-adds: no exp follows.
+fn value_products(local: u32, start: u32, length: u32, first_row: u32, first_column: u32, head: u32)
+    -> mat4x4<f32> {
+  var s = mat4x4<f32>();
+  for (var first = 0u; first < D4; first += STEP) {
+    let t = again(local, 64u * first);
+    let thread = vec2<u32>(t % 16u, t / 16u);
+    let side = t / 128u;
+    let own = 4u * thread.x;
+    let c = thread.y % 8u;
+    // Row by row: with the scores and the sums there are not 16 registers left for a block.
+    workgroupBarrier();
+    for (var i = 0u; i < 4u; i++) {
+      var v = vec4<f32>(0.0);
+      if D4 % 8u == 0u || first + c < D4 {
+        if side == 0u {
+          v = load_context_gradient(context_at(start + min(first_row + own + i, length - 1u), head), first + c);
+        } else {
+          v = load_qkv(qkv_at(start + min(first_column + own + i, length - 1u), 2u, head), first + c);
+        }
+      }
+      if STEP == 8u || c < STEP {
+        let to = side * 64u * STEP + 64u * c + thread.x;
+        stage[to][i] = v.x;
+        stage[to + 16u][i] = v.y;
+        stage[to + 32u][i] = v.z;
+        stage[to + 48u][i] = v.w;
+      }
+    }
+    workgroupBarrier();
+    for (var begin = 0u; begin < 4u * STEP; begin += BLOCK) {
+      for (var k = 0u; k < BLOCK; k++) {
+        let a = stage[(begin + k) * 16u + thread.y];
+        let b = stage[(begin + k) * 16u + 64u * STEP + thread.x];
+        s[0] += a.x * b;
+        s[1] += a.y * b;
+        s[2] += a.z * b;
+        s[3] += a.w * b;
       }
     }
   }
   return s;
 }
 
-// dO·v of the same.
-fn value_products(thread: vec2<u32>, start: u32, length: u32, first_row: u32, first_column: u32, head: u32) -> mat4x4<f32> {
-  let local = thread.y * 8u + thread.x;
-  var s = mat4x4<f32>();
-  for (var first = 0u; first < D4; first += 4u) {
-    workgroupBarrier();
-    for (var t = local; t < 256u; t += 128u) {
-      let row = first_row + t / 4u;
-      let c = first + t % 4u;
-      var v = vec4<f32>(0.0);
-      if row < length && c < D4 { v = load_context_gradient(context_at(start + row, head), c); }
-      stage[row_slot(t / 4u, t % 4u)] = v;
-    }
-    let column = first_column + local / 4u;
-    let c = first + local % 4u;
-    var v = vec4<f32>(0.0);
-    if column < length && c < D4 { v = load_qkv(qkv_at(start + column, 2u, head), c); }
-    stage[column_slot(local / 4u, local % 4u)] = v;
-    workgroupBarrier();
-    for (var k = 0u; k < min(4u, D4); k++) {
-      let first = own_slots(thread, k);
-      let b0 = stage[first.y];
-      let b1 = stage[first.z + 4u];
-      let b2 = stage[first.y + 8u];
-      let b3 = stage[first.z + 12u];
-      for (var i = 0u; i < 4u; i++) {
-        s[i] = add_products(s[i], stage[first.x + 4u * i], b0, b1, b2, b3);
-      }
-    }
+// Adds column k of the staged part of the tile times row k of what it is multiplied with.
+fn add_outer(k: u32, y: u32, x: u32, sums: ptr<function, array<vec4<f32>, 4u * OUT>>) {
+  let p = stage[k * 16u + y];
+  for (var m = 0u; m < OUT; m++) {
+    let v = stage[STAGED * 16u + k * D4 + min(x + 16u * m, D4 - 1u)];
+    (*sums)[m] += p.x * v;
+    (*sums)[OUT + m] += p.y * v;
+    (*sums)[2u * OUT + m] += p.z * v;
+    (*sums)[3u * OUT + m] += p.w * v;
   }
-  return s;
 }
 
-@compute @workgroup_size(128)
+// A number of the stage.
+fn stage_number(i: u32) -> f32 {
+  return stage[i / 4u][i % 4u];
+}
+
+@compute @workgroup_size(256)
 fn main(
   @builtin(workgroup_id) group: vec3<u32>,
   @builtin(num_workgroups) groups: vec3<u32>,
@@ -289,74 +272,86 @@ fn main(
   let length = starts[sequence + 1u] - start;
   let first_row = index % blocks * ROWS;
   if first_row >= length { return; }
-  let thread = vec2<u32>(local % 8u, local / 8u);
-  let own = first_row + 4u * thread.y;
-  // The output's vectors that this thread holds; beyond the end of the head the last again, which is not written.
-  var columns: array<u32, OUT>;
-  for (var m = 0u; m < OUT; m++) {
-    columns[m] = thread.x + 8u * m;
-    if D4 % 8u != 0u { columns[m] = min(columns[m], D4 - 1u); }
-  }
   let draws = sequence_key(immediates.site, sequence);
-  var partial = vec4<f32>(0.0);
-  var shift = vec4<f32>(0.0);
-  for (var i = 0u; i < 4u; i++) {
-    if own + i < length {
-      let row = start + own + i;
+  // Of row local % 64 of the workgroup's, one register each here for four where every thread keeps its own rows': the
+  // first quarter of the threads holds the logarithm, the second the sum of dO∘O; and each a quarter of the sum of dS.
+  var known = 0.0;
+  {
+    let row = start + min(first_row + local % 64u, length - 1u);
+    if local < 64u {
+      known = log_sum_exp[row * immediates.heads + head];
+    } else if local < 128u {
       let at = context_at(row, head);
-      for (var c = thread.x; c < D4; c += 8u) {
-        partial[i] += dot(load_context_gradient(at, c), load_context(at, c));
+      for (var c = 0u; c < D4; c++) {
+        known += dot(load_context_gradient(at, c), load_context(at, c));
       }
-      shift[i] = log_sum_exp[row * immediates.heads + head];
     }
   }
-  let mean = sum_over_row(thread, partial);
-  var rest = vec4<f32>(0.0);
+  var rest = 0.0;
   var out: array<vec4<f32>, 4u * OUT>;
   for (var first_column = 0u; first_column < length; first_column += COLUMNS) {
-    let s = scores(thread, start, length, first_row, first_column, head);
-    var g = value_products(thread, start, length, first_row, first_column, head);
+    var s = scores(local, start, length, first_row, first_column, head);
+    var g = value_products(local, start, length, first_row, first_column, head);
+    let t = again(local, 4u * first_column);
+    let thread = vec2<u32>(t % 16u, t / 16u);
+    let own = first_row + 4u * thread.y;
+    workgroupBarrier();
+    if t < 128u { stage[t / 4u][t % 4u] = known; }
+    workgroupBarrier();
     let key = first_column + 4u * thread.x;
     let exists = vec4<u32>(key, key + 1u, key + 2u, key + 3u) < vec4<u32>(length);
+    for (var i = 0u; i < 4u; i++) {
+      let shift = stage_number(4u * thread.y + i);
+      s[i] = select(vec4<f32>(0.0), exp(s[i] * SCORE_SCALE - shift), exists) * SCORE_SCALE;
+    }
     for (var i = 0u; i < 4u; i++) {
       if immediates.threshold != 0u {
         let row = (head << 16u) | (own + i);
         g[i] *= dropout_factors(draws, row, key / 4u, immediates.threshold, immediates.keep_scale);
       }
-      let probability = select(vec4<f32>(0.0), exp(s[i] * SCORE_SCALE - shift[i]), exists);
-      g[i] = probability * (g[i] - mean[i]) * SCORE_SCALE;
-      rest[i] += g[i].x + g[i].y + g[i].z + g[i].w;
+      g[i] = s[i] * (g[i] - stage_number(64u + 4u * thread.y + i));
+      stage[256u + thread.x * 16u + thread.y][i] = (g[i].x + g[i].y) + (g[i].z + g[i].w);
     }
-    // What was read from the tile last lies before several barriers.
-    to_tile(thread, transpose(g));
+    workgroupBarrier();
+    for (var x = 0u; x < 4u; x++) {
+      rest += stage_number(1024u + (4u * (t / 64u) + x) * 64u + t % 64u);
+    }
+    let tile = transpose(g);
     for (var part = 0u; part < COLUMNS; part += STAGED) {
       if first_column + part >= length { break; }
       workgroupBarrier();
-      for (var t = local; t < STAGED * D4; t += 128u) {
-        let column = first_column + part + t / D4;
-        let c = t % D4;
-        var v = vec4<f32>(0.0);
-        if column < length { v = load_qkv(qkv_at(start + column, 1u, head), c); }
-        stage[t] = v;
+      if 4u * thread.x / STAGED == part / STAGED {
+        let to = 4u * thread.x % STAGED * 16u + thread.y;
+        stage[to] = tile[0];
+        stage[to + 16u] = tile[1];
+        stage[to + 32u] = tile[2];
+        stage[to + 48u] = tile[3];
+      }
+      for (var t = local; t < STAGED * D4; t += 256u) {
+        let column = min(first_column + part + t / D4, length - 1u);
+        stage[STAGED * 16u + t] = load_qkv(qkv_at(start + column, 1u, head), t % D4);
       }
       workgroupBarrier();
-      for (var k = 0u; k < STAGED; k += 4u) {
-        let p = tile_slot(part + k, thread.y);
-        add_outer(p, k * D4, columns, &out);
-        add_outer(p + 16u, k * D4 + D4, columns, &out);
-        add_outer(p + 32u, k * D4 + 2u * D4, columns, &out);
-        add_outer(p + 48u, k * D4 + 3u * D4, columns, &out);
+      for (var k = 0u; k < STAGED; k += 8u) {
+        for (var j = 0u; j < 8u; j++) { add_outer(k + j, thread.y, thread.x, &out); }
       }
     }
   }
-  let residue = sum_over_row(thread, rest);
+  workgroupBarrier();
+  stage[local / 4u][local % 4u] = rest;
+  workgroupBarrier();
+  if local >= 64u && local < 128u && first_row + local - 64u < length {
+    let r = local - 64u;
+    let residue = (stage_number(r) + stage_number(64u + r)) + (stage_number(128u + r) + stage_number(192u + r));
+    delta[(start + first_row + r) * immediates.heads + head] = known + residue / SCORE_SCALE;
+  }
+  let thread = vec2<u32>(local % 16u, local / 16u);
+  let own = first_row + 4u * thread.y;
+  let residue = (stage[thread.y] + stage[16u + thread.y]) + (stage[32u + thread.y] + stage[48u + thread.y]);
   for (var i = 0u; i < 4u; i++) {
     if own + i < length {
-      if thread.x == 0u {
-        delta[(start + own + i) * immediates.heads + head] = mean[i] + residue[i] / SCORE_SCALE;
-      }
       for (var m = 0u; m < OUT; m++) {
-        let c = thread.x + 8u * m;
+        let c = thread.x + 16u * m;
         if c < D4 {
           let key = load_qkv(qkv_at(start, 1u, head), c);
           store_qkv_gradient(qkv_at(start + own + i, 0u, head), c, out[i * OUT + m] - residue[i] * key);

@@ -8,8 +8,18 @@ use super::{Attention, AttentionGradient};
 /// Rows (queries, or keys in the second kernel of backward) of a workgroup, in every strategy.
 const BLOCK: usize = 64;
 
-/// Vectors of four that the tiled kernels stage at a time in workgroup memory.
-const STAGE: usize = 384;
+/// Workgroup memory of a tiled kernel in its last product: the vectors of four that it holds, and those of them that the
+/// tile of scores takes for each staged row.
+#[derive(Clone, Copy)]
+struct Stage {
+    vectors: usize,
+    tile: usize,
+}
+
+/// Forward and the gradient of queries: the tile shares the memory.
+const SHARED: Stage = Stage { vectors: 1024, tile: 16 };
+/// The gradient of keys and values: the tile has memory of its own.
+const ROWS_ONLY: Stage = Stage { vectors: 384, tile: 0 };
 
 #[derive(Clone, Copy)]
 enum Strategy {
@@ -19,6 +29,8 @@ enum Strategy {
 
 /// What all kernels share.
 struct Launch {
+    strategy: Strategy,
+    head_size: usize,
     constants: Vec<(&'static str, u32)>,
     immediates: Vec<u32>,
     grid: Grid,
@@ -37,13 +49,8 @@ impl Launch {
             (1..=128).contains(&head_size),
             "attention: heads of {head_size} columns, 1 to 128 are supported"
         );
-        let mut constants =
+        let constants =
             vec![("HEAD_SIZE", head_size as u32), ("VECTOR", u32::from(head_size.is_multiple_of(4)))];
-        if let Strategy::Tiled = strategy {
-            // Rows of the stage, a power of two up to the 32 columns of a tile.
-            let fit = (STAGE / head_size.div_ceil(4)).min(32);
-            constants.push(("STAGED", 1 << fit.ilog2()));
-        }
         // Immediates: the sequences (3 words), length and heads, dropout (3 words).
         let mut immediates = sequences.immediates().to_vec();
         immediates.extend([max_length as u32, heads as u32]);
@@ -53,17 +60,17 @@ impl Launch {
             Count::Fixed(max_length.div_ceil(BLOCK)),
             Count::Fixed(heads),
         ]);
-        Launch { constants, immediates, grid }
+        Launch { strategy, head_size, constants, immediates, grid }
     }
 
-    fn dispatch(&self, shader: &'static str, bindings: Vec<crate::ops::Binding>) -> Dispatch {
-        Dispatch {
-            shader,
-            constants: self.constants.clone(),
-            bindings,
-            immediates: self.immediates.clone(),
-            grid: self.grid.clone(),
+    fn dispatch(&self, shader: &'static str, stage: Stage, bindings: Vec<crate::ops::Binding>) -> Dispatch {
+        let mut constants = self.constants.clone();
+        if let Strategy::Tiled = self.strategy {
+            // Rows staged at a time, a power of two up to 32.
+            let fit = (stage.vectors / (stage.tile + self.head_size.div_ceil(4))).min(32);
+            constants.push(("STAGED", 1 << fit.ilog2()));
         }
+        Dispatch { shader, constants, bindings, immediates: self.immediates.clone(), grid: self.grid.clone() }
     }
 }
 
@@ -97,7 +104,7 @@ impl Kernels for Attention {
             };
             let bindings =
                 vec![read(self.qkv), read(self.starts), write(self.context), write(self.log_sum_exp)];
-            vec![launch.dispatch(shader, bindings)]
+            vec![launch.dispatch(shader, SHARED, bindings)]
         })
     }
 }
@@ -137,7 +144,10 @@ impl Kernels for AttentionGradient {
                 read(self.delta),
                 write(self.qkv_gradient),
             ];
-            vec![launch.dispatch(query, query_bindings), launch.dispatch(key_value, key_value_bindings)]
+            vec![
+                launch.dispatch(query, SHARED, query_bindings),
+                launch.dispatch(key_value, ROWS_ONLY, key_value_bindings),
+            ]
         })
     }
 }
