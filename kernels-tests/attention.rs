@@ -144,6 +144,7 @@ fn dropout() {
 #[test]
 fn large_scores() {
     both_ways(&[67, 33], 2, 16, 0.1, 12.0);
+    both_ways(&[67, 33], 1, 64, 0.1, 12.0);
 }
 
 /// y = attention(x·Wᵀ + b)·Vᵀ with dropout on, over three sequences of one micro-batch.
