@@ -58,30 +58,7 @@ const BLOCK: u32 = select(4u, 16u, HEAD_SIZE > 16u);
 // holding four rows. Output: STAGED columns of the tile, a vector holding four rows, then as many rows of the head.
 var<workgroup> stage: array<vec4<f32>, 1024>;
 
-// First element of a head's part (0 query, 1 key, 2 value) in a row.
-fn qkv_at(row: u32, part: u32, head: u32) -> u32 {
-  return ((row * 3u + part) * immediates.heads + head) * HEAD_SIZE;
-}
-
-// The same in a matrix [T, H].
-fn context_at(row: u32, head: u32) -> u32 {
-  return (row * immediates.heads + head) * HEAD_SIZE;
-}
-
-// Columns 4c..4c+3 of the head whose first element is `at`; zeros beyond its end.
-fn load_qkv(at: u32, c: u32) -> vec4<f32> {
-#if VECTOR
-  return vec4<f32>(qkv[at / 4u + c]);
-#else
-  let begin = at + 4u * c;
-  let count = HEAD_SIZE - 4u * c;
-  var v = vec4<f32>(f32(qkv[begin]), 0.0, 0.0, 0.0);
-  if count > 1u { v.y = f32(qkv[begin + 1u]); }
-  if count > 2u { v.z = f32(qkv[begin + 2u]); }
-  if count > 3u { v.w = f32(qkv[begin + 3u]); }
-  return v;
-#endif
-}
+#include attention_operands
 
 fn store_context(at: u32, c: u32, v: vec4<f32>) {
 #if VECTOR
@@ -96,60 +73,7 @@ fn store_context(at: u32, c: u32, v: vec4<f32>) {
 #endif
 }
 
-// Rows 4t..4t+3 from `first` on (the last of the sequence for those beyond its end) of vector c of the head in a part.
-fn fetch(start: u32, length: u32, first: u32, part: u32, head: u32, c: u32) -> mat4x4<f32> {
-  var block = mat4x4<f32>();
-  if D4 % 8u == 0u || c < D4 {
-    block[0] = load_qkv(qkv_at(start + min(first, length - 1u), part, head), c);
-    block[1] = load_qkv(qkv_at(start + min(first + 1u, length - 1u), part, head), c);
-    block[2] = load_qkv(qkv_at(start + min(first + 2u, length - 1u), part, head), c);
-    block[3] = load_qkv(qkv_at(start + min(first + 3u, length - 1u), part, head), c);
-  }
-  return block;
-}
-
-// The number of the thread once more: `multiple` is one of 256, which compilers do not see. What is derived from it in a
-// loop is then computed there, and holds no register in the loops where these are short.
-fn again(local: u32, multiple: u32) -> u32 {
-  return (local + multiple) % 256u;
-}
-
-// Scores of four queries and four keys, one row a query.
-fn scores(local: u32, start: u32, length: u32, first_row: u32, first_column: u32, head: u32)
-    -> mat4x4<f32> {
-  var s = mat4x4<f32>();
-  for (var first = 0u; first < D4; first += STEP) {
-    let t = again(local, 64u * first);
-    let thread = vec2<u32>(t % 16u, t / 16u);
-    // Half of the threads stage queries, half keys, a block of 4 × 4 each.
-    let side = t / 128u;
-    let own = 4u * thread.x + select(first_row, first_column, side == 1u);
-    let c = thread.y % 8u;
-    let block = transpose(fetch(start, length, own, side, head, first + c));
-    workgroupBarrier();
-    if STEP == 8u || c < STEP {
-      let to = side * 64u * STEP + 64u * c + thread.x;
-      stage[to] = block[0];
-      stage[to + 16u] = block[1];
-      stage[to + 32u] = block[2];
-      stage[to + 48u] = block[3];
-    }
-    workgroupBarrier();
-    for (var begin = 0u; begin < 4u * STEP; begin += BLOCK) {
-      var sums = mat4x4<f32>();
-      for (var k = 0u; k < BLOCK; k++) {
-        let a = stage[(begin + k) * 16u + thread.y];
-        let b = stage[(begin + k) * 16u + 64u * STEP + thread.x];
-        sums[0] += a.x * b;
-        sums[1] += a.y * b;
-        sums[2] += a.z * b;
-        sums[3] += a.w * b;
-      }
-      s = mat4x4<f32>(s[0] + sums[0], s[1] + sums[1], s[2] + sums[2], s[3] + sums[3]);
-    }
-  }
-  return s;
-}
+#include attention_scores
 
 // Adds column k of the staged part of the tile times row k of what it is multiplied with.
 fn add_outer(k: u32, y: u32, x: u32, sums: ptr<function, array<vec4<f32>, 4u * OUT>>) {

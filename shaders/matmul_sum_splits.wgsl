@@ -8,18 +8,7 @@
 //   adjacent elements.
 // Numerics: f32, the splits in order.
 
-struct Immediates {
-  extent: u32,
-  offset: u32,
-  capacity: u32,
-  n: u32,
-  inner: u32,
-  first_a: u32,
-  first_b: u32,
-  first_c: u32,
-  splits: u32,
-}
-var<immediate> immediates: Immediates;
+#include matmul_immediates
 
 @group(0) @binding(1) var<storage, read> partials: array<f32>;
 @group(0) @binding(2) var<storage, read_write> c: array<T2>;

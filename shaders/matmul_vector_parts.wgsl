@@ -2,18 +2,7 @@
 // and results in memory, the tile of a workgroup, and what happens to a finished sum. FORM, EPILOGUE, SPLIT,
 // BIAS_GRADIENT as in matmul_tiled.wgsl; tiles of C are BM × BN.
 
-struct Immediates {
-  extent: u32,
-  offset: u32,
-  capacity: u32,
-  n: u32,
-  inner: u32,
-  first_a: u32,
-  first_b: u32,
-  first_c: u32,
-  splits: u32,
-}
-var<immediate> immediates: Immediates;
+#include matmul_immediates
 
 @group(0) @binding(1) var<storage, read> a: array<V1>;
 @group(0) @binding(2) var<storage, read> b: array<V2>;

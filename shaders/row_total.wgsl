@@ -1,14 +1,6 @@
 // Sums over the THREADS threads of a workgroup that share a row.
 
-#if VEC
-fn total(x: Lane) -> f32 {
-  return (x.x + x.y) + (x.z + x.w);
-}
-#else
-fn total(x: Lane) -> f32 {
-  return x;
-}
-#endif
+#include lane_sum
 
 #if THREADS != 1
 var<workgroup> sums: array<f32, WIDTH>;

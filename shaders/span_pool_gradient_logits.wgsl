@@ -29,15 +29,7 @@ var<immediate> immediates: Immediates;
 @group(0) @binding(7) var<storage, read> output_gradient: array<L7>;
 @group(0) @binding(8) var<storage, read_write> logits_gradient: array<f32>;
 
-#if VEC
-fn total(x: Lane) -> f32 {
-  return (x.x + x.y) + (x.z + x.w);
-}
-#else
-fn total(x: Lane) -> f32 {
-  return x;
-}
-#endif
+#include lane_sum
 
 var<workgroup> sums: array<f32, WIDTH>;
 

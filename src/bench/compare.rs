@@ -70,8 +70,6 @@ pub struct Run<'a> {
     pub outer: StepValues,
     pub micro: StepValues,
     pub uploads: Vec<Upload<'a>>,
-    /// Where the state of loss scaling lies, in half precision.
-    pub loss_scaling: Option<TensorId>,
 }
 
 impl<'a> Run<'a> {
@@ -82,7 +80,6 @@ impl<'a> Run<'a> {
             outer: batch.values(None, learning_rate),
             micro: batch.values(Some(micro), learning_rate),
             uploads: feeding.uploads(micro),
-            loss_scaling: feeding.loss_scaling(),
         }
     }
 }
@@ -99,10 +96,9 @@ impl Pair<'_> {
             self.reference.plan().ops.len() == self.subject.plan().ops.len(),
             "two plans of different ops"
         );
-        if let Some(tensor) = run.loss_scaling {
-            let state = LossScalingState { scale: HALF_LOSS_SCALE, ..LossScalingState::first() };
-            state.write(self.reference, tensor)?;
-            state.write(self.subject, tensor)?;
+        if let Some(tensor) = self.reference.plan().loss_scale {
+            LossScalingState::at(HALF_LOSS_SCALE).write(self.reference, tensor)?;
+            LossScalingState::at(HALF_LOSS_SCALE).write(self.subject, tensor)?;
         }
         for phase in PHASES {
             let (values, uploads) = match phase {

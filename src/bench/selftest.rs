@@ -155,7 +155,7 @@ fn fine_tuning(device: &Device, head: Head, precision: Precision, report: &mut R
         ..outer
     };
     let uploads = tensors.uploads(&packed, &targets);
-    let run = Run { outer, micro, uploads, loss_scaling: tensors.loss_scaling };
+    let run = Run { outer, micro, uploads };
     compare_all(device, &|| Ok(plan()?.plan), &run, report)
 }
 

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use crate::cpu::CpuExecutor;
 use crate::gpu::tuning::device_of;
 use crate::gpu::{Capabilities, Gpu, GpuExecutor, Options, Tuning, adapter, adapters};
+use crate::ops::loss_scaling;
 use crate::plan::{Executor, Plan};
 
 mod peaks;
@@ -148,16 +149,21 @@ impl Device {
         Some(Tuning { device: device_of(&gpu.capabilities), strategies })
     }
 
-    /// An executor for the plan.
+    /// An executor for the plan, its loss scaling as a run begins with it.
     pub fn open(&self, plan: Plan) -> Result<Box<dyn Executor>> {
         ensure!(
             self.is_gpu() || !plan.is_half(),
             "half precision needs a GPU: the CPU executor computes in f32 (use precision f32, or --device gpu)"
         );
-        Ok(match &self.gpu {
+        let loss_scale = plan.loss_scale;
+        let mut executor: Box<dyn Executor> = match &self.gpu {
             Some(gpu) => Box::new(GpuExecutor::new(gpu.clone(), plan, Options::default())?),
             None => Box::new(CpuExecutor::<f32>::new(plan, self.threads)?),
-        })
+        };
+        if let Some(state) = loss_scale {
+            executor.write(state, &loss_scaling::FIRST_STATE)?;
+        }
+        Ok(executor)
     }
 }
 

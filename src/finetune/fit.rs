@@ -14,7 +14,6 @@ use crate::ops::optimizer::{METRIC_GRADIENT_NORM, METRIC_NOT_FINITE};
 use crate::plan::{Executor, Phase};
 use crate::tensor::random::{Stream, derive, root};
 use crate::tensor::{Precision, StepValues};
-use crate::train::checkpoint::LossScalingState;
 use crate::train::schedule;
 
 use super::items::{Item, capacity, pack_items, split};
@@ -142,15 +141,11 @@ impl<'a> Fit<'a> {
         };
         let capacity = capacity(head, options.batch_size, options.max_length, micro_tokens(device));
         let FinetunePlan { plan, tensors, .. } = FinetunePlan::new(model, head, capacity, &plan_options)?;
-        let mut executor = device.open(plan)?;
-        if let Some(tensor) = tensors.loss_scaling {
-            LossScalingState::first().write(executor.as_mut(), tensor)?;
-        }
         Ok(Fit {
             head,
             options,
             items,
-            executor,
+            executor: device.open(plan)?,
             tensors,
             capacity,
             step: 0,

@@ -16,7 +16,7 @@ use super::encoder::{Encoder, SampledWords, WordListTensors};
 use super::heads::{self, HeadOptions, LogitsChunk, Masked};
 use super::inputs::{PackedInputs, uint_input};
 use super::parameters::LayerRates;
-use super::update::{OptimizerOptions, RANGE_LIMIT, clear_gradients, loss_scaling, update};
+use super::update::{OptimizerOptions, RANGE_LIMIT, clear_gradients, update};
 use super::{ModelConfig, parameters};
 
 /// Elements of the metrics tensor; `train::metrics` names the places.
@@ -90,8 +90,6 @@ pub struct StepTensors {
     pub metrics: TensorId,
     /// `[2, AUC_BINS]` integers.
     pub histogram: TensorId,
-    /// `[loss_scaling::STATE]` floats, where the losses are scaled; the caller sets the first state.
-    pub loss_scaling: Option<TensorId>,
     /// `[T]`: what the discriminator reads, its labels and logits.
     pub discriminator_ids: TensorId,
     pub labels: TensorId,
@@ -151,7 +149,6 @@ impl PretrainPlan {
         let histogram =
             builder.tensor("auc_histogram", Rows::fixed(2), AUC_BINS, Element::Uint, Role::Metric);
 
-        let loss_scaling = if train { loss_scaling(&mut builder, options.precision) } else { None };
         let ranges = if train { builder.parameter_ranges(RANGE_LIMIT) } else { Vec::new() };
         builder.phase(Phase::Clear);
         clear_gradients(&mut builder, &ranges);
@@ -240,7 +237,7 @@ impl PretrainPlan {
 
         builder.phase(Phase::Update);
         if train {
-            update(&mut builder, &ranges, metrics, loss_scaling, &options.optimizer);
+            update(&mut builder, &ranges, metrics, &options.optimizer);
         }
         let keep = match options.mode {
             Mode::Parity => vec![discriminator_ids, labels, detected.logits],
@@ -259,7 +256,6 @@ impl PretrainPlan {
             sampled: masked.sampled,
             metrics,
             histogram,
-            loss_scaling,
             discriminator_ids,
             labels,
             discriminator_logits: detected.logits,

@@ -15,7 +15,7 @@ use super::encoder::{Encoder, WordListTensors, site};
 use super::inputs::PackedInputs;
 use super::parameters::{self, LayerRates};
 use super::task_heads;
-use super::update::{OptimizerOptions, RANGE_LIMIT, clear_gradients, loss_scaling, update};
+use super::update::{OptimizerOptions, RANGE_LIMIT, clear_gradients, update};
 use super::{BatchCapacity, ModelConfig};
 
 /// What the encoder's output is read by.
@@ -93,8 +93,6 @@ pub struct FinetuneTensors {
     pub head: HeadTensors,
     /// `[METRICS]` floats; see [`place`].
     pub metrics: TensorId,
-    /// `[loss_scaling::STATE]` floats, where the losses are scaled; the caller sets the first state.
-    pub loss_scaling: Option<TensorId>,
 }
 
 /// Places in the metrics tensor: sums over rows of loss, rows that are right, rows.
@@ -147,7 +145,6 @@ impl FinetunePlan {
         let inputs = PackedInputs::new(&mut builder, tokens, sequences, capacity.max_length);
         let words = train.then(|| WordListTensors::new(&mut builder, "words", tokens));
         let metrics = builder.tensor("metrics", Rows::fixed(METRICS), 1, Element::Float, Role::Metric);
-        let loss_scaling = if train { loss_scaling(&mut builder, options.precision) } else { None };
         let ranges = if train { builder.parameter_ranges(RANGE_LIMIT) } else { Vec::new() };
         builder.phase(Phase::Clear);
         clear_gradients(&mut builder, &ranges);
@@ -185,7 +182,7 @@ impl FinetunePlan {
         }
         builder.phase(Phase::Update);
         if train {
-            update(&mut builder, &ranges, metrics, loss_scaling, &options.optimizer);
+            update(&mut builder, &ranges, metrics, &options.optimizer);
         }
         let mut keep = Vec::new();
         if !train {
@@ -195,7 +192,7 @@ impl FinetunePlan {
             keep.push(saved.output);
         }
         let plan = builder.build(&keep)?;
-        let tensors = FinetuneTensors { inputs, words, head: built.tensors, metrics, loss_scaling };
+        let tensors = FinetuneTensors { inputs, words, head: built.tensors, metrics };
         Ok(FinetunePlan { plan, tensors, capacity, end_ops: built.end_ops })
     }
 }

@@ -3,7 +3,7 @@
 use crate::ops::loss_scaling::{self, LossScaling};
 use crate::ops::optimizer::{Adam, BLOCK, Clear, ClipFactor, SquaredNorm};
 use crate::plan::{ParameterRange, PlanBuilder};
-use crate::tensor::{Element, Precision, Role, Rows, TensorId};
+use crate::tensor::{Element, Role, Rows, TensorId};
 
 /// Elements of a parameter range at most: 64 MiB, half of the binding limit every adapter has.
 pub const RANGE_LIMIT: usize = 16 << 20;
@@ -31,16 +31,6 @@ impl Default for OptimizerOptions {
     }
 }
 
-/// What scales the losses of a plan in half precision: the tensor of its state. In f32 nothing does.
-pub fn loss_scaling(builder: &mut PlanBuilder, precision: Precision) -> Option<TensorId> {
-    (precision == Precision::F16).then(|| {
-        let rows = Rows::fixed(loss_scaling::STATE);
-        let state = builder.tensor("loss_scaling", rows, 1, Element::Float, Role::Metric);
-        builder.loss_scale(state);
-        state
-    })
-}
-
 /// Clears the gradients of `ranges`.
 pub fn clear_gradients(builder: &mut PlanBuilder, ranges: &[ParameterRange]) {
     for range in ranges {
@@ -49,13 +39,12 @@ pub fn clear_gradients(builder: &mut PlanBuilder, ranges: &[ParameterRange]) {
     }
 }
 
-/// Norm of all gradients, clip factor, and Adam on every range; the next step's loss scale, if there is one.
+/// Norm of all gradients, clip factor, and Adam on every range; in half precision also the next step's loss scale.
 /// `metrics` receives norm, factor and flag.
 pub fn update(
     builder: &mut PlanBuilder,
     ranges: &[ParameterRange],
     metrics: TensorId,
-    loss_scaling: Option<TensorId>,
     options: &OptimizerOptions,
 ) {
     let blocks: usize = ranges.iter().map(|range| range.elements.div_ceil(BLOCK)).sum();
@@ -69,7 +58,10 @@ pub fn update(
     }
     let clip_norm = options.clip_norm;
     builder.push("clip", ClipFactor { partials, count: blocks, metrics, clip_norm });
-    if let Some(state) = loss_scaling {
+    if builder.is_half() {
+        let rows = Rows::fixed(loss_scaling::STATE);
+        let state = builder.tensor("loss_scaling", rows, 1, Element::Float, Role::Metric);
+        builder.loss_scale(state);
         builder.push("loss_scaling", LossScaling { state, metrics, interval: loss_scaling::INTERVAL });
     }
     for range in ranges {

@@ -10,7 +10,7 @@ use super::{
 };
 
 /// The scale that a run begins with. Too high costs a few skipped steps.
-pub const FIRST_SCALE: f32 = 65536.0;
+const FIRST_SCALE: f32 = 65536.0;
 pub const LOWEST_SCALE: f32 = 1.0;
 const HIGHEST_SCALE: f32 = 16_777_216.0;
 /// Steps without overflow after which a higher scale is tried.
@@ -22,6 +22,9 @@ pub const METRIC_SKIPPED: usize = 13;
 
 /// Elements of the state: scale, finite steps since it changed, steps skipped.
 pub const STATE: usize = 3;
+
+/// The state that a run begins with.
+pub const FIRST_STATE: [f32; STATE] = [FIRST_SCALE, 0.0, 0.0];
 
 /// state ← what the next step is scaled with. Once a step, after the clip factor.
 #[derive(Clone, Debug)]

@@ -157,6 +157,11 @@ impl PlanBuilder {
         }
     }
 
+    /// Whether any tensor declared so far is kept in half precision.
+    pub fn is_half(&self) -> bool {
+        self.tensors.iter().any(|tensor| tensor.element == Element::Half)
+    }
+
     /// Executors take `StepValues::loss_scale` from the first element of this tensor.
     pub fn loss_scale(&mut self, tensor: TensorId) {
         self.loss_scale = Some(tensor);

@@ -86,9 +86,9 @@ pub struct LossScalingState {
 }
 
 impl LossScalingState {
-    /// What a run begins with.
-    pub fn first() -> Self {
-        LossScalingState { scale: loss_scaling::FIRST_SCALE as u32, steps: 0, skipped: 0 }
+    /// This scale, and nothing that has happened yet.
+    pub fn at(scale: u32) -> Self {
+        LossScalingState { scale, steps: 0, skipped: 0 }
     }
 
     pub fn read(executor: &mut dyn Executor, tensor: TensorId) -> Result<Self> {

@@ -9,7 +9,6 @@ use crate::plan::{Executor, Phase, Upload};
 use crate::tensor::{StepValues, TensorId};
 
 use super::batch::PackedBatch;
-use super::checkpoint::LossScalingState;
 use super::examples::StepBatch;
 
 /// The phases of a step, in order.
@@ -24,11 +23,7 @@ impl Feeding {
     /// An executor for the plan, and what feeds it.
     pub fn open(device: &Device, plan: PretrainPlan) -> Result<(Box<dyn Executor>, Feeding)> {
         let PretrainPlan { plan, tensors, .. } = plan;
-        let mut executor = device.open(plan)?;
-        if let Some(tensor) = tensors.loss_scaling {
-            LossScalingState::first().write(executor.as_mut(), tensor)?;
-        }
-        Ok((executor, Feeding::of(tensors)))
+        Ok((device.open(plan)?, Feeding::of(tensors)))
     }
 
     /// What feeds a plan of these tensors, whoever runs it.
@@ -76,11 +71,6 @@ impl Feeding {
     /// What a micro-batch brings.
     pub fn uploads<'a>(&self, micro: &'a PackedBatch) -> Vec<Upload<'a>> {
         self.tensors.uploads(micro)
-    }
-
-    /// Where the state of loss scaling lies, in half precision.
-    pub fn loss_scaling(&self) -> Option<TensorId> {
-        self.tensors.loss_scaling
     }
 
     /// The tensors that `Totals::add` wants.

@@ -112,7 +112,7 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
         None => None,
     };
     let state = start(options, &config, &stores, executor.as_mut())?;
-    if let (Some(tensor), Some(scaling)) = (feeding.loss_scaling(), state.loss_scaling) {
+    if let (Some(tensor), Some(scaling)) = (executor.plan().loss_scale, state.loss_scaling) {
         scaling.write(executor.as_mut(), tensor)?;
     }
     if let Some(used) = device.kernels_of(executor.as_ref()) {
@@ -383,7 +383,7 @@ impl Run<'_> {
     fn save(&mut self) -> Result<()> {
         self.collect(0)?;
         if self.saved != Some(self.state.step) {
-            if let Some(tensor) = self.feeding.loss_scaling() {
+            if let Some(tensor) = self.executor.plan().loss_scale {
                 self.state.loss_scaling = Some(LossScalingState::read(self.executor.as_mut(), tensor)?);
             }
             checkpoint::save(self.out, self.executor.as_mut(), &self.state, self.config.keep)?;

@@ -138,11 +138,10 @@ pub fn run(path: &Path, options: &Options) -> Result<Report> {
         }
     }
 
-    let loss_scale = match tensors.loss_scaling {
+    let loss_scale = match executor.plan().loss_scale {
         None => 1.0,
         Some(tensor) => {
-            let scaling = LossScalingState { scale: HALF_LOSS_SCALE, ..LossScalingState::first() };
-            scaling.write(executor, tensor)?;
+            LossScalingState::at(HALF_LOSS_SCALE).write(executor, tensor)?;
             HALF_LOSS_SCALE as f32
         }
     };
