@@ -74,18 +74,7 @@ fn store_context(at: u32, c: u32, v: vec4<f32>) {
 }
 
 #include attention_scores
-
-// Adds column k of the staged part of the tile times row k of what it is multiplied with.
-fn add_outer(k: u32, y: u32, x: u32, sums: ptr<function, array<vec4<f32>, 4u * OUT>>) {
-  let p = stage[k * 16u + y];
-  for (var m = 0u; m < OUT; m++) {
-    let v = stage[STAGED * 16u + k * D4 + min(x + 16u * m, D4 - 1u)];
-    (*sums)[m] += p.x * v;
-    (*sums)[OUT + m] += p.y * v;
-    (*sums)[2u * OUT + m] += p.z * v;
-    (*sums)[3u * OUT + m] += p.w * v;
-  }
-}
+#include attention_outer
 
 // A number of the stage.
 fn stage_number(i: u32) -> f32 {
@@ -180,7 +169,9 @@ fn main(
       }
       workgroupBarrier();
       for (var k = 0u; k < STAGED; k += 8u) {
-        for (var j = 0u; j < 8u; j++) { add_outer(k + j, thread.y, thread.x, &out); }
+        for (var j = 0u; j < 8u; j++) {
+          add_outer((k + j) * 16u + thread.y, STAGED * 16u + (k + j) * D4, thread.x, &out);
+        }
       }
     }
   }

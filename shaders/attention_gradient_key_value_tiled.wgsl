@@ -6,16 +6,19 @@
 //
 // Bindings: 1 qkv, 2 starts, 3 log_sum_exp [T, NH], 4 context_gradient [T, H], 5 delta [T, NH],
 //   6 qkv_gradient [T, 3H] (the columns of key and value are written).
-// Dispatch: one workgroup for each sequence, head and block of 64 rows (of max_length); blocks beyond the end of
-//   their sequence return at once, so work follows the real lengths.
-// Tiles: 64 keys (rows) × 32 queries (columns). Thread (x, y) of 8 × 16 holds rows 4y..4y+3 and, of a
-//   tile, columns 4x..4x+3 (one block of draws a column); of the output, vectors x, x+8, … of its rows. The products run
-//   over the head in steps of 16 through 6 KiB of workgroup memory; the tile goes through another 8 KiB to become
-//   the left side of the next product: 14 KiB, whatever the head size. Each thread reads 2 numbers from workgroup
-//   memory for 4 multiply-adds. STAGED: rows staged at a time for that product, so many as 6 KiB hold.
+// Dispatch: one workgroup for each sequence, head and block of 32 keys (of max_length); blocks beyond the end of their
+//   sequence return at once, so work follows the real lengths.
+// Tiles: 32 keys × 64 queries. The first half of the 256 threads computes q·kᵀ, P and dv, the second dO·vᵀ, dS and dk:
+//   thread (x, y) of 16 × 8 in its half holds keys 4y..4y+3 and, of a tile, queries 4x..4x+3; of its output, vectors
+//   x, x+16 of its keys. So a thread has one output: with 16 numbers of a tile and 16 sums that join them it fits the 64
+//   registers with which the Radeon VII runs 4 waves, for heads up to 64. The halves meet once a tile: P goes to the
+//   second, what dropout keeps to the first, which would else draw alone while the other waits.
+//   Products run over the head in steps of 16 columns; then P and dS go through the same 12 KiB, STAGED queries at a time
+//   with as many rows of dO and q: as many as fit, at most 32. Two reads of 16 bytes serve 16 multiply-adds throughout.
 // Constants: HEAD_SIZE 1..=128; VECTOR 1 where it is a multiple of 4 (rows are then read as vectors).
 // Dropout: the bits of (head, query, key) are half-word key mod 4 of block [head << 16 | query, key / 4].
-// Numerics: f32, queries in order; P is 0 for queries beyond the end of the sequence.
+// Numerics: f32, queries in order; P is 0 for queries beyond the end of the sequence. Scores are summed in blocks of
+//   BLOCK, as in forward.
 
 struct Immediates {
   extent: u32,
@@ -48,93 +51,27 @@ var<immediate> immediates: Immediates;
 @group(0) @binding(6) var<storage, read_write> qkv_gradient: array<T6>;
 #endif
 
-const ROWS: u32 = 64u;
-const COLUMNS: u32 = 32u;
+const ROWS: u32 = 32u;
+const COLUMNS: u32 = 64u;
 const SCORE_SCALE: f32 = inverseSqrt(f32(HEAD_SIZE));
 // Columns of a head, in vectors of four.
 const D4: u32 = (HEAD_SIZE + 3u) / 4u;
-// Vectors of output columns a thread holds: 8 threads share a row.
-const OUT: u32 = (D4 + 7u) / 8u;
+// Vectors of output columns a thread holds: 16 threads share a row.
+const OUT: u32 = (D4 + 15u) / 16u;
+// Columns of the head that go through workgroup memory at a time, in vectors of four; and the products that are summed
+// before they join the score: exp passes on what sums round, and one chain over the head errs twice as much.
+const STEP: u32 = 4u;
+const BLOCK: u32 = select(4u, 16u, HEAD_SIZE > 16u);
+// Vectors of workgroup memory of a half.
+const HALF: u32 = 384u;
 
-// Operands of the product in progress: rows 0..63 of one, then rows 0..31 of the other, 4 vectors each; or the
-// rows that a tile is multiplied with.
-var<workgroup> stage: array<vec4<f32>, 384>;
-// A tile of ROWS × COLUMNS numbers, as vectors of four rows.
-var<workgroup> tile: array<vec4<f32>, 512>;
-
-// Where vector c of a staged row lies: permuted so that threads that read rows 4 apart (and 8 of them at once on
-// the side of 32) meet different banks.
-fn row_slot(row: u32, c: u32) -> u32 {
-  return row * 4u + (c ^ ((row >> 2u) & 3u));
-}
-
-fn column_slot(column: u32, c: u32) -> u32 {
-  return 256u + (column ^ ((column >> 2u) & 1u)) * 4u + (c ^ ((column >> 3u) & 3u));
-}
-
-// The same for a thread's own rows 4y + i: x + 4i; and columns 4x + j: y + 4j where j is even, z + 4j where it is odd.
-fn own_slots(thread: vec2<u32>, c: u32) -> vec3<u32> {
-  let row = 16u * thread.y + (c ^ (thread.y & 3u));
-  let column = 256u + 16u * thread.x + (c ^ ((thread.x >> 1u) & 3u));
-  let swap = 4u * (thread.x & 1u);
-  return vec3<u32>(row, column + swap, column - swap);
-}
-
-// Where the vector of rows 4·y..4·y+3 of a column of the tile lies.
-fn tile_slot(column: u32, y: u32) -> u32 {
-  return column * 16u + (y ^ ((column >> 2u) & 7u));
-}
-
-// Puts this thread's numbers into the tile, one vector a column. The caller sees to the barriers.
-fn to_tile(thread: vec2<u32>, columns: mat4x4<f32>) {
-  tile[tile_slot(4u * thread.x, thread.y)] = columns[0];
-  tile[tile_slot(4u * thread.x + 1u, thread.y)] = columns[1];
-  tile[tile_slot(4u * thread.x + 2u, thread.y)] = columns[2];
-  tile[tile_slot(4u * thread.x + 3u, thread.y)] = columns[3];
-}
-
-// Sum over the 8 threads of a row group, in their order.
-fn sum_over_row(thread: vec2<u32>, partial: vec4<f32>) -> vec4<f32> {
-  workgroupBarrier();
-  stage[thread.x * 16u + thread.y] = partial;
-  workgroupBarrier();
-  var total = stage[thread.y];
-  for (var x = 1u; x < 8u; x++) {
-    total += stage[x * 16u + thread.y];
-  }
-  return total;
-}
-
-// a·b for four b. Scores are summed in blocks of four, because exp passes their rounding on: one chain of multiply-adds
-// over the head errs twice as much.
-fn dots(a: vec4<f32>, b0: vec4<f32>, b1: vec4<f32>, b2: vec4<f32>, b3: vec4<f32>) -> vec4<f32> {
-  return vec4<f32>(dot(a, b0), dot(a, b1), dot(a, b2), dot(a, b3));
-}
-
-// sums + a·b for four b: as sums of vectors every multiplication is a multiply-add, as dot products a quarter is not.
-fn add_products(sums: vec4<f32>, a: vec4<f32>, b0: vec4<f32>, b1: vec4<f32>, b2: vec4<f32>, b3: vec4<f32>) -> vec4<f32> {
-  var s = sums;
-  s += a.x * vec4<f32>(b0.x, b1.x, b2.x, b3.x);
-  s += a.y * vec4<f32>(b0.y, b1.y, b2.y, b3.y);
-  s += a.z * vec4<f32>(b0.z, b1.z, b2.z, b3.z);
-  s += a.w * vec4<f32>(b0.w, b1.w, b2.w, b3.w);
-  return s;
-}
-
-// Adds a row of the stage, from its first vector, times this thread's rows of a column of the tile. Four columns from a
-// multiple of four on lie 16 vectors apart, so that one address serves them.
-fn add_outer(slot: u32, first: u32, columns: array<u32, OUT>, sums: ptr<function, array<vec4<f32>, 4u * OUT>>) {
-  let p = tile[slot];
-  for (var m = 0u; m < OUT; m++) {
-    let v = stage[columns[m] + first];
-    (*sums)[m] += p.x * v;
-    (*sums)[OUT + m] += p.y * v;
-    (*sums)[2u * OUT + m] += p.z * v;
-    (*sums)[3u * OUT + m] += p.w * v;
-  }
-}
+// Operands of the product in progress, the first half's, then the second's. Of a tile: 4·STEP columns of the head of 32
+// keys, then of 64 queries, a vector holding four rows. Of the output: STAGED queries of the tile, a vector holding four
+// keys, then as many rows of the head. In between P, four vectors a thread, and a number for each thread.
+var<workgroup> stage: array<vec4<f32>, 768>;
 
 #include attention_operands
+#include attention_outer
 
 // Columns 4c..4c+3 of the head whose first element is `at`; zeros beyond its end.
 fn load_context_gradient(at: u32, c: u32) -> vec4<f32> {
@@ -164,73 +101,69 @@ fn store_qkv_gradient(at: u32, c: u32, v: vec4<f32>) {
 #endif
 }
 
-// k·q of keys first_row + 4y.. and queries first_column + 4x..: one row of the result a key.
-fn scores(thread: vec2<u32>, start: u32, length: u32, first_row: u32, first_column: u32, head: u32) -> mat4x4<f32> {
-  let local = thread.y * 8u + thread.x;
+// Four rows from `first` on (the last of the sequence for those beyond its end) of vector c of the head, one row a
+// vector: of keys (key true) or queries in the first half, of values or dO in the second.
+fn fetch(half: u32, key: bool, start: u32, length: u32, first: u32, head: u32, c: u32) -> mat4x4<f32> {
+  var block = mat4x4<f32>();
+  if D4 % STEP != 0u && c >= D4 { return block; }
+  let row = vec4<u32>(start) + min(vec4<u32>(first, first + 1u, first + 2u, first + 3u), vec4<u32>(length - 1u));
+  if half == 1u && !key {
+    block[0] = load_context_gradient(context_at(row.x, head), c);
+    block[1] = load_context_gradient(context_at(row.y, head), c);
+    block[2] = load_context_gradient(context_at(row.z, head), c);
+    block[3] = load_context_gradient(context_at(row.w, head), c);
+  } else {
+    let part = select(0u, 1u + half, key);
+    block[0] = load_qkv(qkv_at(row.x, part, head), c);
+    block[1] = load_qkv(qkv_at(row.y, part, head), c);
+    block[2] = load_qkv(qkv_at(row.z, part, head), c);
+    block[3] = load_qkv(qkv_at(row.w, part, head), c);
+  }
+  return block;
+}
+
+// q·k in the first half, dO·v in the second, of four queries and four keys: a vector of keys for each query.
+fn tile_products(local: u32, start: u32, length: u32, first_key: u32, first_query: u32, head: u32) -> mat4x4<f32> {
   var s = mat4x4<f32>();
-  for (var first = 0u; first < D4; first += 4u) {
+  for (var first = 0u; first < D4; first += STEP) {
+    let t = again(local, 64u * first);
+    let half = t / 128u;
+    let own = t % 128u;
+    // 64 threads of a half stage queries, 32 keys, a block of 4 × 4 each.
+    let key = own >= 64u;
+    let row = select(first_query + 4u * (own % 16u), first_key + 4u * (own % 8u), key);
+    let c = select(own / 16u, own / 8u % 4u, key);
+    var block = mat4x4<f32>();
+    if own < 96u { block = transpose(fetch(half, key, start, length, row, head, first + c)); }
     workgroupBarrier();
-    for (var t = local; t < 256u; t += 128u) {
-      let row = first_row + t / 4u;
-      let c = first + t % 4u;
-      var v = vec4<f32>(0.0);
-      if row < length && c < D4 { v = load_qkv(qkv_at(start + row, 1u, head), c); }
-      stage[row_slot(t / 4u, t % 4u)] = v;
+    if own < 96u {
+      let to = half * HALF + select(128u + 64u * c + own % 16u, 32u * c + own % 8u, key);
+      let next = select(16u, 8u, key);
+      stage[to] = block[0];
+      stage[to + next] = block[1];
+      stage[to + 2u * next] = block[2];
+      stage[to + 3u * next] = block[3];
     }
-    let column = first_column + local / 4u;
-    let c = first + local % 4u;
-    var v = vec4<f32>(0.0);
-    if column < length && c < D4 { v = load_qkv(qkv_at(start + column, 0u, head), c); }
-    stage[column_slot(local / 4u, local % 4u)] = v;
     workgroupBarrier();
-    for (var k = 0u; k < min(4u, D4); k++) {
-      let first = own_slots(thread, k);
-      let b0 = stage[first.y];
-      let b1 = stage[first.z + 4u];
-      let b2 = stage[first.y + 8u];
-      let b3 = stage[first.z + 12u];
-      for (var i = 0u; i < 4u; i++) {
-        s[i] += dots(stage[first.x + 4u * i], b0, b1, b2, b3);
+    let keys = half * HALF + own / 16u;
+    let queries = half * HALF + 128u + own % 16u;
+    for (var begin = 0u; begin < 4u * STEP; begin += BLOCK) {
+      var sums = mat4x4<f32>();
+      for (var k = 0u; k < BLOCK; k++) {
+        let a = stage[keys + (begin + k) * 8u];
+        let b = stage[queries + (begin + k) * 16u];
+        sums[0] += b.x * a;
+        sums[1] += b.y * a;
+        sums[2] += b.z * a;
+        sums[3] += b.w * a;
       }
+      s = mat4x4<f32>(s[0] + sums[0], s[1] + sums[1], s[2] + sums[2], s[3] + sums[3]);
     }
   }
   return s;
 }
 
-// v·dO of the same.
-fn value_products(thread: vec2<u32>, start: u32, length: u32, first_row: u32, first_column: u32, head: u32) -> mat4x4<f32> {
-  let local = thread.y * 8u + thread.x;
-  var s = mat4x4<f32>();
-  for (var first = 0u; first < D4; first += 4u) {
-    workgroupBarrier();
-    for (var t = local; t < 256u; t += 128u) {
-      let row = first_row + t / 4u;
-      let c = first + t % 4u;
-      var v = vec4<f32>(0.0);
-      if row < length && c < D4 { v = load_qkv(qkv_at(start + row, 2u, head), c); }
-      stage[row_slot(t / 4u, t % 4u)] = v;
-    }
-    let column = first_column + local / 4u;
-    let c = first + local % 4u;
-    var v = vec4<f32>(0.0);
-    if column < length && c < D4 { v = load_context_gradient(context_at(start + column, head), c); }
-    stage[column_slot(local / 4u, local % 4u)] = v;
-    workgroupBarrier();
-    for (var k = 0u; k < min(4u, D4); k++) {
-      let first = own_slots(thread, k);
-      let b0 = stage[first.y];
-      let b1 = stage[first.z + 4u];
-      let b2 = stage[first.y + 8u];
-      let b3 = stage[first.z + 12u];
-      for (var i = 0u; i < 4u; i++) {
-        s[i] = add_products(s[i], stage[first.x + 4u * i], b0, b1, b2, b3);
-      }
-    }
-  }
-  return s;
-}
-
-@compute @workgroup_size(128)
+@compute @workgroup_size(256)
 fn main(
   @builtin(workgroup_id) group: vec3<u32>,
   @builtin(num_workgroups) groups: vec3<u32>,
@@ -243,91 +176,89 @@ fn main(
   let head = index / blocks % immediates.heads;
   let start = starts[sequence];
   let length = starts[sequence + 1u] - start;
-  let first_row = index % blocks * ROWS;
-  if first_row >= length { return; }
-  let thread = vec2<u32>(local % 8u, local / 8u);
-  let own = first_row + 4u * thread.y;
-  // The output's vectors that this thread holds; beyond the end of the head the last again, which is not written.
-  var columns: array<u32, OUT>;
-  for (var m = 0u; m < OUT; m++) {
-    columns[m] = thread.x + 8u * m;
-    if D4 % 8u != 0u { columns[m] = min(columns[m], D4 - 1u); }
-  }
+  let first_key = index % blocks * ROWS;
+  if first_key >= length { return; }
   let draws = sequence_key(immediates.site, sequence);
-  var key_out: array<vec4<f32>, 4u * OUT>;
-  var value_out: array<vec4<f32>, 4u * OUT>;
-  for (var first_column = 0u; first_column < length; first_column += COLUMNS) {
-    // One row a query: s becomes probabilities after dropout, g the gradients of the scores.
-    var s = transpose(scores(thread, start, length, first_row, first_column, head));
-    var g = transpose(value_products(thread, start, length, first_row, first_column, head));
-    for (var j = 0u; j < 4u; j++) {
-      let query = first_column + 4u * thread.x + j;
-      if query < length {
-        let at = (start + query) * immediates.heads + head;
-        let probability = exp(s[j] * SCORE_SCALE - log_sum_exp[at]);
-        var factor = vec4<f32>(1.0);
+  var out: array<vec4<f32>, 4u * OUT>;
+  for (var first_query = 0u; first_query < length; first_query += COLUMNS) {
+    // The scores, then P after dropout in the first half; dO·v, then dS in the second.
+    var s = tile_products(local, start, length, first_key, first_query, head);
+    let t = again(local, 4u * first_query);
+    let half = t / 128u;
+    let own = t % 128u;
+    let thread = vec2<u32>(own % 16u, own / 16u);
+    let query = first_query + 4u * thread.x;
+    workgroupBarrier();
+    if half == 0u {
+      for (var j = 0u; j < 4u; j++) {
+        let at = (start + min(query + j, length - 1u)) * immediates.heads + head;
+        s[j] = select(vec4<f32>(0.0), exp(s[j] * SCORE_SCALE - log_sum_exp[at]), query + j < length);
+        stage[128u * j + own] = s[j];
+      }
+    } else {
+      var kept = 0u;
+      for (var j = 0u; j < 4u; j++) {
+        let at = (start + min(query + j, length - 1u)) * immediates.heads + head;
         if immediates.threshold != 0u {
-          let row = (head << 16u) | query;
-          factor = dropout_factors(draws, row, own / 4u, immediates.threshold, immediates.keep_scale);
+          let row = (head << 16u) | (query + j);
+          let factor = dropout_factors(
+            draws, row, first_key / 4u + thread.y, immediates.threshold, immediates.keep_scale);
+          let bits = select(vec4<u32>(0u), vec4<u32>(1u, 2u, 4u, 8u), factor > vec4<f32>(0.0));
+          kept |= (bits.x | bits.y | bits.z | bits.w) << (4u * j);
+          s[j] *= factor;
         }
-        s[j] = probability * factor;
-        g[j] = probability * (g[j] * factor - delta[at]) * SCORE_SCALE;
-      } else {
-        s[j] = vec4<f32>(0.0);
-        g[j] = vec4<f32>(0.0);
+        s[j] = (s[j] - delta[at]) * SCORE_SCALE;
       }
-    }
-    // What was read from the tile last lies before several barriers.
-    to_tile(thread, s);
-    for (var part = 0u; part < COLUMNS; part += STAGED) {
-      if first_column + part >= length { break; }
-      workgroupBarrier();
-      for (var t = local; t < STAGED * D4; t += 128u) {
-        let column = first_column + part + t / D4;
-        let c = t % D4;
-        var v = vec4<f32>(0.0);
-        if column < length { v = load_context_gradient(context_at(start + column, head), c); }
-        stage[t] = v;
-      }
-      workgroupBarrier();
-      for (var k = 0u; k < STAGED; k += 4u) {
-        let p = tile_slot(part + k, thread.y);
-        add_outer(p, k * D4, columns, &value_out);
-        add_outer(p + 16u, k * D4 + D4, columns, &value_out);
-        add_outer(p + 32u, k * D4 + 2u * D4, columns, &value_out);
-        add_outer(p + 48u, k * D4 + 3u * D4, columns, &value_out);
-      }
+      // As a number: as bits it would be a subnormal one, and those may become zero.
+      stage[512u + own / 4u][own % 4u] = f32(kept);
     }
     workgroupBarrier();
-    to_tile(thread, g);
+    if half == 1u {
+      for (var j = 0u; j < 4u; j++) { s[j] *= stage[128u * j + own]; }
+    } else if immediates.threshold != 0u {
+      let kept = vec4<u32>(u32(stage[512u + own / 4u][own % 4u]));
+      for (var j = 0u; j < 4u; j++) {
+        let bits = kept & (vec4<u32>(1u, 2u, 4u, 8u) << vec4<u32>(4u * j));
+        s[j] *= select(vec4<f32>(0.0), vec4<f32>(immediates.keep_scale), bits != vec4<u32>(0u));
+      }
+    }
+    let tile = half * HALF;
     for (var part = 0u; part < COLUMNS; part += STAGED) {
-      if first_column + part >= length { break; }
+      if first_query + part >= length { break; }
       workgroupBarrier();
-      for (var t = local; t < STAGED * D4; t += 128u) {
-        let column = first_column + part + t / D4;
-        let c = t % D4;
-        var v = vec4<f32>(0.0);
-        if column < length { v = load_qkv(qkv_at(start + column, 0u, head), c); }
-        stage[t] = v;
+      if 4u * thread.x / STAGED == part / STAGED {
+        let to = tile + 4u * thread.x % STAGED * 8u + thread.y;
+        stage[to] = s[0];
+        stage[to + 8u] = s[1];
+        stage[to + 16u] = s[2];
+        stage[to + 24u] = s[3];
+      }
+      for (var i = own; i < STAGED * D4; i += 128u) {
+        let row = start + min(first_query + part + i / D4, length - 1u);
+        var v: vec4<f32>;
+        if half == 0u {
+          v = load_context_gradient(context_at(row, head), i % D4);
+        } else {
+          v = load_qkv(qkv_at(row, 0u, head), i % D4);
+        }
+        stage[tile + STAGED * 8u + i] = v;
       }
       workgroupBarrier();
-      for (var k = 0u; k < STAGED; k += 4u) {
-        let p = tile_slot(part + k, thread.y);
-        add_outer(p, k * D4, columns, &key_out);
-        add_outer(p + 16u, k * D4 + D4, columns, &key_out);
-        add_outer(p + 32u, k * D4 + 2u * D4, columns, &key_out);
-        add_outer(p + 48u, k * D4 + 3u * D4, columns, &key_out);
+      for (var k = 0u; k < STAGED; k += 8u) {
+        for (var j = 0u; j < 8u; j++) {
+          add_outer(tile + (k + j) * 8u + thread.y, tile + STAGED * 8u + (k + j) * D4, thread.x, &out);
+        }
       }
     }
   }
+  let half = local / 128u;
+  let x = local % 16u;
+  let key = first_key + local % 128u / 16u * 4u;
   for (var i = 0u; i < 4u; i++) {
-    if own + i < length {
+    if key + i < length {
       for (var m = 0u; m < OUT; m++) {
-        let c = thread.x + 8u * m;
-        if c < D4 {
-          store_qkv_gradient(qkv_at(start + own + i, 1u, head), c, key_out[i * OUT + m]);
-          store_qkv_gradient(qkv_at(start + own + i, 2u, head), c, value_out[i * OUT + m]);
-        }
+        let c = x + 16u * m;
+        if c < D4 { store_qkv_gradient(qkv_at(start + key + i, 2u - half, head), c, out[i * OUT + m]); }
       }
     }
   }

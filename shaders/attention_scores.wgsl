@@ -12,12 +12,6 @@ fn fetch(start: u32, length: u32, first: u32, part: u32, head: u32, c: u32) -> m
   return block;
 }
 
-// The number of the thread once more: `multiple` is one of 256, which compilers do not see. What is derived from it in a
-// loop is then computed there, and holds no register in the loops where these are short.
-fn again(local: u32, multiple: u32) -> u32 {
-  return (local + multiple) % 256u;
-}
-
 // Scores of four queries and four keys, one row a query.
 fn scores(local: u32, start: u32, length: u32, first_row: u32, first_column: u32, head: u32)
     -> mat4x4<f32> {

@@ -5,21 +5,18 @@ use crate::tensor::{Dropout, Rows};
 
 use super::{Attention, AttentionGradient};
 
-/// Rows (queries, or keys in the second kernel of backward) of a workgroup, in every strategy.
-const BLOCK: usize = 64;
-
-/// Workgroup memory of a tiled kernel in its last product: the vectors of four that it holds, and those of them that the
-/// tile of scores takes for each staged row.
+/// What one workgroup takes on: its rows (queries, or keys in the second kernel of backward), and the vectors of four
+/// that its memory holds in a tiled kernel's last product.
 #[derive(Clone, Copy)]
-struct Stage {
+struct Block {
+    rows: usize,
     vectors: usize,
-    tile: usize,
 }
 
-/// Forward and the gradient of queries: the tile shares the memory.
-const SHARED: Stage = Stage { vectors: 1024, tile: 16 };
-/// The gradient of keys and values: the tile has memory of its own.
-const ROWS_ONLY: Stage = Stage { vectors: 384, tile: 0 };
+/// All kernels but the next.
+const QUERIES: Block = Block { rows: 64, vectors: 1024 };
+/// The tiled gradient of keys and values: half the memory of a workgroup for each.
+const KEYS: Block = Block { rows: 32, vectors: 384 };
 
 #[derive(Clone, Copy)]
 enum Strategy {
@@ -33,7 +30,9 @@ struct Launch {
     head_size: usize,
     constants: Vec<(&'static str, u32)>,
     immediates: Vec<u32>,
-    grid: Grid,
+    sequences: Rows,
+    max_length: usize,
+    heads: usize,
 }
 
 impl Launch {
@@ -55,22 +54,22 @@ impl Launch {
         let mut immediates = sequences.immediates().to_vec();
         immediates.extend([max_length as u32, heads as u32]);
         immediates.extend(dropout.immediates());
-        let grid = Grid(vec![
-            Count::Rows { rows: sequences, per: 1 },
-            Count::Fixed(max_length.div_ceil(BLOCK)),
-            Count::Fixed(heads),
-        ]);
-        Launch { strategy, head_size, constants, immediates, grid }
+        Launch { strategy, head_size, constants, immediates, sequences, max_length, heads }
     }
 
-    fn dispatch(&self, shader: &'static str, stage: Stage, bindings: Vec<crate::ops::Binding>) -> Dispatch {
+    fn dispatch(&self, shader: &'static str, block: Block, bindings: Vec<crate::ops::Binding>) -> Dispatch {
         let mut constants = self.constants.clone();
         if let Strategy::Tiled = self.strategy {
-            // Rows staged at a time, a power of two up to 32.
-            let fit = (stage.vectors / (stage.tile + self.head_size.div_ceil(4))).min(32);
+            // Rows of the head staged at a time, each with its part of the tile: a power of two up to 32.
+            let fit = (block.vectors / (block.rows / 4 + self.head_size.div_ceil(4))).min(32);
             constants.push(("STAGED", 1 << fit.ilog2()));
         }
-        Dispatch { shader, constants, bindings, immediates: self.immediates.clone(), grid: self.grid.clone() }
+        let grid = Grid(vec![
+            Count::Rows { rows: self.sequences, per: 1 },
+            Count::Fixed(self.max_length.div_ceil(block.rows)),
+            Count::Fixed(self.heads),
+        ]);
+        Dispatch { shader, constants, bindings, immediates: self.immediates.clone(), grid }
     }
 }
 
@@ -104,7 +103,7 @@ impl Kernels for Attention {
             };
             let bindings =
                 vec![read(self.qkv), read(self.starts), write(self.context), write(self.log_sum_exp)];
-            vec![launch.dispatch(shader, SHARED, bindings)]
+            vec![launch.dispatch(shader, QUERIES, bindings)]
         })
     }
 }
@@ -120,10 +119,12 @@ impl Kernels for AttentionGradient {
                 self.head_size,
                 self.dropout,
             );
-            let [query, key_value] = match strategy {
-                Strategy::Tiled => ["attention_gradient_query_tiled", "attention_gradient_key_value_tiled"],
+            let (query, key_value, keys) = match strategy {
+                Strategy::Tiled => {
+                    ("attention_gradient_query_tiled", "attention_gradient_key_value_tiled", KEYS)
+                }
                 Strategy::Registers => {
-                    ["attention_gradient_query_registers", "attention_gradient_key_value_registers"]
+                    ("attention_gradient_query_registers", "attention_gradient_key_value_registers", QUERIES)
                 }
             };
             // The first kernel leaves delta for the second.
@@ -145,8 +146,8 @@ impl Kernels for AttentionGradient {
                 write(self.qkv_gradient),
             ];
             vec![
-                launch.dispatch(query, SHARED, query_bindings),
-                launch.dispatch(key_value, ROWS_ONLY, key_value_bindings),
+                launch.dispatch(query, QUERIES, query_bindings),
+                launch.dispatch(key_value, keys, key_value_bindings),
             ]
         })
     }
