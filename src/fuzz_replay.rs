@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::corpus::{Headings, read_xml, wikitext};
+use crate::corpus::{Headings, Italics, Style, read_xml, wikitext};
 use crate::store::Store;
 
 /// Changed copies of each input.
@@ -73,8 +73,8 @@ fn replay(target: &str, run: impl Fn(&[u8])) {
 fn corpus_wikitext() {
     replay("wikitext", |bytes| {
         let source = String::from_utf8_lossy(bytes);
-        for headings in [Headings::Drop, Headings::Keep] {
-            let text = wikitext::clean("題", &source, headings).text;
+        for style in [Style::PROSE, Style { headings: Headings::Keep, italics: Italics::Quoted }] {
+            let text = wikitext::clean("題", &source, style).text;
             assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{source:?}");
             assert!(!text.starts_with('\n') && !text.ends_with('\n') && !text.contains("\n\n"), "{source:?}");
         }
@@ -84,7 +84,7 @@ fn corpus_wikitext() {
 #[test]
 fn corpus_xml() {
     replay("xml", |bytes| {
-        let (lines, _) = read_xml(bytes, Headings::Keep);
+        let (lines, _) = read_xml(bytes, Style::PROSE);
         assert!(std::str::from_utf8(&lines).is_ok());
         assert!(lines.is_empty() || lines.ends_with(b"\n"));
     });

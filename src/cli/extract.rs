@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Result, bail};
 
-use crate::corpus::{self, Format, Headings, Manifest, Settings};
+use crate::corpus::{self, Format, Headings, Italics, Manifest, Settings, Style};
 
 /// Set by Ctrl-C; a signal handler can reach nothing else.
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -39,6 +39,9 @@ pub struct Args {
     /// Headings of sections with text: drop them, or keep each on a line of its own
     #[arg(long, value_enum, default_value = "drop")]
     headings: Headings,
+    /// Text in italics: as it is, or between "
+    #[arg(long, value_enum, default_value = "plain")]
+    italics: Italics,
     /// Exit with status 0 although a dump is truncated or damaged
     #[arg(long)]
     allow_truncated: bool,
@@ -62,7 +65,7 @@ pub fn run(args: Args) -> Result<()> {
         format: args.format,
         threads: args.threads.map_or(cores, usize::from),
         min_chars: args.min_chars,
-        headings: args.headings,
+        style: Style { headings: args.headings, italics: args.italics },
         file_bytes: 64 << 20,
         force: args.force,
     };

@@ -25,7 +25,7 @@ pub use decompress::decompress;
 pub use output::{Format, Manifest};
 pub use page::read_xml;
 pub use pipeline::extract;
-pub use wikitext::Headings;
+pub use wikitext::{Headings, Italics, Style};
 
 /// What to extract, from where to where, and how.
 #[derive(Debug, Clone)]
@@ -40,8 +40,8 @@ pub struct Settings {
     pub threads: usize,
     /// Articles with fewer characters (Unicode scalar values) are skipped as `short`.
     pub min_chars: usize,
-    /// Whether headings stay in the text.
-    pub headings: Headings,
+    /// How pages become text.
+    pub style: Style,
     /// Output files are closed once they reach this many bytes.
     pub file_bytes: u64,
     /// Replace a complete extraction that is already in `out`.

@@ -5,7 +5,7 @@ use quick_xml::Reader;
 use quick_xml::events::Event;
 
 use super::output::{Batch, Format, Skip};
-use super::wikitext::{self, Headings};
+use super::wikitext::{self, Style};
 use super::{Place, Problem};
 
 const OPEN: &[u8] = b"<page>";
@@ -16,7 +16,7 @@ const CLOSE: &[u8] = b"</page>";
 pub(super) struct Rules {
     pub format: Format,
     pub min_chars: usize,
-    pub headings: Headings,
+    pub style: Style,
 }
 
 /// Where the whole pages of a piece of XML lie: from the first `<page>` to the end of the last `</page>`.
@@ -35,9 +35,9 @@ pub(super) fn page_start(xml: &[u8]) -> Option<usize> {
 }
 
 /// Reads the pages of XML that lies in memory: the articles as JSON lines, and what could not be read.
-pub fn read_xml(xml: &[u8], headings: Headings) -> (Vec<u8>, Vec<String>) {
+pub fn read_xml(xml: &[u8], style: Style) -> (Vec<u8>, Vec<String>) {
     let mut batch = Batch::default();
-    let rules = Rules { format: Format::Jsonl, min_chars: 0, headings };
+    let rules = Rules { format: Format::Jsonl, min_chars: 0, style };
     let open = read_pages(xml, Place::plain(0), rules, &mut batch);
     let open = open.map(|at| Problem::at(Place::plain(at as u64), "a page is not closed"));
     let problems = batch.problems.iter().chain(&open).map(|problem| problem.message.clone()).collect();
@@ -95,7 +95,7 @@ fn read_page(xml: &[u8], place: Place, rules: Rules, batch: &mut Batch) {
     if wikitext::is_disambiguation_title(&page.title) {
         return batch.skip(Skip::Disambiguation);
     }
-    let cleaned = wikitext::clean(&page.title, &page.text, rules.headings);
+    let cleaned = wikitext::clean(&page.title, &page.text, rules.style);
     if cleaned.disambiguation {
         return batch.skip(Skip::Disambiguation);
     }

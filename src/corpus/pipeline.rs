@@ -48,7 +48,7 @@ enum Part {
 pub fn extract(settings: &Settings, stop: &Stop, progress: &mut dyn FnMut(&str)) -> Result<Extraction> {
     let inputs = settings.dumps.iter().map(|path| source::open(path)).collect::<Result<Vec<_>>>()?;
     let mut writer = Writer::create(settings)?;
-    let rules = Rules { format: settings.format, min_chars: settings.min_chars, headings: settings.headings };
+    let rules = Rules { format: settings.format, min_chars: settings.min_chars, style: settings.style };
     let threads = settings.threads.max(1);
     let (order_in, order) = sync_channel::<Receiver<Part>>(threads + 2);
     let (work_in, work) = sync_channel::<(Work, SyncSender<Part>)>(threads + 2);

@@ -70,7 +70,7 @@ fn settings(dumps: Vec<PathBuf>, out: &Path, threads: usize) -> Settings {
         format: Format::Jsonl,
         threads,
         min_chars: 0,
-        headings: Headings::Drop,
+        style: Style::PROSE,
         file_bytes: 64 << 20,
         force: false,
     }

@@ -30,6 +30,27 @@ pub enum Headings {
     Keep,
 }
 
+/// What becomes of `''italics''`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Italics {
+    /// Their text.
+    Plain,
+    /// Their text between `"`: Latin titles and terms stay apart from the sentence around them, as in WikiExtractor.
+    Quoted,
+}
+
+/// How a page becomes text, where users may choose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Style {
+    pub headings: Headings,
+    pub italics: Italics,
+}
+
+impl Style {
+    /// No headings, no quotation marks of our own: what a language model should read.
+    pub const PROSE: Style = Style { headings: Headings::Drop, italics: Italics::Plain };
+}
+
 /// A page as text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cleaned {
@@ -51,12 +72,14 @@ mod mark {
     pub const JUNK: char = '\u{4}';
     /// A `<br>`.
     pub const BREAK: char = '\u{5}';
+    /// Italics begin or end.
+    pub const ITALIC: char = '\u{6}';
 }
 
 /// Turns `wikitext` into text. `title` is what `{{PAGENAME}}` stands for. Linear in time and memory.
-pub fn clean(title: &str, wikitext: &str, headings: Headings) -> Cleaned {
-    let scanned = scan::scan(title, wikitext);
-    Cleaned { text: tidy::tidy(&scanned.marked, headings), disambiguation: scanned.disambiguation }
+pub fn clean(title: &str, wikitext: &str, style: Style) -> Cleaned {
+    let scanned = scan::scan(title, wikitext, style.italics);
+    Cleaned { text: tidy::tidy(&scanned.marked, style.headings), disambiguation: scanned.disambiguation }
 }
 
 /// Whether the text of a page sends the reader to another page.

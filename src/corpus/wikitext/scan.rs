@@ -1,7 +1,7 @@
 //! The scanner: one pass over the bytes of the source.
 
 use super::frame::{Frame, Kind};
-use super::{entity, mark};
+use super::{Italics, entity, mark};
 
 /// What the scanner leaves for tidying.
 pub(super) struct Scanned {
@@ -10,8 +10,8 @@ pub(super) struct Scanned {
     pub disambiguation: bool,
 }
 
-pub(super) fn scan(title: &str, source: &str) -> Scanned {
-    let mut scanner = Scanner::new(title, source);
+pub(super) fn scan(title: &str, source: &str, italics: Italics) -> Scanned {
+    let mut scanner = Scanner::new(title, source, italics);
     scanner.run();
     Scanned { marked: scanner.out, disambiguation: scanner.disambiguation }
 }
@@ -38,6 +38,7 @@ pub(super) struct Scanner<'a> {
     /// In a `;` line the first `:` at this depth divides term and definition.
     pub term_depth: Option<usize>,
     pub disambiguation: bool,
+    italics: Italics,
     /// For each tag with raw content: where its next end was found, [`usize::MAX`] for nowhere.
     pub raw_ends: super::tag::RawEnds,
 }
@@ -63,7 +64,7 @@ const fn special() -> [bool; 256] {
 }
 
 impl<'a> Scanner<'a> {
-    fn new(title: &'a str, source: &'a str) -> Self {
+    fn new(title: &'a str, source: &'a str, italics: Italics) -> Self {
         Self {
             source,
             bytes: source.as_bytes(),
@@ -79,6 +80,7 @@ impl<'a> Scanner<'a> {
             heading_end: None,
             term_depth: None,
             disambiguation: false,
+            italics,
             raw_ends: super::tag::RawEnds::default(),
         }
     }
@@ -217,6 +219,9 @@ impl<'a> Scanner<'a> {
             4 => 1,
             more => more - 5,
         };
+        if self.italics == Italics::Quoted && count != 1 && count != 3 && count != 4 {
+            self.out.push(mark::ITALIC);
+        }
         for _ in 0..literal.min(2) {
             self.out.push('\'');
         }

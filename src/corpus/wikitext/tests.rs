@@ -1,7 +1,7 @@
 use super::*;
 
 fn text(wikitext: &str) -> String {
-    clean("題名", wikitext, Headings::Drop).text
+    clean("題名", wikitext, Style::PROSE).text
 }
 
 #[track_caller]
@@ -103,9 +103,29 @@ fn lists_are_lines_and_link_lists_go() {
 }
 
 #[test]
+fn italics_are_quoted_on_request() {
+    let style = Style { italics: Italics::Quoted, ..Style::PROSE };
+    for (wikitext, expected) in [
+        ("''Nature''誌と'''太'''字", "\"Nature\"誌と太字"),
+        ("'''''両方'''''、l'a", "\"両方\"、l'a"),
+        // Italics end with their line, and with what a `<br>` begins.
+        ("''甲と\n乙''と''丙''", "甲と\n乙\"と\"丙"),
+        ("''甲<br>乙''", "甲\n乙"),
+        // Around nothing that is left there is nothing to quote, and no bracket.
+        ("国（''{{未知|何か}}''）と''{{lang|fr|Pays}}''", "国と\"Pays\""),
+        ("山'' ''と''川", "山と川"),
+    ] {
+        assert_eq!(clean("t", wikitext, style).text, expected, "from {wikitext:?}");
+    }
+}
+
+#[test]
 fn headings_are_kept_where_there_is_text() {
     let source = "序。\n== 一 ==\n=== 二<!-- x --> === <!-- y -->\n文。\n== 三 ==\n{{x}}\n== 四 ==\n* 項";
-    assert_eq!(clean("t", source, Headings::Keep).text, "序。\n一\n二\n文。\n四\n項");
+    assert_eq!(
+        clean("t", source, Style { headings: Headings::Keep, ..Style::PROSE }).text,
+        "序。\n一\n二\n文。\n四\n項"
+    );
     assert_eq!(text(source), "序。\n文。\n項");
     check(&[("a = b\n=\n===\n==x", "a = b\nx")]);
 }
@@ -130,9 +150,9 @@ fn unbalanced_markup_loses_nothing_after_it() {
 
 #[test]
 fn disambiguation_pages_and_redirects_are_known() {
-    assert!(clean("t", "* [[a]]\n{{aimai}}", Headings::Drop).disambiguation);
-    assert!(clean("t", "{{人名の曖昧さ回避}}", Headings::Drop).disambiguation);
-    assert!(!clean("t", "文{{要曖昧さ回避}}", Headings::Drop).disambiguation);
+    assert!(clean("t", "* [[a]]\n{{aimai}}", Style::PROSE).disambiguation);
+    assert!(clean("t", "{{人名の曖昧さ回避}}", Style::PROSE).disambiguation);
+    assert!(!clean("t", "文{{要曖昧さ回避}}", Style::PROSE).disambiguation);
     assert!(is_disambiguation_title("稲妻 (曖昧さ回避)"));
     assert!(is_redirect(" #REDIRECT [[a]]") && is_redirect("＃転送 [[a]]") && is_redirect("#redirect:[[a]]"));
     assert!(!is_redirect("# 一番"));
@@ -266,8 +286,8 @@ fn random_markup_does_no_harm() {
             state ^= state << 17;
             source.push_str(TOKENS[(state >> 32) as usize % TOKENS.len()]);
         }
-        for headings in [Headings::Drop, Headings::Keep] {
-            let text = clean("題", &source, headings).text;
+        for style in [Style::PROSE, Style { headings: Headings::Keep, italics: Italics::Quoted }] {
+            let text = clean("題", &source, style).text;
             let control = text.chars().find(|c| c.is_control() && *c != '\n');
             assert!(control.is_none(), "{control:?} from {source:?}");
             let literal = source.contains("nowiki") || source.contains("&#");

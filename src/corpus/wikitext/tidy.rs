@@ -142,6 +142,8 @@ struct Line {
     brackets: Vec<usize>,
     /// Something was removed since the last visible character.
     cut: bool,
+    /// Where the `"` of open italics stands in `text`.
+    italic: Option<usize>,
 }
 
 impl Line {
@@ -150,9 +152,11 @@ impl Line {
         self.text.clear();
         self.brackets.clear();
         self.cut = false;
+        self.italic = None;
         for (at, c) in source.char_indices() {
             match c {
                 mark::CUT => self.cut = true,
+                mark::ITALIC => self.italic(),
                 mark::BREAK if self.brackets.is_empty() => return at + 1,
                 mark::BREAK => self.space(' '),
                 '\0'..='\u{1f}' | '\u{7f}'..='\u{84}' | '\u{86}'..='\u{9f}' => {}
@@ -175,7 +179,27 @@ impl Line {
             let end = self.text.trim_end().trim_end_matches(['、', '，', ',']).len();
             self.text.truncate(end);
         }
+        // Italics end with their line; a `"` that nothing closes was an apostrophe too many.
+        if let Some(open) = self.open_italic() {
+            self.text.remove(open);
+        }
         self.text.trim()
+    }
+
+    /// Where the `"` of open italics stands, if tidying has not taken it away.
+    fn open_italic(&mut self) -> Option<usize> {
+        self.italic.take().filter(|&open| self.text.as_bytes().get(open) == Some(&b'"'))
+    }
+
+    fn italic(&mut self) {
+        match self.open_italic() {
+            None => {
+                self.italic = Some(self.text.len());
+                self.text.push('"');
+            }
+            Some(open) if open + 1 == self.text.trim_end().len() => self.text.truncate(open),
+            Some(_) => self.text.push('"'),
+        }
     }
 
     fn space(&mut self, space: char) {

@@ -1,6 +1,7 @@
 //! Which sentences of the other extractor are present in our article of the same title.
 
 use std::collections::{BTreeMap, HashSet};
+use std::io::{self, Write};
 
 use crate::align;
 use crate::articles::Articles;
@@ -126,24 +127,26 @@ impl Report {
         100.0 * (self.sentences - missing) as f64 / self.sentences.max(1) as f64
     }
 
-    pub fn print(&self, show: usize) {
+    pub fn print(&self, show: usize, out: &mut impl Write) -> io::Result<()> {
         let missing = self.count();
-        println!(
+        writeln!(
+            out,
             "sentences of {SENTENCE_MIN} characters or more present: {} of {} ({:.2} %); \
              letters and digits alone {:.2} %",
             self.sentences - missing,
             self.sentences,
             self.percent(),
             self.present(missing - self.punctuation_only),
-        );
+        )?;
         for title in &self.absent {
-            println!("  no article of ours: {title}");
+            writeln!(out, "  no article of ours: {title}")?;
         }
         for (cause, sentences) in &self.missing {
-            println!("  {:4}  {cause}", sentences.len());
+            writeln!(out, "  {:4}  {cause}", sentences.len())?;
             for missing in sentences.iter().take(show) {
-                println!("        {} ({} %): {}", missing.title, missing.share, missing.sentence);
+                writeln!(out, "        {} ({} %): {}", missing.title, missing.share, missing.sentence)?;
             }
         }
+        Ok(())
     }
 }

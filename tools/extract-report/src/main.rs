@@ -54,6 +54,11 @@ fn main() {
         Command::Speed(args) => speed::run(&args),
     };
     if let Err(error) = result {
+        // Whoever reads may stop when it has seen enough: `… | head`.
+        let closed = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
+        if error.downcast_ref::<std::io::Error>().is_some_and(closed) {
+            return;
+        }
         eprintln!("extract-report: {error:#}");
         std::process::exit(1);
     }
@@ -63,13 +68,14 @@ fn text(args: &Text) -> Result<()> {
     let ours = articles::read_directory(&args.extracted)?;
     let reference = args.reference.as_deref().map(articles::read_file).transpose()?;
     let mut enough = true;
+    let mut out = std::io::stdout().lock();
     if let Some(reference) = &reference {
         let report = compare::compare(&ours, reference);
-        report.print(args.show);
+        report.print(args.show, &mut out)?;
         enough = report.percent() >= args.require;
     }
-    let clean = markup::report(&ours, args.show);
-    let seen = args.no_visible || visible::report(&ours, reference.as_ref())?;
+    let clean = markup::report(&ours, args.show, &mut out)?;
+    let seen = args.no_visible || visible::report(&ours, reference.as_ref(), &mut out)?;
     ensure!(enough, "fewer than {} % of the sentences are present", args.require);
     ensure!(clean, "more than one line in 2,000 has markup left");
     ensure!(seen, "texts of visible.tsv are missing");

@@ -1,6 +1,7 @@
 //! Lines of ours with markup left.
 
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 
 use crate::articles::Articles;
 
@@ -9,7 +10,7 @@ const SIGNS: [&str; 11] = ["{{", "}}", "[[", "]]", "{|", "|}", "<ref", "</", "&n
 const LINES: usize = 2000;
 
 /// Counts them; true when there are few enough.
-pub fn report(ours: &Articles, show: usize) -> bool {
+pub fn report(ours: &Articles, show: usize, out: &mut impl Write) -> io::Result<bool> {
     let mut lines = 0;
     let mut found: Vec<(&str, &str)> = Vec::new();
     let mut signs: BTreeMap<&str, usize> = BTreeMap::new();
@@ -27,12 +28,12 @@ pub fn report(ours: &Articles, show: usize) -> bool {
         }
     }
     let rate = (found.len() * LINES) as f64 / lines.max(1) as f64;
-    println!("lines with markup left: {} of {lines} ({rate:.2} in {LINES})", found.len());
+    writeln!(out, "lines with markup left: {} of {lines} ({rate:.2} in {LINES})", found.len())?;
     for (sign, count) in signs {
-        println!("  {count:4}  {sign}");
+        writeln!(out, "  {count:4}  {sign}")?;
     }
     for (title, line) in found.iter().take(show) {
-        println!("        {title}: {line}");
+        writeln!(out, "        {title}: {line}")?;
     }
-    rate < 1.0
+    Ok(rate < 1.0)
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use inazuma::corpus::{self, Format, Headings, Settings};
+use inazuma::corpus::{self, Format, Settings, Style};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -91,7 +91,7 @@ fn extract(dump: &Path, out: &Path, threads: usize) -> Result<()> {
         format: Format::Jsonl,
         threads,
         min_chars: 0,
-        headings: Headings::Drop,
+        style: Style::PROSE,
         file_bytes: 64 << 20,
         force: true,
     };

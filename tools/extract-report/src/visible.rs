@@ -2,6 +2,8 @@
 //!
 //! `visible.tsv`: the article, the template that shows the text, the text. Ours must have them all.
 
+use std::io::Write;
+
 use anyhow::{Context, Result};
 
 use crate::articles::Articles;
@@ -9,7 +11,7 @@ use crate::articles::Articles;
 const LIST: &str = include_str!("../visible.tsv");
 
 /// Looks for them; true when nothing is missing.
-pub fn report(ours: &Articles, theirs: Option<&Articles>) -> Result<bool> {
+pub fn report(ours: &Articles, theirs: Option<&Articles>, out: &mut impl Write) -> Result<bool> {
     let (mut all, mut found, mut theirs_too) = (0, 0, 0);
     let mut articles = std::collections::BTreeSet::new();
     for (number, line) in LIST.lines().enumerate() {
@@ -25,12 +27,13 @@ pub fn report(ours: &Articles, theirs: Option<&Articles>) -> Result<bool> {
         if ours.text(title).is_some_and(|ours| ours.contains(text)) {
             found += 1;
         } else {
-            println!("  missing from {title}: {text} ({template})");
+            writeln!(out, "  missing from {title}: {text} ({template})")?;
         }
     }
     let count = articles.len();
-    println!(
+    writeln!(
+        out,
         "visible texts picked by hand: {found} of {all} in {count} articles; the reference has {theirs_too}"
-    );
+    )?;
     Ok(found == all)
 }
