@@ -58,6 +58,9 @@ pub struct Report {
     /// Of threads × the library's rate on one.
     pub prepare_of_library_one_thread: f64,
     pub prepare_of_library_by_round: Vec<f64>,
+    /// Tokens a processor second, `prepare` over the library on as many threads: what other work on the machine does not
+    /// change. Absent where the system does not tell.
+    pub prepare_of_library_processor: Option<f64>,
     /// Python's package on one thread; absent where it is not installed.
     pub python: Option<Python>,
 }
@@ -75,6 +78,8 @@ pub struct Python {
 
 #[derive(Default)]
 struct Rounds {
+    library_processor: Vec<f64>,
+    prepare_processor: Vec<f64>,
     library_one: Vec<f64>,
     library_all: Vec<f64>,
     encode_one: Vec<f64>,
@@ -89,10 +94,15 @@ pub fn run(options: &Options) -> Result<Report> {
     let mut rounds = Rounds::default();
     let mut python = None;
     for round in 0..options.rounds {
-        rounds.library_one.push(bench.rate(tokens, || bench.library(1))?);
-        rounds.encode_one.push(bench.rate(tokens, || bench.encode())?);
-        rounds.library_all.push(bench.rate(tokens, || bench.library(options.threads))?);
-        rounds.prepare.push(bench.rate(tokens, || bench.prepare(options))?);
+        rounds.library_one.push(rate(tokens, || bench.library(1))?.0);
+        rounds.encode_one.push(rate(tokens, || bench.encode())?.0);
+        let library = rate(tokens, || bench.library(options.threads))?;
+        rounds.library_all.push(library.0);
+        rounds.library_processor.extend(library.1);
+        let prepare = rate(tokens, || bench.prepare(options))?;
+        rounds.prepare.push(prepare.0);
+        rounds.prepare_processor.extend(prepare.1);
+        bench.forget()?;
         if round == 0 || python.is_some() {
             python = bench.python(&options.python)?.inspect(|&(_, _, rate)| rounds.python.push(rate));
         }
@@ -125,6 +135,12 @@ fn report(
         prepare_of_library_all_threads: median(by_round.clone()),
         prepare_of_library_one_thread: median(ratios(&rounds.prepare, &rounds.library_one, threads)),
         prepare_of_library_by_round: by_round,
+        prepare_of_library_processor: Some(median(ratios(
+            &rounds.prepare_processor,
+            &rounds.library_processor,
+            1.0,
+        )))
+        .filter(|ratio| ratio.is_finite()),
         python: python.map(|(version, tokens, _)| Python {
             version,
             tokens,
@@ -133,6 +149,24 @@ fn report(
             prepare_of_python: median(ratios(&rounds.prepare, &rounds.python, threads)),
         }),
     }
+}
+
+/// Tokens a second, and a processor second.
+fn rate(tokens: usize, work: impl FnOnce() -> Result<()>) -> Result<(f64, Option<f64>)> {
+    let (since, processor) = (Instant::now(), processor_seconds());
+    work()?;
+    let seconds = since.elapsed().as_secs_f64();
+    let processor = processor.zip(processor_seconds()).map(|(before, after)| after - before);
+    let tokens = tokens as f64;
+    Ok((tokens / seconds, processor.filter(|&seconds| seconds > 0.0).map(|seconds| tokens / seconds)))
+}
+
+/// What this process has used so far (Linux; in ticks of 10 ms).
+fn processor_seconds() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let fields = stat.rsplit(") ").next()?.split(' ');
+    let ticks: Vec<f64> = fields.skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
+    (ticks.len() == 2).then(|| (ticks[0] + ticks[1]) / 100.0)
 }
 
 /// The sentences that `prepare` makes of the text, lower-cased as it does, in memory and in a file for Python.
@@ -180,12 +214,6 @@ impl Bench {
         Ok(tokens)
     }
 
-    fn rate(&self, tokens: usize, work: impl FnOnce() -> Result<()>) -> Result<f64> {
-        let since = Instant::now();
-        work()?;
-        Ok(tokens as f64 / since.elapsed().as_secs_f64())
-    }
-
     fn library(&self, threads: usize) -> Result<()> {
         let next = AtomicUsize::new(0);
         let work = || -> Result<()> {
@@ -223,8 +251,16 @@ impl Bench {
     fn prepare(&self, options: &Options) -> Result<()> {
         let settings = PrepareOptions { lines: Lines::Sentence, threads: options.threads, held_out: 0.0 };
         let documents = Documents::open(&options.inputs)?;
-        prepare(documents, &self.lowering, &self.folder.path().join("store"), &settings, |_| {})?;
+        prepare(documents, &self.lowering, &self.store(), &settings, |_| {})?;
         Ok(())
+    }
+
+    fn store(&self) -> PathBuf {
+        self.folder.path().join("store")
+    }
+
+    fn forget(&self) -> Result<()> {
+        std::fs::remove_file(self.store()).context("cannot remove the store")
     }
 
     /// The package's version, how many ids it makes, and its rate; nothing, said aloud, where it is missing.

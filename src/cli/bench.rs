@@ -245,6 +245,9 @@ fn print_prepare(report: &prepare::Report) {
         "prepare is {:.2} × the library on as many threads, {:.2} × threads × the library on one",
         report.prepare_of_library_all_threads, report.prepare_of_library_one_thread
     );
+    if let Some(ratio) = report.prepare_of_library_processor {
+        println!("in tokens a processor second prepare is {ratio:.2} × the library");
+    }
     if let Some(python) = &report.python {
         println!(
             "our encoding is {:.2} × Python's, prepare {:.2} × threads × Python's",
