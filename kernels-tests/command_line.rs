@@ -230,6 +230,7 @@ fn bad_input_is_one_line() {
     let manifest: serde_json::Value = serde_json::from_str(&manifest).expect("JSON");
     assert!(manifest["complete"] == false && manifest["articles"].as_u64() > Some(5), "{manifest}");
 
+    bad_text_is_one_line(folder);
     refused(folder, "prepare text --tokenizer nowhere.model --out s", &["nowhere.model"]);
     refused(folder, "pretrain --store nowhere --out r", &["nowhere"]);
     refused(folder, "pretrain --store store --out r --preset smal", &["smal", "small"]);
@@ -247,6 +248,21 @@ fn bad_input_is_one_line() {
     done(folder, "tokenizer train text --out other --vocab-size 1900");
     done(folder, "prepare text --tokenizer other.model --out other.store");
     refused(folder, "pretrain --store other.store --out own --device cpu --resume", &["tokenizer"]);
+}
+
+/// What `tokenizer train` says of text and outputs that will not do; nothing is left behind.
+fn bad_text_is_one_line(folder: &Path) {
+    fs::write(folder.join("blank.txt"), "\n \n").expect("written");
+    fs::write(folder.join("bytes.txt"), b"text\n\xff\xfe\n").expect("written");
+    fs::write(folder.join("short.txt"), "山川。草木。\n").expect("written");
+    refused(folder, "tokenizer train blank.txt --out bad", &["no text"]);
+    refused(folder, "tokenizer train bytes.txt --out bad", &["bytes.txt, line 2", "byte 5", "UTF-8"]);
+    refused(folder, "tokenizer train nowhere.txt --out bad", &["nowhere.txt"]);
+    refused(folder, "tokenizer train short.txt --out bad", &["32000 pieces", "--vocab-size"]);
+    refused(folder, "tokenizer train short.txt --out none/bad", &["none/bad.log.partial"]);
+    let left = fs::read_dir(folder).expect("listed").flatten();
+    let left = left.filter(|entry| entry.file_name().to_string_lossy().starts_with("bad"));
+    assert_eq!(left.count(), 0);
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod gradients;
 mod harness;
 mod heads;
 mod heads_spans;
+mod interruption;
 mod losses;
 mod matmul;
 mod measuring;

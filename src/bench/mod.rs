@@ -3,6 +3,7 @@
 mod compare;
 pub mod data;
 pub mod kernels;
+pub mod prepare;
 pub mod selftest;
 pub mod step;
 pub mod tune;

@@ -7,18 +7,19 @@ use anyhow::Result;
 use clap::Subcommand;
 use serde::Serialize;
 
-use crate::bench::{data, kernels, step, tune};
+use crate::bench::{data, kernels, prepare, step, tune};
 use crate::device::{Device, DeviceChoice, Peaks};
 use crate::store::WeightedPath;
 
 use super::configuration::Configuration;
 
-/// Measure whole steps, the ops of a step, batches, or the device's peaks
+/// Measure whole steps, the ops of a step, batches, `prepare`, or the device's peaks
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   inazuma bench step --preset small --set batch_size=8 --set max_length=128
   inazuma bench kernels --preset small --device gpu --json
-  inazuma bench data --store wiki.store")]
+  inazuma bench data --store wiki.store
+  inazuma bench prepare kyoto.txt --tokenizer wiki.model")]
 pub struct Args {
     #[command(subcommand)]
     what: What,
@@ -63,6 +64,27 @@ enum What {
         /// Write the masked examples as JSON lines, to measure other programs with
         #[arg(long, value_name = "FILE.jsonl")]
         examples: Option<PathBuf>,
+    },
+    /// The whole of `prepare`, beside encoding alone: SentencePiece's own call, ours, and Python's package
+    Prepare {
+        /// Directories that `extract` wrote, JSONL with a `text` field, or plain text
+        #[arg(required = true)]
+        input: Vec<PathBuf>,
+        /// A SentencePiece model with [PAD] [CLS] [SEP] [MASK]
+        #[arg(long, value_name = "MODEL")]
+        tokenizer: PathBuf,
+        /// Threads of `prepare`, and of the library beside it [default: all cores]
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+        threads: Option<u16>,
+        /// Everything is measured once a round; medians are shown
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// An interpreter that has the package sentencepiece
+        #[arg(long, value_name = "PROGRAM", env = "INAZUMA_PYTHON", default_value = "python3")]
+        python: PathBuf,
+        /// Print one JSON object on stdout
+        #[arg(long)]
+        json: bool,
     },
     /// The device's peak rates, as the probes find them
     Peaks {
@@ -149,6 +171,13 @@ pub fn run(args: Args) -> Result<()> {
                 );
             })
         }
+        What::Prepare { input, tokenizer, threads, rounds, python, json } => {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            let threads = threads.map_or(cores, usize::from);
+            let options = prepare::Options { inputs: input, tokenizer, threads, rounds, python };
+            let report = prepare::run(&options)?;
+            show(json, &report, || print_prepare(&report))
+        }
         What::Peaks { common } => {
             let peaks = Peaks::measure(&Device::new(&common.device, common.threads)?)?;
             show(common.json, &peaks, || {
@@ -194,6 +223,36 @@ fn print_step(report: &step::Report) {
     );
     if let Some(profile) = &report.profile {
         print!("{profile}");
+    }
+}
+
+fn print_prepare(report: &prepare::Report) {
+    let line = |what: &str, threads: usize, rate: f64| {
+        println!("{what:<38} {threads} thread(s)  {:6.2} million tokens/s", rate / 1e6);
+    };
+    println!(
+        "{} tokens in {} sentences; medians of {} rounds",
+        report.tokens, report.sentences, report.rounds
+    );
+    line("SentencePiece's id-only call", 1, report.library_one_thread);
+    line("our encoding", 1, report.encode_one_thread);
+    line("SentencePiece's id-only call", report.threads, report.library_all_threads);
+    line("prepare, text to store", report.threads, report.prepare);
+    if let Some(python) = &report.python {
+        line(&format!("Python's sentencepiece {}", python.version), 1, python.tokens_per_second);
+    }
+    println!(
+        "prepare is {:.2} × the library on as many threads, {:.2} × threads × the library on one",
+        report.prepare_of_library_all_threads, report.prepare_of_library_one_thread
+    );
+    if let Some(ratio) = report.prepare_of_library_processor {
+        println!("in tokens a processor second prepare is {ratio:.2} × the library");
+    }
+    if let Some(python) = &report.python {
+        println!(
+            "our encoding is {:.2} × Python's, prepare {:.2} × threads × Python's",
+            python.encode_of_python, python.prepare_of_python
+        );
     }
 }
 

@@ -17,6 +17,7 @@ mod parity;
 mod predict;
 mod prepare;
 mod pretrain;
+mod progress;
 mod score;
 mod selftest;
 mod store;

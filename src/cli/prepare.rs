@@ -1,11 +1,10 @@
 //! `inazuma prepare`: text to a token store.
 
-use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use super::progress::Reporter;
 use crate::corpus::input::Documents;
 use crate::store::format::Header;
 use crate::store::prepare::{Options, Progress, prepare};
@@ -60,11 +59,11 @@ pub fn run(args: Args) -> Result<()> {
         threads: args.threads.map_or(cores, usize::from),
         held_out: args.held_out,
     };
-    let start = Instant::now();
-    let mut reporter = Reporter::new(start);
-    let summary = prepare(documents, &tokenizer, &args.out, &options, |progress| reporter.report(progress))?;
+    let mut reporter = Reporter::new();
+    let report = |progress| reporter.report(|seconds| line(progress, seconds));
+    let summary = prepare(documents, &tokenizer, &args.out, &options, report)?;
     reporter.clear();
-    let seconds = start.elapsed().as_secs_f64();
+    let seconds = reporter.seconds();
     let tokens = summary.store.tokens + summary.held_out.map_or(0, |header| header.tokens);
     let describe = |path: PathBuf, header: &Header| {
         eprintln!(
@@ -88,52 +87,13 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// Progress on stderr: a line that rewrites itself on a terminal, a plain line now and then elsewhere.
-struct Reporter {
-    start: Instant,
-    next: Instant,
-    terminal: bool,
-    shown: bool,
-}
-
-impl Reporter {
-    fn new(start: Instant) -> Self {
-        let terminal = std::io::stderr().is_terminal();
-        let mut reporter = Reporter { start, next: start, terminal, shown: false };
-        reporter.next += reporter.interval();
-        reporter
-    }
-
-    fn interval(&self) -> Duration {
-        Duration::from_millis(if self.terminal { 200 } else { 15_000 })
-    }
-
-    fn report(&mut self, progress: Progress) {
-        let now = Instant::now();
-        if now < self.next {
-            return;
-        }
-        self.next = now + self.interval();
-        let share = progress.bytes_read as f64 / progress.bytes_total.max(1) as f64;
-        let seconds = (now - self.start).as_secs_f64();
-        let line = format!(
-            "{:5.1}%  {:.1} million tokens, {:.2} million/s, {:.0} s left",
-            100.0 * share,
-            progress.tokens as f64 / 1e6,
-            progress.tokens as f64 / seconds / 1e6,
-            seconds / share.max(1e-6) * (1.0 - share)
-        );
-        let mut stderr = std::io::stderr();
-        let _ = match self.terminal {
-            true => write!(stderr, "\r\x1b[K{line}"),
-            false => writeln!(stderr, "{line}"),
-        };
-        self.shown = true;
-    }
-
-    fn clear(&self) {
-        if self.terminal && self.shown {
-            let _ = write!(std::io::stderr(), "\r\x1b[K");
-        }
-    }
+fn line(progress: Progress, seconds: f64) -> String {
+    let share = progress.bytes_read as f64 / progress.bytes_total.max(1) as f64;
+    format!(
+        "{:5.1}%  {:.1} million tokens, {:.2} million/s, {:.0} s left",
+        100.0 * share,
+        progress.tokens as f64 / 1e6,
+        progress.tokens as f64 / seconds / 1e6,
+        seconds / share.max(1e-6) * (1.0 - share)
+    )
 }

@@ -7,9 +7,11 @@ use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use rayon::prelude::*;
 
+use super::progress::Reporter;
 use crate::corpus::input::Documents;
 use crate::store::sentences;
-use crate::tokenizer::{Tokenizer, train};
+use crate::tokenizer::Tokenizer;
+use crate::tokenizer::train::{self, Training};
 
 /// Train a SentencePiece model, or encode text with one
 #[derive(clap::Args)]
@@ -31,7 +33,7 @@ struct TrainArgs {
     /// Directories that `extract` wrote, JSONL with a `text` field, or plain text
     #[arg(required = true)]
     input: Vec<PathBuf>,
-    /// Writes PREFIX.model, PREFIX.vocab and SentencePiece's own log PREFIX.log
+    /// Writes PREFIX.model, PREFIX.vocab and PREFIX.log: what was asked for and read, and SentencePiece's own log
     #[arg(long, value_name = "PREFIX")]
     out: PathBuf,
     #[arg(long, default_value_t = 32_000, value_parser = clap::value_parser!(u32).range(8..=1_000_000))]
@@ -78,18 +80,6 @@ fn run_train(args: TrainArgs) -> Result<()> {
         bail!("--character-coverage is {}; it must lie in 0.9..=1", args.character_coverage);
     }
     let mut documents = Documents::open(&args.input)?;
-    let mut waiting = Vec::new().into_iter();
-    let stream = std::iter::from_fn(move || {
-        loop {
-            if let Some(sentence) = waiting.next() {
-                return Some(Ok(sentence));
-            }
-            match documents.next()? {
-                Ok(document) => waiting = sentences_of(&document).into_iter(),
-                Err(error) => return Some(Err(error)),
-            }
-        }
-    });
     let options = train::Options {
         vocab_size: args.vocab_size as usize,
         seed: args.seed,
@@ -97,27 +87,51 @@ fn run_train(args: TrainArgs) -> Result<()> {
         max_sentences: args.max_sentences,
         lower: !args.no_lower,
     };
-    let start = std::time::Instant::now();
-    eprintln!("training {} pieces; SentencePiece's log: {}.log", args.vocab_size, args.out.display());
-    let summary = train::train(stream, &options, &args.out)?;
+    let mut training = Training::start(options, &args.out)?;
+    let out = args.out.display();
+    if training.found_interrupted() {
+        eprintln!("inazuma: an earlier `tokenizer train` of {out} was interrupted; starting over");
+    }
+    if training.replaces() {
+        eprintln!("inazuma: replacing {out}.model, which an earlier run wrote");
+    }
+    for input in &args.input {
+        training.note(&format!("input: {}", input.display()))?;
+    }
+    let mut reporter = Reporter::new();
+    add_sentences(&mut documents, &mut training, &mut reporter)?;
+    let summary = training.finish(|stage| reporter.stage(stage))?;
+    reporter.clear();
     eprintln!(
-        "wrote {}: {} pieces from {} of {} sentences in {:.1} s",
+        "wrote {}: {} pieces from {} of {} sentences in {:.1} s (the log: {out}.log)",
         summary.model.display(),
         summary.pieces,
         summary.sentences_used,
         summary.sentences_seen,
-        start.elapsed().as_secs_f64()
+        reporter.seconds()
     );
     Ok(())
 }
 
-/// The sentences that `prepare` will encode, so that the model is trained on what it will see.
-fn sentences_of(document: &crate::corpus::input::Document) -> Vec<String> {
-    let mut found = Vec::new();
-    for paragraph in document.paragraphs() {
-        sentences::split(paragraph, |sentence| found.push(sentence.to_string()));
+/// Adds the sentences that `prepare` will encode, so that the model is trained on what it will see.
+fn add_sentences(documents: &mut Documents, training: &mut Training, reporter: &mut Reporter) -> Result<()> {
+    while let Some(document) = documents.next() {
+        for paragraph in document?.paragraphs() {
+            sentences::split(paragraph, |sentence| training.add(sentence));
+        }
+        reporter.report(|seconds| {
+            let share = documents.bytes_read as f64 / documents.bytes_total.max(1) as f64;
+            format!(
+                "reading: {:5.1}% of {:.1} MB, {} sentences, {} of them sampled, {:.0} s left",
+                100.0 * share,
+                documents.bytes_total as f64 / 1e6,
+                training.sample().seen(),
+                training.sample().kept(),
+                seconds / share.max(1e-6) * (1.0 - share)
+            )
+        });
     }
-    found
+    Ok(())
 }
 
 /// Lines that are encoded together, on all cores.

@@ -27,11 +27,10 @@ pub const SPECIALS: SpecialIds = SpecialIds { pad: 3, cls: 4, sep: 5, mask: 6 };
 pub fn small_tokenizer(lower: bool) -> Tokenizer {
     let directory = tempfile::tempdir().unwrap();
     let words = ["山の上に", "雲が出た", "株式会社", "ガ キロ", "ABC", "雨が降る", "、"];
-    let sentences =
-        (0..400).map(|n| Ok(format!("{}{}{}。", words[n % 7], words[n / 7 % 7], words[n / 49 % 7])));
+    let sentences = (0..400).map(|n| format!("{}{}{}。", words[n % 7], words[n / 7 % 7], words[n / 49 % 7]));
     let options =
         train::Options { vocab_size: 60, seed: 1, character_coverage: 0.9995, max_sentences: 0, lower };
-    let summary = train::train(sentences, &options, &directory.path().join("small")).unwrap();
+    let summary = train::train(sentences, options, &directory.path().join("small")).unwrap();
     Tokenizer::open(&summary.model, lower).unwrap()
 }
 

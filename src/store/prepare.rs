@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 
 use super::format::Header;
@@ -220,15 +220,17 @@ struct Writers {
 impl Writers {
     fn create(out: &Path, tokenizer: &Tokenizer, options: &Options) -> Result<Writers> {
         let mut store = StoreWriter::create(out, tokenizer, options.lines)?;
-        if store.found_partial {
-            eprintln!("inazuma: an earlier `prepare` of {} was interrupted; starting over", out.display());
-        }
         store.set_held_out(options.held_out, false);
         let mut held_out = None;
+        let mut found_partial = store.found_partial;
         if options.held_out > 0.0 {
             let path = with_suffix(out, ".held-out");
             let writer = held_out.insert(StoreWriter::create(&path, tokenizer, options.lines)?);
             writer.set_held_out(options.held_out, true);
+            found_partial |= writer.found_partial;
+        }
+        if found_partial {
+            eprintln!("inazuma: an earlier `prepare` of {} was interrupted; starting over", out.display());
         }
         Ok(Writers { store, held_out, empty_documents: 0 })
     }
@@ -253,21 +255,40 @@ impl Writers {
         if self.store.documents() == 0 {
             bail!("no document of the input yields a piece for {}; nothing is written", out.display());
         }
-        // A held-out part of an earlier store would overlap with this one's documents.
-        let path = with_suffix(out, ".held-out");
-        let stale = path.exists();
         let held_out = match self.held_out {
-            Some(writer) if writer.documents() > 0 => Some(writer.finish()?),
+            Some(writer) if writer.documents() > 0 => Some(writer.complete()?),
             Some(_) => {
                 eprintln!("inazuma: warning: no document was held out; the input has too few for that share");
                 None
             }
             None => None,
         };
-        if stale && held_out.is_none() {
-            eprintln!("inazuma: removing {}, which belonged to the store this one replaces", path.display());
-            std::fs::remove_file(&path)?;
+        let store = self.store.complete()?;
+        // Both are on the disk. An earlier store goes before its held-out part is replaced: beside that of another
+        // one it would be trained on what it is judged by.
+        let path = with_suffix(out, ".held-out");
+        if out.exists() {
+            eprintln!("inazuma: replacing {}, which an earlier run wrote", out.display());
+            if held_out.is_some() || path.exists() {
+                std::fs::remove_file(out).with_context(|| format!("cannot replace {}", out.display()))?;
+            }
         }
-        Ok(Summary { store: self.store.finish()?, held_out, empty_documents: self.empty_documents })
+        let held_out = match held_out {
+            Some(held_out) => Some(held_out.rename()?),
+            None => {
+                remove_stale(&path)?;
+                None
+            }
+        };
+        Ok(Summary { store: store.rename()?, held_out, empty_documents: self.empty_documents })
     }
+}
+
+/// Removes the held-out part of the store that is replaced by one without.
+fn remove_stale(path: &Path) -> Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
+    eprintln!("inazuma: removing {}, which belonged to the store this one replaces", path.display());
+    std::fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))
 }

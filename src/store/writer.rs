@@ -1,6 +1,6 @@
 //! Writing a store: streamed to `STORE.partial`, renamed to STORE when it is whole and on the disk.
 //!
-//! Killed at any moment, it leaves the old STORE or none, and a `.partial` that the next run writes over. The
+//! Killed at any moment, it leaves a whole STORE (the old one or the new) or none, and a `.partial` that the next run writes over. The
 //! partial file is locked, so that two runs cannot write one store.
 
 use std::fs::{File, OpenOptions, TryLockError};
@@ -120,12 +120,14 @@ impl StoreWriter {
     }
 
     /// Writes the other sections and the header, and gives the store its name.
-    pub fn finish(mut self) -> Result<Header> {
+    pub fn finish(self) -> Result<Header> {
+        self.complete()?.rename()
+    }
+
+    /// Writes the other sections and the header: the store is whole and on the disk, under its partial name.
+    pub fn complete(mut self) -> Result<WholeStore> {
         let header = self.write_rest().with_context(|| format!("cannot write {}", self.partial.display()))?;
-        std::fs::rename(&self.partial, &self.path)
-            .with_context(|| format!("cannot rename {}", self.partial.display()))?;
-        self.renamed = true;
-        Ok(header)
+        Ok(WholeStore { writer: self, header })
     }
 
     fn write_rest(&mut self) -> Result<Header> {
@@ -155,6 +157,22 @@ impl StoreWriter {
         body.file.flush()?;
         body.file.get_ref().sync_all()?;
         Ok(*header)
+    }
+}
+
+/// A store that is whole but for its name; dropped, it is gone.
+pub struct WholeStore {
+    writer: StoreWriter,
+    header: Header,
+}
+
+impl WholeStore {
+    pub fn rename(mut self) -> Result<Header> {
+        let writer = &mut self.writer;
+        std::fs::rename(&writer.partial, &writer.path)
+            .with_context(|| format!("cannot rename {}", writer.partial.display()))?;
+        writer.renamed = true;
+        Ok(self.header)
     }
 }
 

@@ -14,6 +14,8 @@ struct RawProcessor {
 type BytesSink = extern "C" fn(*mut c_void, *const c_char, usize);
 type IdsSink = extern "C" fn(*mut c_void, *const i32, usize);
 type PieceSink = extern "C" fn(*mut c_void, u32, usize, usize);
+type Encode =
+    unsafe extern "C" fn(*const RawProcessor, *const c_char, usize, IdsSink, BytesSink, *mut c_void) -> c_int;
 type NextSentence = extern "C" fn(*mut c_void, *mut *const c_char, *mut usize) -> bool;
 
 // The shim itself is linked by build.rs; after it comes the trainer, and sentencepiece-sys brings the rest.
@@ -38,6 +40,14 @@ unsafe extern "C" {
         error: BytesSink,
         context: *mut c_void,
     ) -> c_int;
+    fn inazuma_spm_encode_ids(
+        processor: *const RawProcessor,
+        text: *const c_char,
+        length: usize,
+        sink: IdsSink,
+        error: BytesSink,
+        context: *mut c_void,
+    ) -> c_int;
     fn inazuma_spm_encode_offsets(
         processor: *const RawProcessor,
         text: *const c_char,
@@ -49,9 +59,9 @@ unsafe extern "C" {
     fn inazuma_spm_train(
         options: *const c_char,
         options_length: usize,
-        log_path: *const c_char,
-        log_path_length: usize,
         seed: u32,
+        log_sink: BytesSink,
+        log_context: *mut c_void,
         next: NextSentence,
         next_context: *mut c_void,
         model_sink: BytesSink,
@@ -156,17 +166,20 @@ impl Processor {
 
     /// Appends the ids of `text`.
     pub fn encode(&self, text: &str, out: &mut Vec<u32>) -> Result<()> {
+        self.encode_through(inazuma_spm_encode, text, out)
+    }
+
+    /// The same through the library's own id-only call, which is slower: for measurements.
+    pub fn encode_as_the_library(&self, text: &str, out: &mut Vec<u32>) -> Result<()> {
+        self.encode_through(inazuma_spm_encode_ids, text, out)
+    }
+
+    fn encode_through(&self, encode: Encode, text: &str, out: &mut Vec<u32>) -> Result<()> {
         let mut received = Received { error: Vec::new(), values: Some(out) };
         let context = (&raw mut received).cast();
+        // SAFETY: the text is valid during the call, the context outlives it.
         let failed = unsafe {
-            inazuma_spm_encode(
-                self.raw,
-                text.as_ptr().cast(),
-                text.len(),
-                take_ids,
-                take_error::<u32>,
-                context,
-            )
+            encode(self.raw, text.as_ptr().cast(), text.len(), take_ids, take_error::<u32>, context)
         };
         match failed {
             0 => Ok(()),
@@ -221,14 +234,22 @@ pub struct Trained {
     pub vocab: Vec<u8>,
 }
 
-/// Trains with SentencePiece's own trainer. `options`: "name=value", one a line; its log goes to `log`.
+type LogLine<'a> = &'a mut (dyn FnMut(&str) + Send);
+
+/// SAFETY: the shim calls it under a lock, from any of its threads, before the training returns; what it calls is Send.
+extern "C" fn take_log_line(context: *mut c_void, data: *const c_char, length: usize) {
+    let take = unsafe { &mut *context.cast::<LogLine>() };
+    take(&String::from_utf8_lossy(unsafe { slice(data.cast(), length) }));
+}
+
+/// Trains with SentencePiece's own trainer. `options`: "name=value", one a line; `log` gets the lines of its log.
 ///
 /// One training at a time: SentencePiece's log and seed belong to the process.
 pub fn train(
     options: &str,
-    log: &str,
     seed: u32,
     sentences: &mut dyn Iterator<Item = String>,
+    mut log: LogLine,
 ) -> Result<Trained> {
     static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -239,9 +260,9 @@ pub fn train(
         inazuma_spm_train(
             options.as_ptr().cast(),
             options.len(),
-            log.as_ptr().cast(),
-            log.len(),
             seed,
+            take_log_line,
+            (&raw mut log).cast(),
             next_sentence,
             (&raw mut pulled).cast(),
             take_bytes,

@@ -1,7 +1,7 @@
 //! SentencePiece: training a model, encoding text to ids, and offsets back into the text.
 //!
 //! `shim.cpp` is our C interface over the library that sentencepiece-sys builds, `ffi` its safe side,
-//! `train` the training of a model from text, `lower` the lower-casing that keeps offsets.
+//! `train` the training of a model from text, of which `sample` keeps a part, `lower` the lower-casing that keeps offsets.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 mod ffi;
 mod lower;
+pub mod sample;
 #[cfg(test)]
 mod tests;
 pub mod train;
@@ -94,6 +95,11 @@ impl Tokenizer {
                 out.push(self.unknown_id());
             }
         }
+    }
+
+    /// Appends the ids of a text through the library's own id-only call, without lower-casing: for measurements.
+    pub fn encode_as_the_library(&self, text: &str, out: &mut Vec<u32>) -> Result<()> {
+        parts(text).try_for_each(|part| self.processor.encode_as_the_library(part, out))
     }
 
     /// The pieces of a text, with the same ids as `encode` and their places in the text as it was given.

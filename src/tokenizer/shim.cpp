@@ -11,7 +11,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
-#include <fstream>
 #include <iostream>
 #include <mutex>
 #include <sstream>
@@ -20,6 +19,7 @@
 #include <unordered_map>
 #include <vector>
 
+using sentencepiece::ImmutableSentencePieceText;
 using sentencepiece::SentencePieceProcessor;
 using sentencepiece::SentencePieceTrainer;
 namespace util = sentencepiece::util;
@@ -27,6 +27,10 @@ namespace util = sentencepiece::util;
 namespace {
 
 using BytesSink = void (*)(void *context, const char *data, size_t length);
+using IdsSink = void (*)(void *context, const int32_t *ids, size_t length);
+
+// A thread keeps its memory for so many pieces between texts.
+constexpr size_t kKeptPieces = 1 << 16;
 
 void Send(BytesSink sink, void *context, const std::string &text) {
   sink(context, text.data(), text.size());
@@ -76,33 +80,42 @@ class PulledSentences : public sentencepiece::SentenceIterator {
   bool done_ = false;
 };
 
-// SentencePiece logs to std::cerr, from several threads: this puts the log into a file meanwhile.
-class LogToFile : public std::streambuf {
+// SentencePiece logs to std::cerr, from several threads: meanwhile this hands it to a sink, line by line.
+class LogToSink : public std::streambuf {
  public:
-  explicit LogToFile(const std::string &path)
-      : file_(path, std::ios::binary), original_(std::cerr.rdbuf(this)) {}
-  ~LogToFile() override { std::cerr.rdbuf(original_); }
+  LogToSink(BytesSink sink, void *context)
+      : sink_(sink), context_(context), original_(std::cerr.rdbuf(this)) {}
+  ~LogToSink() override {
+    std::cerr.rdbuf(original_);
+    if (!line_.empty()) Send(sink_, context_, line_);
+  }
 
  protected:
   std::streamsize xsputn(const char *data, std::streamsize length) override {
     const std::lock_guard<std::mutex> lock(mutex_);
-    file_.write(data, length);
+    for (std::streamsize i = 0; i < length; ++i) Put(data[i]);
     return length;
   }
   int overflow(int c) override {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (c != traits_type::eof()) file_.put(static_cast<char>(c));
+    if (c != traits_type::eof()) Put(static_cast<char>(c));
     return traits_type::not_eof(c);
-  }
-  int sync() override {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    file_.flush();
-    return 0;
   }
 
  private:
-  std::ofstream file_;
+  void Put(char c) {
+    if (c != '\n') {
+      line_.push_back(c);
+      return;
+    }
+    Send(sink_, context_, line_);
+    line_.clear();
+  }
+
+  BytesSink sink_;
+  void *context_;
   std::streambuf *original_;
+  std::string line_;
   std::mutex mutex_;
 };
 
@@ -117,7 +130,7 @@ struct Training {
 
 void OnExit() {
   if (!training) return;
-  std::fputs("inazuma: error: SentencePiece gave up; its last words are in the log beside the model\n", stderr);
+  std::fputs("inazuma: error: SentencePiece gave up; its last words are in PREFIX.log.partial\n", stderr);
   std::fflush(nullptr);
   std::_Exit(1);
 }
@@ -169,11 +182,35 @@ int inazuma_spm_unknown(const SentencePieceProcessor *processor) {
   return processor->unk_id();
 }
 
-// Hands the ids to `sink`, once; the vector is kept by the thread for its next text.
+// Hands the ids to `sink`, once. The library's id-only call (below) makes a protocol buffer of pieces anew for each text,
+// several allocations a piece; one that the thread keeps is cleared and filled again: the same ids, a fifth sooner.
 int inazuma_spm_encode(const SentencePieceProcessor *processor, const char *text,
-                       size_t length,
-                       void (*sink)(void *, const int32_t *, size_t),
-                       BytesSink error, void *context) {
+                       size_t length, IdsSink sink, BytesSink error, void *context) {
+  thread_local ImmutableSentencePieceText pieces;
+  thread_local std::vector<int32_t> ids;
+  return Guard(error, context, [&] {
+    const auto status =
+        processor->Encode(std::string_view(text, length), pieces.mutable_proto());
+    if (!status.ok()) return status;
+    const size_t count = pieces.pieces_size();
+    ids.resize(count);
+    for (size_t i = 0; i < count; ++i) {
+      ids[i] = static_cast<int32_t>(pieces.pieces(static_cast<int>(i)).id());
+    }
+    sink(context, ids.data(), count);
+    // One huge text must not be held for ever.
+    if (count > kKeptPieces) {
+      pieces = ImmutableSentencePieceText();
+      ids = std::vector<int32_t>();
+    }
+    return util::Status();
+  });
+}
+
+// The same through the library's own id-only call: what `bench prepare` measures against.
+int inazuma_spm_encode_ids(const SentencePieceProcessor *processor, const char *text,
+                           size_t length, IdsSink sink, BytesSink error,
+                           void *context) {
   static_assert(sizeof(int) == sizeof(int32_t), "ids are 32 bits");
   thread_local std::vector<int> ids;
   return Guard(error, context, [&] {
@@ -201,8 +238,8 @@ int inazuma_spm_encode_offsets(const SentencePieceProcessor *processor,
 
 // Trains with options "name=value", one a line. The model and the text of its .vocab go to the sinks.
 int inazuma_spm_train(const char *options, size_t options_length,
-                      const char *log_path, size_t log_path_length,
-                      uint32_t seed, NextSentence next, void *next_context,
+                      uint32_t seed, BytesSink log_sink, void *log_context,
+                      NextSentence next, void *next_context,
                       BytesSink model_sink, void *model_context,
                       BytesSink vocab_sink, void *vocab_context,
                       BytesSink error, void *error_context) {
@@ -219,7 +256,7 @@ int inazuma_spm_train(const char *options, size_t options_length,
     sentencepiece::SetRandomGeneratorSeed(seed);
     std::string model;
     {
-      LogToFile log(std::string(log_path, log_path_length));
+      LogToSink log(log_sink, log_context);
       PulledSentences sentences(next, next_context);
       const Training now;
       const auto status = SentencePieceTrainer::Train(named, &sentences, &model);

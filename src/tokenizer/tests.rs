@@ -21,14 +21,14 @@ fn small_model() -> (tempfile::TempDir, PathBuf) {
     let options =
         train::Options { vocab_size: 60, seed: 1, character_coverage: 0.9995, max_sentences: 0, lower: true };
     let prefix = directory.path().join("small");
-    let summary = train::train(sentences(), &options, &prefix).unwrap();
+    let summary = train::train(sentences(), options, &prefix).unwrap();
     assert_eq!(summary.pieces, 60);
     (directory, summary.model)
 }
 
-fn sentences() -> impl Iterator<Item = Result<String>> {
+fn sentences() -> impl Iterator<Item = String> {
     let words = ["山の上に", "雲が出た", "川を渡る", "舟はない", "ABC", "雨が降る", "、"];
-    (0..400).map(move |n| Ok(format!("{}{}{}。", words[n % 7], words[n / 7 % 7], words[n / 49 % 7])))
+    (0..400).map(move |n| format!("{}{}{}。", words[n % 7], words[n / 7 % 7], words[n / 49 % 7]))
 }
 
 #[test]
@@ -118,17 +118,134 @@ fn training_repeats_and_says_what_is_too_much() {
     let vocab = std::fs::read_to_string(first.path().join("small.vocab")).unwrap();
     assert_eq!(vocab.lines().count(), 60);
     assert!(std::fs::metadata(first.path().join("small.log")).unwrap().len() > 0);
-    for (size, word) in [(5000, "largest"), (10, "smallest")] {
+    let left = |folder: &Path| std::fs::read_dir(folder).unwrap().count();
+    assert_eq!(left(first.path()), 3, "model, vocabulary, log");
+    for (size, word) in [(5000, "largest"), (10, "smallest"), (5000, "--max-sentences")] {
         let options = train::Options {
             vocab_size: size,
             seed: 1,
             character_coverage: 0.9995,
-            max_sentences: 100,
+            max_sentences: if word == "--max-sentences" { 100 } else { 0 },
             lower: true,
         };
-        let error = train::train(sentences(), &options, &first.path().join("big")).unwrap_err();
+        let error = train::train(sentences(), options, &first.path().join("big")).unwrap_err();
         assert!(error.to_string().contains(word), "{error}");
+        assert_eq!(left(first.path()), 3, "a failed training leaves nothing");
     }
+}
+
+fn train_sampled(folder: &Path, seed: u64) -> (Vec<u8>, String) {
+    let options =
+        train::Options { vocab_size: 50, seed, character_coverage: 0.9995, max_sentences: 120, lower: true };
+    let prefix = folder.join(format!("seed-{seed}"));
+    let summary = train::train(sentences(), options, &prefix).unwrap();
+    assert_eq!((summary.sentences_seen, summary.sentences_used), (400, 120));
+    let log = std::fs::read_to_string(prefix.with_extension("log")).unwrap();
+    (std::fs::read(summary.model).unwrap(), log)
+}
+
+#[test]
+fn a_seed_decides_the_sample_and_the_log_says_what_was_done() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, log) = train_sampled(folder.path(), 7);
+    for words in [
+        "seed: 7",
+        "character coverage: 0.9995",
+        "sentences read: 400",
+        "sentences trained on: 120",
+        "made: 50 pieces",
+        // SentencePiece's own, which samples nothing of its own.
+        "LOG(INFO) Loaded all 120 sentences",
+        "input_sentence_size: 0",
+    ] {
+        assert!(log.contains(words), "no `{words}` in:\n{log}");
+    }
+    let again = tempfile::tempdir().unwrap();
+    assert!(first == train_sampled(again.path(), 7).0, "the same seed gives the same bytes");
+    assert!(first != train_sampled(again.path(), 8).0, "another seed gives another sample");
+}
+
+#[test]
+fn a_training_that_cannot_write_or_is_not_alone_says_so_at_once() {
+    let start = |prefix: &Path| {
+        let options = train::Options {
+            vocab_size: 50,
+            seed: 1,
+            character_coverage: 1.0,
+            max_sentences: 0,
+            lower: true,
+        };
+        train::Training::start(options, prefix)
+    };
+    let message = |prefix: &Path| format!("{:#}", start(prefix).err().expect("should be refused"));
+    let folder = tempfile::tempdir().unwrap();
+    assert!(message(&folder.path().join("none/x")).contains("none/x.log.partial"));
+    let prefix = folder.path().join("x");
+    let first = start(&prefix).unwrap();
+    assert!(!first.found_interrupted());
+    assert!(message(&prefix).contains("another `inazuma tokenizer train`"));
+    drop(first);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    std::fs::write(folder.path().join("x.model.partial"), "half").unwrap();
+    let after = start(&prefix).unwrap();
+    assert!(after.found_interrupted());
+    let error = after.finish(|_| {}).unwrap_err();
+    assert!(error.to_string().contains("no text"), "{error}");
+}
+
+/// Loads the model in Python's package, and prints the ids of the lines of a file, the pieces of a `.vocab`, and the model's.
+const PYTHON: &str = "
+import json, sys
+import sentencepiece
+model = sentencepiece.SentencePieceProcessor(model_file=sys.argv[1])
+vocab = [line.rstrip('\\n').split('\\t') for line in open(sys.argv[2], encoding='utf-8', newline='\\n')]
+texts = json.load(open(sys.argv[3], encoding='utf-8'))
+pieces = [[model.id_to_piece(n), model.get_score(n)] for n in range(model.get_piece_size())]
+print(json.dumps({
+    'ids': model.encode(texts),
+    'pieces': pieces,
+    'same': [piece for piece, _ in pieces] == [piece for piece, _ in vocab]
+        and all(abs(score - float(written)) <= 1e-4 * max(1, abs(score)) for (_, score), (_, written) in zip(pieces, vocab)),
+    'control': [n for n in range(model.get_piece_size()) if model.is_control(n)],
+}))
+";
+
+/// `$INAZUMA_PYTHON`, or `python3`, where it has the package.
+fn python() -> Option<PathBuf> {
+    let python = PathBuf::from(std::env::var_os("INAZUMA_PYTHON").unwrap_or_else(|| "python3".into()));
+    let tried = std::process::Command::new(&python).args(["-c", "import sentencepiece"]).output();
+    if tried.is_ok_and(|output| output.status.success()) {
+        return Some(python);
+    }
+    eprintln!("skipped: {} cannot import sentencepiece (set INAZUMA_PYTHON)", python.display());
+    None
+}
+
+#[test]
+fn model_and_vocabulary_load_in_pythons_sentencepiece() {
+    let Some(python) = python() else {
+        return;
+    };
+    let (folder, model) = small_model();
+    let texts =
+        ["山の上に雲が出た。", "abc、abc", "", "見たことのない字", "㍿ｶﾞ 川を渡る", "[CLS]雨が降る\u{301}"];
+    let file = folder.path().join("texts.json");
+    std::fs::write(&file, serde_json::to_vec(&texts).unwrap()).unwrap();
+    let output = std::process::Command::new(&python)
+        .args(["-c", PYTHON])
+        .args([&model, &folder.path().join("small.vocab"), &file])
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let tokenizer = Tokenizer::open(&model, false).unwrap();
+    for (text, ids) in texts.iter().zip(found["ids"].as_array().unwrap()) {
+        let ids: Vec<u32> = serde_json::from_value(ids.clone()).unwrap();
+        assert_eq!(tokenizer.encode(text), ids, "{text:?}");
+    }
+    assert_eq!(found["same"], true, "pieces and scores of .vocab are the model's: {}", found["pieces"]);
+    assert_eq!(found["control"], serde_json::json!([1, 2, 3, 4, 5, 6]));
 }
 
 #[test]
