@@ -5,6 +5,7 @@
 //! what was measured and compiled for the next run.
 
 pub mod adapter;
+mod buffers;
 mod executor;
 mod pipelines;
 mod readback;

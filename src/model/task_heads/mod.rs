@@ -11,8 +11,6 @@ use crate::ops::matmul::Epilogue;
 use crate::ops::metric_sums::MetricSums;
 use crate::ops::row_loss::{RowLoss, RowLossKind};
 use crate::ops::span_loss::SpanLoss;
-use crate::ops::span_pair::{SpanPair, SpanPairGradient};
-use crate::ops::span_pool::{SpanPool, SpanPoolGradient};
 use crate::plan::{Initial, PlanBuilder};
 use crate::tensor::{Dropout, Element, Role, Rows, TensorId};
 
@@ -23,11 +21,10 @@ use super::inputs::uint_input;
 use super::layers::{linear, linear_input_gradient, linear_weight_gradient};
 use super::parameters::{Dense, dense};
 
+mod joint_span;
+
 /// Width of the inner layer of the joint heads (the reference's).
 const JOINT_SIZE: usize = 512;
-/// Weight of answerability beside the mean of start and end.
-const ANSWERABILITY_WEIGHT: f32 = 0.5;
-
 /// Dense layers of a head, in the order of `parameters`.
 pub struct HeadParameters {
     layers: Vec<Dense>,
@@ -236,143 +233,6 @@ impl HeadContext {
         let op = linear_input_gradient(gradient, layer, input_gradient, rows, epilogue);
         builder.push(&format!("{label}.input"), op);
         input_gradient
-    }
-
-    fn joint_span(&self, builder: &mut PlanBuilder, layers: &[Dense]) -> BuiltHead {
-        let (tokens, sequences) = (self.tokens(), self.sequences());
-        let (start, end_inner, end_outer) = (&layers[0], &layers[1], &layers[2]);
-        let start_logits = builder.exact("start.logits", tokens, 1);
-        let epilogue = Epilogue::Bias(start.bias.value);
-        builder.push("start", linear(self.encoded, start, start_logits, tokens, epilogue));
-        let allowed = uint_input(builder, "allowed", self.capacity.tokens);
-        let chosen = uint_input(builder, "starts", self.capacity.sequences);
-
-        let pool = layers.get(3).map(|layer| {
-            let pooled = builder.activation("answerability.pooled", sequences, 2 * self.hidden);
-            let statistics = builder.exact("answerability.statistics", sequences, 2);
-            builder.push(
-                "answerability.pool",
-                SpanPool {
-                    hidden: self.encoded,
-                    logits: start_logits,
-                    allowed,
-                    starts: self.packed.starts,
-                    output: pooled,
-                    statistics,
-                    sequences,
-                    tokens,
-                    columns: self.hidden,
-                },
-            );
-            let inner = self.inner(builder, "answerability.dense", pooled, layer, sequences);
-            let outer = &layers[4];
-            let logits = builder.exact("answerability.logits", sequences, 1);
-            let epilogue = Epilogue::Bias(outer.bias.value);
-            builder.push("answerability", linear(inner.output, outer, logits, sequences, epilogue));
-            (pooled, statistics, inner, logits)
-        });
-
-        let first_end_op = builder.op_count();
-        let pair = builder.activation("end.pair", tokens, 2 * self.hidden);
-        builder.push(
-            "end.pair",
-            SpanPair {
-                hidden: self.encoded,
-                starts: self.packed.starts,
-                chosen,
-                sequence_of_row: self.packed.sequences,
-                output: pair,
-                sequences,
-                tokens,
-                columns: self.hidden,
-            },
-        );
-        let end = self.inner(builder, "end.dense", pair, end_inner, tokens);
-        let end_logits = builder.exact("end.logits", tokens, 1);
-        let epilogue = Epilogue::Bias(end_outer.bias.value);
-        builder.push("end", linear(end.output, end_outer, end_logits, tokens, epilogue));
-        let end_ops = first_end_op..builder.op_count();
-
-        let mut tensors = HeadTensors {
-            allowed: Some(allowed).filter(|_| self.train || pool.is_some()),
-            starts: Some(chosen),
-            logits: Some(start_logits),
-            end_logits: Some(end_logits),
-            impossible_logits: pool.as_ref().map(|(_, _, _, logits)| *logits),
-            ..HeadTensors::default()
-        };
-        if !self.train {
-            return BuiltHead { tensors, end_ops, ..BuiltHead::default() };
-        }
-        let ends = uint_input(builder, "ends", self.capacity.sequences);
-        tensors.ends = Some(ends);
-        let start_gradient =
-            self.span_loss(builder, "start", (start_logits, allowed, chosen), 1, 0.5, place::FIRST);
-        let end_gradient = self.span_loss(builder, "end", (end_logits, allowed, ends), 1, 0.5, place::SECOND);
-        let residual = pool.map(|(pooled, statistics, inner, logits)| {
-            let impossible = self.float_input(builder, "impossible", self.capacity.sequences);
-            tensors.impossible = Some(impossible);
-            let loss = RowLossKind::Sigmoid;
-            let rows = (logits, impossible, sequences);
-            let gradient =
-                self.row_loss(builder, "answerability", loss, rows, 1, ANSWERABILITY_WEIGHT, place::THIRD);
-            let (layer, outer) = (&layers[3], &layers[4]);
-            let label = "answerability.out_proj";
-            let inner_gradient = self.linear_backward(
-                builder,
-                label,
-                inner.output,
-                outer,
-                gradient,
-                sequences,
-                Epilogue::None,
-            );
-            let label = "answerability.dense";
-            let pooled_gradient =
-                self.inner_backward(builder, label, &inner, layer, inner_gradient, sequences);
-            let hidden_gradient = builder.gradient("answerability.hidden.gradient", tokens, self.hidden);
-            builder.push(
-                "answerability.pool.backward",
-                SpanPoolGradient {
-                    hidden: self.encoded,
-                    logits: start_logits,
-                    allowed,
-                    starts: self.packed.starts,
-                    statistics,
-                    output: pooled,
-                    output_gradient: pooled_gradient,
-                    hidden_gradient,
-                    logits_gradient: start_gradient,
-                    sequences,
-                    tokens,
-                    columns: self.hidden,
-                },
-            );
-            hidden_gradient
-        });
-        let label = "end.out_proj";
-        let inner_gradient =
-            self.linear_backward(builder, label, end.output, end_outer, end_gradient, tokens, Epilogue::None);
-        let pair_gradient =
-            self.inner_backward(builder, "end.dense", &end, end_inner, inner_gradient, tokens);
-        let hidden_gradient = builder.gradient("end.hidden.gradient", tokens, self.hidden);
-        builder.push(
-            "end.pair.backward",
-            SpanPairGradient {
-                output_gradient: pair_gradient,
-                starts: self.packed.starts,
-                chosen,
-                residual,
-                hidden_gradient,
-                sequences,
-                tokens,
-                columns: self.hidden,
-            },
-        );
-        let epilogue = Epilogue::Add(hidden_gradient);
-        let encoded_gradient =
-            self.linear_backward(builder, "start", self.encoded, start, start_gradient, tokens, epilogue);
-        BuiltHead { tensors, encoded_gradient: Some(encoded_gradient), end_ops }
     }
 
     /// Loss of logits by rows; returns their gradient.

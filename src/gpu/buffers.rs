@@ -1,0 +1,78 @@
+//! The memory of a plan on a GPU.
+
+use anyhow::{Context, Result, bail};
+
+use crate::plan::Plan;
+
+use super::Gpu;
+
+/// The buffers of a plan, not cleared.
+///
+/// # Errors
+/// A buffer that the adapter refuses, named by the largest tensor in it.
+pub(super) fn make_buffers(gpu: &Gpu, plan: &Plan) -> Result<Vec<wgpu::Buffer>> {
+    check_sizes(gpu, plan)?;
+    let mut made = 0;
+    let mut buffers = Vec::with_capacity(plan.buffers.len());
+    for (index, info) in plan.buffers.iter().enumerate() {
+        let bytes = info.bytes();
+        let buffer = gpu.guarded(|| {
+            gpu.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("plan"),
+                size: bytes,
+                usage: wgpu::BufferUsages::STORAGE
+                    | wgpu::BufferUsages::COPY_SRC
+                    | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            })
+        });
+        buffers.push(buffer.with_context(|| {
+            format!(
+                "allocating {} MB for {} after {} of {} MB: try a smaller micro_batch",
+                bytes >> 20,
+                tenant(plan, index),
+                made >> 20,
+                plan.bytes() >> 20
+            )
+        })?);
+        made += bytes;
+    }
+    Ok(buffers)
+}
+
+/// The largest tensor that lies in a buffer.
+fn tenant(plan: &Plan, buffer: usize) -> &str {
+    let tenants = (0..plan.tensors.len()).filter(|&id| plan.placements[id].buffer == buffer);
+    let largest = tenants.max_by_key(|&id| plan.placements[id].length);
+    largest.map_or("a buffer", |id| plan.tensors[id].name.as_str())
+}
+
+fn check_sizes(gpu: &Gpu, plan: &Plan) -> Result<()> {
+    let limits = &gpu.capabilities;
+    for (index, info) in plan.buffers.iter().enumerate() {
+        let bytes = info.bytes();
+        if bytes > limits.buffer_bytes {
+            bail!(
+                "{} needs a buffer of {} MB, and {} allows {} MB: try a smaller micro_batch or model",
+                tenant(plan, index),
+                bytes >> 20,
+                limits.name,
+                limits.buffer_bytes >> 20
+            );
+        }
+    }
+    for (id, place) in plan.placements.iter().enumerate() {
+        let info = &plan.tensors[id];
+        let bytes = info.element.bytes() * place.length as u64;
+        if place.buffer < plan.buffers.len() && bytes > limits.binding_bytes {
+            bail!(
+                "{} ({} MB) exceeds the {} MB that {} can bind: try a smaller micro_batch",
+                info.name,
+                bytes >> 20,
+                limits.binding_bytes >> 20,
+                limits.name
+            );
+        }
+    }
+    Ok(())
+}
