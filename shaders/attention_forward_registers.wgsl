@@ -12,24 +12,6 @@
 // Dropout: the bits of (head, query, key) are half-word key mod 4 of block [head << 16 | query, key / 4].
 // Numerics: f32; running maximum and sum (online softmax), keys in order; keys beyond the end get MASKED_SCORE.
 
-struct Immediates {
-  extent: u32,
-  offset: u32,
-  capacity: u32,
-  max_length: u32,
-  heads: u32,
-  threshold: u32,
-  keep_scale: f32,
-  site: u32,
-}
-var<immediate> immediates: Immediates;
-
-#if VECTOR
-@group(0) @binding(1) var<storage, read> qkv: array<V1>;
-#else
-@group(0) @binding(1) var<storage, read> qkv: array<T1>;
-#endif
-@group(0) @binding(2) var<storage, read> starts: array<u32>;
 #if VECTOR
 @group(0) @binding(3) var<storage, read_write> context: array<V3>;
 #else
@@ -37,24 +19,8 @@ var<immediate> immediates: Immediates;
 #endif
 @group(0) @binding(4) var<storage, read_write> log_sum_exp: array<f32>;
 
-const SCORE_SCALE: f32 = inverseSqrt(f32(HEAD_SIZE));
-// Columns of a head, in vectors of four.
-const D4: u32 = (HEAD_SIZE + 3u) / 4u;
-
 #include attention_operands
-
-fn store_context(at: u32, c: u32, v: vec4<f32>) {
-#if VECTOR
-  context[at / 4u + c] = V3(v);
-#else
-  let to = at + 4u * c;
-  let count = HEAD_SIZE - 4u * c;
-  context[to] = T3(v.x);
-  if count > 1u { context[to + 1u] = T3(v.y); }
-  if count > 2u { context[to + 2u] = T3(v.z); }
-  if count > 3u { context[to + 3u] = T3(v.w); }
-#endif
-}
+#include attention_context_store
 
 @compute @workgroup_size(64)
 fn main(
@@ -62,16 +28,13 @@ fn main(
   @builtin(num_workgroups) groups: vec3<u32>,
   @builtin(local_invocation_index) local: u32,
 ) {
-  let blocks = (immediates.max_length + 64u - 1u) / 64u;
-  let index = workgroup_index(group, groups);
-  let sequence = index / (blocks * immediates.heads);
-  if sequence >= rows_in_use(immediates.extent, immediates.offset, immediates.capacity) { return; }
-  let head = index / blocks % immediates.heads;
-  let start = starts[sequence];
-  let length = starts[sequence + 1u] - start;
-  let own = index % blocks * 64u + local;
+  let block = own_block(group, groups, 64u);
+  let head = block.head;
+  let start = block.start;
+  let length = block.length;
+  let own = block.first + local;
   if own >= length { return; }
-  let draws = sequence_key(immediates.site, sequence);
+  let draws = sequence_key(immediates.site, block.sequence);
   var query: array<vec4<f32>, D4>;
   var out: array<vec4<f32>, D4>;
   for (var c = 0u; c < D4; c++) {

@@ -17,24 +17,6 @@
 //   the sequence in its last tile get MASKED_SCORE. Scores are summed in blocks of BLOCK, as exp passes on what a longer
 //   chain would round; the output in chains. The sum counts dropped probabilities, as softmax comes first.
 
-struct Immediates {
-  extent: u32,
-  offset: u32,
-  capacity: u32,
-  max_length: u32,
-  heads: u32,
-  threshold: u32,
-  keep_scale: f32,
-  site: u32,
-}
-var<immediate> immediates: Immediates;
-
-#if VECTOR
-@group(0) @binding(1) var<storage, read> qkv: array<V1>;
-#else
-@group(0) @binding(1) var<storage, read> qkv: array<T1>;
-#endif
-@group(0) @binding(2) var<storage, read> starts: array<u32>;
 #if VECTOR
 @group(0) @binding(3) var<storage, read_write> context: array<V3>;
 #else
@@ -44,9 +26,6 @@ var<immediate> immediates: Immediates;
 
 const ROWS: u32 = 64u;
 const COLUMNS: u32 = 64u;
-const SCORE_SCALE: f32 = inverseSqrt(f32(HEAD_SIZE));
-// Columns of a head, in vectors of four.
-const D4: u32 = (HEAD_SIZE + 3u) / 4u;
 // Vectors of output columns a thread holds: 16 threads share a row.
 const OUT: u32 = (D4 + 15u) / 16u;
 // Columns of the head that go through workgroup memory at a time, in vectors of four; and the products that are summed
@@ -59,20 +38,7 @@ const BLOCK: u32 = select(4u, 16u, HEAD_SIZE > 16u);
 var<workgroup> stage: array<vec4<f32>, 1024>;
 
 #include attention_operands
-
-fn store_context(at: u32, c: u32, v: vec4<f32>) {
-#if VECTOR
-  context[at / 4u + c] = V3(v);
-#else
-  let to = at + 4u * c;
-  let count = HEAD_SIZE - 4u * c;
-  context[to] = T3(v.x);
-  if count > 1u { context[to + 1u] = T3(v.y); }
-  if count > 2u { context[to + 2u] = T3(v.z); }
-  if count > 3u { context[to + 3u] = T3(v.w); }
-#endif
-}
-
+#include attention_context_store
 #include attention_scores
 #include attention_outer
 
@@ -87,16 +53,13 @@ fn main(
   @builtin(num_workgroups) groups: vec3<u32>,
   @builtin(local_invocation_index) local: u32,
 ) {
-  let blocks = (immediates.max_length + ROWS - 1u) / ROWS;
-  let index = workgroup_index(group, groups);
-  let sequence = index / (blocks * immediates.heads);
-  if sequence >= rows_in_use(immediates.extent, immediates.offset, immediates.capacity) { return; }
-  let head = index / blocks % immediates.heads;
-  let start = starts[sequence];
-  let length = starts[sequence + 1u] - start;
-  let first_row = index % blocks * ROWS;
+  let block = own_block(group, groups, ROWS);
+  let head = block.head;
+  let start = block.start;
+  let length = block.length;
+  let first_row = block.first;
   if first_row >= length { return; }
-  let draws = sequence_key(immediates.site, sequence);
+  let draws = sequence_key(immediates.site, block.sequence);
   // State of row local % 64 of the workgroup's: its highest score, and a quarter of its sum. One register each here for
   // four where every thread keeps its own rows'.
   var highest = MASKED_SCORE;

@@ -20,24 +20,6 @@
 // Numerics: f32, queries in order; P is 0 for queries beyond the end of the sequence. Scores are summed in blocks of
 //   BLOCK, as in forward.
 
-struct Immediates {
-  extent: u32,
-  offset: u32,
-  capacity: u32,
-  max_length: u32,
-  heads: u32,
-  threshold: u32,
-  keep_scale: f32,
-  site: u32,
-}
-var<immediate> immediates: Immediates;
-
-#if VECTOR
-@group(0) @binding(1) var<storage, read> qkv: array<V1>;
-#else
-@group(0) @binding(1) var<storage, read> qkv: array<T1>;
-#endif
-@group(0) @binding(2) var<storage, read> starts: array<u32>;
 @group(0) @binding(3) var<storage, read> log_sum_exp: array<f32>;
 #if VECTOR
 @group(0) @binding(4) var<storage, read> context_gradient: array<V4>;
@@ -45,6 +27,8 @@ var<immediate> immediates: Immediates;
 @group(0) @binding(4) var<storage, read> context_gradient: array<T4>;
 #endif
 @group(0) @binding(5) var<storage, read> delta: array<f32>;
+alias GradientVector = V6;
+alias GradientNumber = T6;
 #if VECTOR
 @group(0) @binding(6) var<storage, read_write> qkv_gradient: array<V6>;
 #else
@@ -53,9 +37,6 @@ var<immediate> immediates: Immediates;
 
 const ROWS: u32 = 32u;
 const COLUMNS: u32 = 64u;
-const SCORE_SCALE: f32 = inverseSqrt(f32(HEAD_SIZE));
-// Columns of a head, in vectors of four.
-const D4: u32 = (HEAD_SIZE + 3u) / 4u;
 // Vectors of output columns a thread holds: 16 threads share a row.
 const OUT: u32 = (D4 + 15u) / 16u;
 // Columns of the head that go through workgroup memory at a time, in vectors of four; and the products that are summed
@@ -72,34 +53,7 @@ var<workgroup> stage: array<vec4<f32>, 768>;
 
 #include attention_operands
 #include attention_outer
-
-// Columns 4c..4c+3 of the head whose first element is `at`; zeros beyond its end.
-fn load_context_gradient(at: u32, c: u32) -> vec4<f32> {
-#if VECTOR
-  return vec4<f32>(context_gradient[at / 4u + c]);
-#else
-  let begin = at + 4u * c;
-  let count = HEAD_SIZE - 4u * c;
-  var v = vec4<f32>(f32(context_gradient[begin]), 0.0, 0.0, 0.0);
-  if count > 1u { v.y = f32(context_gradient[begin + 1u]); }
-  if count > 2u { v.z = f32(context_gradient[begin + 2u]); }
-  if count > 3u { v.w = f32(context_gradient[begin + 3u]); }
-  return v;
-#endif
-}
-
-fn store_qkv_gradient(at: u32, c: u32, v: vec4<f32>) {
-#if VECTOR
-  qkv_gradient[at / 4u + c] = V6(v);
-#else
-  let to = at + 4u * c;
-  let count = HEAD_SIZE - 4u * c;
-  qkv_gradient[to] = T6(v.x);
-  if count > 1u { qkv_gradient[to + 1u] = T6(v.y); }
-  if count > 2u { qkv_gradient[to + 2u] = T6(v.z); }
-  if count > 3u { qkv_gradient[to + 3u] = T6(v.w); }
-#endif
-}
+#include attention_gradient_operands
 
 // Four rows from `first` on (the last of the sequence for those beyond its end) of vector c of the head, one row a
 // vector: of keys (key true) or queries in the first half, of values or dO in the second.
@@ -169,16 +123,13 @@ fn main(
   @builtin(num_workgroups) groups: vec3<u32>,
   @builtin(local_invocation_index) local: u32,
 ) {
-  let blocks = (immediates.max_length + ROWS - 1u) / ROWS;
-  let index = workgroup_index(group, groups);
-  let sequence = index / (blocks * immediates.heads);
-  if sequence >= rows_in_use(immediates.extent, immediates.offset, immediates.capacity) { return; }
-  let head = index / blocks % immediates.heads;
-  let start = starts[sequence];
-  let length = starts[sequence + 1u] - start;
-  let first_key = index % blocks * ROWS;
+  let block = own_block(group, groups, ROWS);
+  let head = block.head;
+  let start = block.start;
+  let length = block.length;
+  let first_key = block.first;
   if first_key >= length { return; }
-  let draws = sequence_key(immediates.site, sequence);
+  let draws = sequence_key(immediates.site, block.sequence);
   var out: array<vec4<f32>, 4u * OUT>;
   for (var first_query = 0u; first_query < length; first_query += COLUMNS) {
     // The scores, then P after dropout in the first half; dO·v, then dS in the second.

@@ -21,24 +21,6 @@
 //   back: from dq times the first key (any would do), which is all that the part common to the keys adds and early in
 //   training as large as dq itself; and from delta, for the second kernel.
 
-struct Immediates {
-  extent: u32,
-  offset: u32,
-  capacity: u32,
-  max_length: u32,
-  heads: u32,
-  threshold: u32,
-  keep_scale: f32,
-  site: u32,
-}
-var<immediate> immediates: Immediates;
-
-#if VECTOR
-@group(0) @binding(1) var<storage, read> qkv: array<V1>;
-#else
-@group(0) @binding(1) var<storage, read> qkv: array<T1>;
-#endif
-@group(0) @binding(2) var<storage, read> starts: array<u32>;
 #if VECTOR
 @group(0) @binding(3) var<storage, read> context: array<V3>;
 #else
@@ -51,6 +33,8 @@ var<immediate> immediates: Immediates;
 @group(0) @binding(5) var<storage, read> context_gradient: array<T5>;
 #endif
 @group(0) @binding(6) var<storage, read_write> delta: array<f32>;
+alias GradientVector = V7;
+alias GradientNumber = T7;
 #if VECTOR
 @group(0) @binding(7) var<storage, read_write> qkv_gradient: array<V7>;
 #else
@@ -59,9 +43,6 @@ var<immediate> immediates: Immediates;
 
 const ROWS: u32 = 64u;
 const COLUMNS: u32 = 64u;
-const SCORE_SCALE: f32 = inverseSqrt(f32(HEAD_SIZE));
-// Columns of a head, in vectors of four.
-const D4: u32 = (HEAD_SIZE + 3u) / 4u;
 // Vectors of output columns a thread holds: 16 threads share a row.
 const OUT: u32 = (D4 + 15u) / 16u;
 // Columns of the head that go through workgroup memory at a time, in vectors of four; and the products that are summed
@@ -74,50 +55,8 @@ const BLOCK: u32 = select(4u, 16u, HEAD_SIZE > 16u);
 var<workgroup> stage: array<vec4<f32>, 1024>;
 
 #include attention_operands
-
-// Columns 4c..4c+3 of the head whose first element is `at`; zeros beyond its end.
-fn load_context(at: u32, c: u32) -> vec4<f32> {
-#if VECTOR
-  return vec4<f32>(context[at / 4u + c]);
-#else
-  let begin = at + 4u * c;
-  let count = HEAD_SIZE - 4u * c;
-  var v = vec4<f32>(f32(context[begin]), 0.0, 0.0, 0.0);
-  if count > 1u { v.y = f32(context[begin + 1u]); }
-  if count > 2u { v.z = f32(context[begin + 2u]); }
-  if count > 3u { v.w = f32(context[begin + 3u]); }
-  return v;
-#endif
-}
-
-// Columns 4c..4c+3 of the head whose first element is `at`; zeros beyond its end.
-fn load_context_gradient(at: u32, c: u32) -> vec4<f32> {
-#if VECTOR
-  return vec4<f32>(context_gradient[at / 4u + c]);
-#else
-  let begin = at + 4u * c;
-  let count = HEAD_SIZE - 4u * c;
-  var v = vec4<f32>(f32(context_gradient[begin]), 0.0, 0.0, 0.0);
-  if count > 1u { v.y = f32(context_gradient[begin + 1u]); }
-  if count > 2u { v.z = f32(context_gradient[begin + 2u]); }
-  if count > 3u { v.w = f32(context_gradient[begin + 3u]); }
-  return v;
-#endif
-}
-
-fn store_qkv_gradient(at: u32, c: u32, v: vec4<f32>) {
-#if VECTOR
-  qkv_gradient[at / 4u + c] = V7(v);
-#else
-  let to = at + 4u * c;
-  let count = HEAD_SIZE - 4u * c;
-  qkv_gradient[to] = T7(v.x);
-  if count > 1u { qkv_gradient[to + 1u] = T7(v.y); }
-  if count > 2u { qkv_gradient[to + 2u] = T7(v.z); }
-  if count > 3u { qkv_gradient[to + 3u] = T7(v.w); }
-#endif
-}
-
+#include attention_context
+#include attention_gradient_operands
 #include attention_scores
 #include attention_outer
 
@@ -176,16 +115,13 @@ fn main(
   @builtin(num_workgroups) groups: vec3<u32>,
   @builtin(local_invocation_index) local: u32,
 ) {
-  let blocks = (immediates.max_length + ROWS - 1u) / ROWS;
-  let index = workgroup_index(group, groups);
-  let sequence = index / (blocks * immediates.heads);
-  if sequence >= rows_in_use(immediates.extent, immediates.offset, immediates.capacity) { return; }
-  let head = index / blocks % immediates.heads;
-  let start = starts[sequence];
-  let length = starts[sequence + 1u] - start;
-  let first_row = index % blocks * ROWS;
+  let block = own_block(group, groups, ROWS);
+  let head = block.head;
+  let start = block.start;
+  let length = block.length;
+  let first_row = block.first;
   if first_row >= length { return; }
-  let draws = sequence_key(immediates.site, sequence);
+  let draws = sequence_key(immediates.site, block.sequence);
   // Of row local % 64 of the workgroup's, one register each here for four where every thread keeps its own rows': the
   // first quarter of the threads holds the logarithm, the second the sum of dO∘O; and each a quarter of the sum of dS.
   var known = 0.0;
