@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::command_line::{done, prepared};
@@ -57,14 +57,19 @@ impl Job {
         made.chain(self.partials()).for_each(|path| fs::remove_file(path).expect("removed"));
     }
 
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_inazuma"));
+        command.args(self.arguments.split_whitespace()).current_dir(self.folder.path());
+        command
+    }
+
+    fn start(&self) -> Child {
+        self.command().stderr(Stdio::null()).spawn().expect("the binary starts")
+    }
+
     /// Starts the command, waits for `moment`, kills it, and looks at what there is.
     fn kill(&self, moment: impl Fn() -> bool) {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_inazuma"))
-            .args(self.arguments.split_whitespace())
-            .current_dir(self.folder.path())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the binary starts");
+        let mut child = self.start();
         while !moment() && child.try_wait().expect("waited").is_none() {
             std::thread::sleep(Duration::from_micros(100));
         }
@@ -86,11 +91,7 @@ impl Job {
     fn rerun(&self) {
         let (partial, whole) =
             (!self.partials().is_empty(), self.path(self.outputs[self.outputs.len() - 1]).exists());
-        let output = Command::new(env!("CARGO_BIN_EXE_inazuma"))
-            .args(self.arguments.split_whitespace())
-            .current_dir(self.folder.path())
-            .output()
-            .expect("the binary starts");
+        let output = self.command().output().expect("the binary starts");
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{errors}");
         assert_eq!(errors.contains("was interrupted; starting over"), partial, "{errors}");
@@ -171,12 +172,7 @@ fn a_replaced_store_never_stands_beside_the_held_out_part_of_another() {
             fs::write(job.path(name), bytes).expect("written");
         }
         // `kill` compares with the new ones what is there; the old pair is as good.
-        let mut child = Command::new(env!("CARGO_BIN_EXE_inazuma"))
-            .args(job.arguments.split_whitespace())
-            .current_dir(job.folder.path())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the binary starts");
+        let mut child = job.start();
         let appeared = |path: &Path| path.exists();
         while !appeared(&job.path(name)) && child.try_wait().expect("waited").is_none() {}
         while appeared(&job.path(name)) && child.try_wait().expect("waited").is_none() {}

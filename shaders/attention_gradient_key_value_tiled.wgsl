@@ -102,15 +102,7 @@ fn tile_products(local: u32, start: u32, length: u32, first_key: u32, first_quer
     let keys = half * HALF + own / 16u;
     let queries = half * HALF + 128u + own % 16u;
     for (var begin = 0u; begin < 4u * STEP; begin += BLOCK) {
-      var sums = mat4x4<f32>();
-      for (var k = 0u; k < BLOCK; k++) {
-        let a = stage[keys + (begin + k) * 8u];
-        let b = stage[queries + (begin + k) * 16u];
-        sums[0] += b.x * a;
-        sums[1] += b.y * a;
-        sums[2] += b.z * a;
-        sums[3] += b.w * a;
-      }
+      let sums = chains(queries + begin * 16u, 16u, keys + begin * 8u, 8u);
       s = mat4x4<f32>(s[0] + sums[0], s[1] + sums[1], s[2] + sums[2], s[3] + sums[3]);
     }
   }
@@ -177,13 +169,7 @@ fn main(
     for (var part = 0u; part < COLUMNS; part += STAGED) {
       if first_query + part >= length { break; }
       workgroupBarrier();
-      if 4u * thread.x / STAGED == part / STAGED {
-        let to = tile + 4u * thread.x % STAGED * 8u + thread.y;
-        stage[to] = s[0];
-        stage[to + 8u] = s[1];
-        stage[to + 16u] = s[2];
-        stage[to + 24u] = s[3];
-      }
+      stage_tile(s, thread, part, tile, 8u);
       for (var i = own; i < STAGED * D4; i += 128u) {
         let row = start + min(first_query + part + i / D4, length - 1u);
         var v: vec4<f32>;

@@ -169,13 +169,7 @@ fn main(
     for (var part = 0u; part < COLUMNS; part += STAGED) {
       if first_column + part >= length { break; }
       workgroupBarrier();
-      if 4u * thread.x / STAGED == part / STAGED {
-        let to = 4u * thread.x % STAGED * 16u + thread.y;
-        stage[to] = tile[0];
-        stage[to + 16u] = tile[1];
-        stage[to + 32u] = tile[2];
-        stage[to + 48u] = tile[3];
-      }
+      stage_tile(tile, thread, part, 0u, 16u);
       for (var t = local; t < STAGED * D4; t += 256u) {
         let column = min(first_column + part + t / D4, length - 1u);
         stage[STAGED * 16u + t] = load_qkv(qkv_at(start + column, 1u, head), t % D4);

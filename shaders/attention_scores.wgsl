@@ -34,15 +34,7 @@ fn scores(local: u32, start: u32, length: u32, first_row: u32, first_column: u32
     }
     workgroupBarrier();
     for (var begin = 0u; begin < 4u * STEP; begin += BLOCK) {
-      var sums = mat4x4<f32>();
-      for (var k = 0u; k < BLOCK; k++) {
-        let a = stage[(begin + k) * 16u + thread.y];
-        let b = stage[(begin + k) * 16u + 64u * STEP + thread.x];
-        sums[0] += a.x * b;
-        sums[1] += a.y * b;
-        sums[2] += a.z * b;
-        sums[3] += a.w * b;
-      }
+      let sums = chains(begin * 16u + thread.y, 16u, begin * 16u + 64u * STEP + thread.x, 16u);
       s = mat4x4<f32>(s[0] + sums[0], s[1] + sums[1], s[2] + sums[2], s[3] + sums[3]);
     }
   }

@@ -14,6 +14,7 @@ pub mod gpu;
 pub mod interop;
 pub mod model;
 pub mod ops;
+mod partial;
 pub mod plan;
 pub mod store;
 pub mod tensor;

@@ -214,7 +214,20 @@ impl Bench {
         Ok(tokens)
     }
 
+    /// The library's own call.
     fn library(&self, threads: usize) -> Result<()> {
+        self.each(threads, |line, ids| self.plain.encode_as_the_library(line, ids))
+    }
+
+    /// Ours, on one thread.
+    fn encode(&self) -> Result<()> {
+        self.each(1, |line, ids| {
+            self.plain.encode_into(line, ids);
+            Ok(())
+        })
+    }
+
+    fn each(&self, threads: usize, encode: impl Fn(&str, &mut Vec<u32>) -> Result<()> + Sync) -> Result<()> {
         let next = AtomicUsize::new(0);
         let work = || -> Result<()> {
             let mut ids = Vec::new();
@@ -225,7 +238,7 @@ impl Bench {
                 }
                 for line in &self.lines[start..self.lines.len().min(start + SHARE)] {
                     ids.clear();
-                    self.plain.encode_as_the_library(line, &mut ids)?;
+                    encode(line, &mut ids)?;
                     std::hint::black_box(&ids);
                 }
             }
@@ -236,16 +249,6 @@ impl Bench {
                 .into_iter()
                 .try_for_each(|worker| worker.join().map_err(|_| anyhow!("a thread panicked"))?)
         })
-    }
-
-    fn encode(&self) -> Result<()> {
-        let mut ids = Vec::new();
-        for line in &self.lines {
-            ids.clear();
-            self.plain.encode_into(line, &mut ids);
-            std::hint::black_box(&ids);
-        }
-        Ok(())
     }
 
     fn prepare(&self, options: &Options) -> Result<()> {

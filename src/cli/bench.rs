@@ -172,8 +172,7 @@ pub fn run(args: Args) -> Result<()> {
             })
         }
         What::Prepare { input, tokenizer, threads, rounds, python, json } => {
-            let cores = std::thread::available_parallelism().map_or(1, usize::from);
-            let threads = threads.map_or(cores, usize::from);
+            let threads = threads.map_or_else(super::cores, usize::from);
             let options = prepare::Options { inputs: input, tokenizer, threads, rounds, python };
             let report = prepare::run(&options)?;
             show(json, &report, || print_prepare(&report))

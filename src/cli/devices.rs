@@ -24,12 +24,12 @@ pub fn run(args: Args) -> Result<()> {
     let mut out = std::io::stdout().lock();
     if args.json {
         let gpus: Vec<Value> = found.iter().enumerate().map(|(index, c)| describe(index, c)).collect();
-        let cpu = json!({ "threads": threads(), "vector_bits": vector_bits() });
+        let cpu = json!({ "threads": super::cores(), "vector_bits": vector_bits() });
         writeln!(out, "{}", json!({ "auto": auto, "cpu": cpu, "adapters": gpus }))?;
         return Ok(());
     }
     let mark = |device: &str| if auto == device { "  (auto)" } else { "" };
-    let cpu = format!("CPU executor, {} threads, {}-bit vectors", threads(), vector_bits());
+    let cpu = format!("CPU executor, {} threads, {}-bit vectors", super::cores(), vector_bits());
     writeln!(out, "{:<6} {cpu}{}", "cpu", mark("cpu"))?;
     for (index, c) in found.iter().enumerate() {
         let device = format!("gpu:{index}");
@@ -42,10 +42,6 @@ pub fn run(args: Args) -> Result<()> {
         writeln!(out, "No adapters: a GPU needs a Vulkan, Metal or DirectX 12 driver.")?;
     }
     Ok(())
-}
-
-fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Width of the vector instructions the CPU executor's kernels are compiled for here.

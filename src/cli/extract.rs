@@ -1,11 +1,12 @@
 //! `inazuma extract`: MediaWiki dumps into articles of plain text.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Result, bail};
 
+use super::progress::Reporter;
 use crate::corpus::{self, Format, Headings, Italics, Manifest, Settings, Style};
 
 /// Set by Ctrl-C; a signal handler can reach nothing else.
@@ -58,12 +59,11 @@ pub struct Args {
 /// # Errors
 /// Whatever [`corpus::extract`] refuses; a dump with unreadable parts, unless `--allow-truncated`.
 pub fn run(args: Args) -> Result<()> {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let settings = Settings {
         dumps: args.dumps,
         out: args.out,
         format: args.format,
-        threads: args.threads.map_or(cores, usize::from),
+        threads: args.threads.map_or_else(super::cores, usize::from),
         min_chars: args.min_chars,
         style: Style { headings: args.headings, italics: args.italics },
         file_bytes: 64 << 20,
@@ -71,15 +71,9 @@ pub fn run(args: Args) -> Result<()> {
     };
     // Where a handler is installed already, Ctrl-C ends the run at once: the manifest is missing all the same.
     let _ = ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed));
-    let terminal = std::io::stderr().is_terminal();
-    let mut progress = |line: &str| {
-        let (start, end) = if terminal { ("\r\x1b[K", "") } else { ("", "\n") };
-        let _ = write!(std::io::stderr(), "{start}{line}{end}");
-    };
-    let result = corpus::extract(&settings, &STOP, &mut progress);
-    if terminal {
-        let _ = write!(std::io::stderr(), "\r\x1b[K");
-    }
+    let mut reporter = Reporter::new();
+    let result = corpus::extract(&settings, &STOP, &mut |line| reporter.show(line));
+    reporter.clear();
     let extraction = result?;
     if extraction.interrupted {
         return Err(super::Interrupted(format!(

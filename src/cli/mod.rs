@@ -59,6 +59,11 @@ impl std::fmt::Display for Interrupted {
 
 impl std::error::Error for Interrupted {}
 
+/// Threads of a command whose user names no number.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Parses the arguments, runs the command, and turns its result into the exit status.
 pub fn main() -> ExitCode {
     // Mesa's layer that sorts Vulkan devices asks the desktop first, and complains on stderr where there is

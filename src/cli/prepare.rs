@@ -6,9 +6,10 @@ use anyhow::Result;
 
 use super::progress::Reporter;
 use crate::corpus::input::Documents;
+use crate::partial::with_suffix;
+use crate::store::Lines;
 use crate::store::format::Header;
 use crate::store::prepare::{Options, Progress, prepare};
-use crate::store::{Lines, writer};
 use crate::tokenizer::Tokenizer;
 
 /// Encode text into a token store, which `pretrain` maps into memory
@@ -53,10 +54,9 @@ pub(super) fn parse_share(text: &str) -> Result<f64, String> {
 pub fn run(args: Args) -> Result<()> {
     let tokenizer = Tokenizer::open(&args.tokenizer, !args.no_lower)?;
     let documents = Documents::open(&args.input)?;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let options = Options {
         lines: args.lines,
-        threads: args.threads.map_or(cores, usize::from),
+        threads: args.threads.map_or_else(super::cores, usize::from),
         held_out: args.held_out,
     };
     let mut reporter = Reporter::new();
@@ -77,7 +77,7 @@ pub fn run(args: Args) -> Result<()> {
         );
     };
     if let Some(header) = &summary.held_out {
-        describe(writer::with_suffix(&args.out, ".held-out"), header);
+        describe(with_suffix(&args.out, ".held-out"), header);
     }
     describe(args.out, &summary.store);
     if summary.empty_documents > 0 {

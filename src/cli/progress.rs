@@ -43,7 +43,8 @@ impl Reporter {
         }
     }
 
-    fn show(&mut self, line: &str) {
+    /// Shows a line now.
+    pub fn show(&mut self, line: &str) {
         self.next = Instant::now() + self.interval();
         let mut stderr = std::io::stderr();
         let _ = match self.terminal {

@@ -15,8 +15,9 @@ use sha2::{Digest, Sha256};
 use super::format::Header;
 use super::reader::Lines;
 use super::sentences;
-use super::writer::{StoreWriter, with_suffix};
+use super::writer::StoreWriter;
 use crate::corpus::input::{Document, Documents};
+use crate::partial::with_suffix;
 use crate::tokenizer::Tokenizer;
 
 /// Bytes of text in a batch.

@@ -1,9 +1,9 @@
 //! Writing a store: streamed to `STORE.partial`, renamed to STORE when it is whole and on the disk.
 //!
-//! Killed at any moment, it leaves a whole STORE (the old one or the new) or none, and a `.partial` that the next run writes over. The
-//! partial file is locked, so that two runs cannot write one store.
+//! Killed at any moment, it leaves a whole STORE (the old one or the new) or none, and a `.partial` that the next run
+//! writes over. The partial file is locked, so that two runs cannot write one store.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -16,6 +16,7 @@ use super::format::{
     Header, LINE_ENDS, MAGIC, Section, TOKENIZER, TOKENS, VERSION, align, token_width,
 };
 use super::reader::Lines;
+use crate::partial::{lock, with_suffix};
 use crate::tokenizer::Tokenizer;
 
 const BUFFER: usize = 1 << 20;
@@ -52,7 +53,7 @@ impl StoreWriter {
         }
         let partial = with_suffix(path, ".partial");
         let found_partial = partial.exists();
-        let file = lock(&partial)?;
+        let file = lock(&partial, "prepare")?;
         let directory = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
@@ -174,32 +175,6 @@ impl WholeStore {
         writer.renamed = true;
         Ok(self.header)
     }
-}
-
-/// The path with something appended to its name.
-pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
-}
-
-fn lock(partial: &Path) -> Result<File> {
-    let name = partial.display();
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(partial)
-        .with_context(|| format!("cannot write {name}"))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => bail!("another `inazuma prepare` is writing {name}"),
-        // Some network file systems have no locks; a store can be written there all the same.
-        Err(TryLockError::Error(_)) => {}
-    }
-    file.set_len(0).with_context(|| format!("cannot write {name}"))?;
-    Ok(file)
 }
 
 /// The body of the file, checksummed as it is written.

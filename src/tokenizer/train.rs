@@ -3,7 +3,7 @@
 //! Everything is written under other names and gets its own at the end, the model last: killed at any moment, a
 //! training leaves no model, or one with the vocabulary and the log that belong to it.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use super::ffi;
 use super::sample::Sample;
+use crate::partial::{lock, with_suffix};
 
 /// SentencePiece sums its counts by thread, so the model depends on their number: its default, everywhere.
 const THREADS: usize = 16;
@@ -169,18 +170,8 @@ impl Files {
     fn start(prefix: &Path) -> Result<Files> {
         let partial = |extension: &str| with_suffix(prefix, &format!("{extension}.partial"));
         let path = partial(".log");
-        let name = path.display();
-        let cannot = || format!("cannot write {name}");
         let found_partial = [".log", ".vocab", ".model"].iter().any(|extension| partial(extension).exists());
-        let mut options = OpenOptions::new();
-        let log = options.create(true).append(true).open(&path).with_context(cannot)?;
-        match log.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => bail!("another `inazuma tokenizer train` is writing {name}"),
-            // Some network file systems have no locks.
-            Err(TryLockError::Error(_)) => {}
-        }
-        log.set_len(0).with_context(cannot)?;
+        let log = lock(&path, "tokenizer train")?;
         Ok(Files { prefix: prefix.to_path_buf(), log, found_partial, remove: true })
     }
 
@@ -251,12 +242,6 @@ impl Files {
         self.remove = false;
         anyhow::anyhow!("SentencePiece cannot train: {status} (its log: {})", self.partial(".log").display())
     }
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
 }
 
 /// Trains on sentences that are at hand.

@@ -1,0 +1,73 @@
+//! What runs a plan: the interface of the executors.
+
+use std::ops::Range;
+
+use anyhow::Result;
+
+use crate::tensor::{StepValues, TensorId};
+
+use super::Plan;
+
+/// Data for a tensor of role `Batch`, written before the ops run.
+#[derive(Clone, Copy, Debug)]
+pub struct Upload<'a> {
+    pub tensor: TensorId,
+    pub data: Data<'a>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Data<'a> {
+    Uint(&'a [u32]),
+    Float(&'a [f32]),
+}
+
+/// Something that runs a plan. Both executors implement it; everything above them knows only this.
+pub trait Executor {
+    fn plan(&self) -> &Plan;
+
+    /// Uploads, then runs the ops `ops` of the plan in order. May return before they are done.
+    fn run(&mut self, ops: Range<usize>, values: &StepValues, uploads: &[Upload<'_>]) -> Result<()>;
+
+    /// As `run`, one op at a time: seconds of each. On a GPU by its own clock where it has one.
+    fn profile(&mut self, ops: Range<usize>, values: &StepValues, uploads: &[Upload<'_>])
+    -> Result<Vec<f64>>;
+
+    /// Waits until everything submitted so far is done.
+    fn finish(&mut self) -> Result<()>;
+
+    /// How the op with this index is computed: the strategy of its kernels.
+    fn strategy(&self, op: usize) -> &'static str;
+
+    /// Overwrites a float tensor from its first element on.
+    fn write(&mut self, tensor: TensorId, data: &[f32]) -> Result<()>;
+
+    /// Overwrites an integer tensor from its first element on.
+    fn write_uint(&mut self, tensor: TensorId, data: &[u32]) -> Result<()>;
+
+    /// All elements of a float tensor, after everything submitted so far.
+    fn read(&mut self, tensor: TensorId) -> Result<Vec<f32>>;
+
+    /// All elements of an integer tensor.
+    fn read_uint(&mut self, tensor: TensorId) -> Result<Vec<u32>>;
+
+    /// Queues a copy of the given `Metric` tensors as they are after what was submitted so far.
+    fn request(&mut self, tag: u64, tensors: &[TensorId]) -> Result<()>;
+
+    /// The oldest queued copy that has arrived, as raw words a tensor; waits for it if `wait` is set.
+    /// `None` where nothing is queued, or nothing has arrived yet.
+    fn poll(&mut self, wait: bool) -> Result<Option<(u64, Vec<Vec<u32>>)>>;
+
+    /// One line on what runs this: name, driver, threads.
+    fn describe(&self) -> String;
+}
+
+/// Copies parameters between executors of plans of one model.
+pub fn copy_parameters(from: &mut dyn Executor, to: &mut dyn Executor) -> Result<()> {
+    let theirs = from.plan().parameters.clone();
+    let ours = to.plan().parameters.clone();
+    for (from_parameter, to_parameter) in theirs.iter().zip(&ours) {
+        let values = from.read(from_parameter.value)?;
+        to.write(to_parameter.value, &values)?;
+    }
+    Ok(())
+}
