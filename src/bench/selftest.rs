@@ -90,10 +90,10 @@ fn pretraining(device: &Device, set: &[&str], precision: Precision, report: &mut
         ["batch_size=3", "micro_batch=3", "model.layers=1", "model.generator_layers=1"].map(Into::into),
     );
     set.extend(["model.vocab_size=517", "model.max_positions=131"].map(Into::into));
+    set.push(format!("precision={}", precision.name()));
     let sources = Sources { preset: Some("tiny".into()), set, ..Sources::default() };
     let surroundings = Surroundings { vocab_size: 517, gpu: device.is_gpu() };
-    let mut config = TrainConfig::resolve(sources.settings()?.0, surroundings)?;
-    config.options.precision = precision;
+    let config = TrainConfig::resolve(sources.settings()?.0, surroundings)?;
     let feeding = Feeding::of(examples::plan(&config)?.tensors);
     let batch = Batcher::full_length(&config)?.step(1);
     let run = Run::pretraining(&feeding, &batch, 1e-3);

@@ -77,7 +77,8 @@ impl Evaluator {
             store.tokenizer_hash(),
             trained_on.tokenizer_hash()
         );
-        let options = StepOptions { mode: Mode::Evaluate, precision: Precision::F32, ..config.options };
+        let options =
+            StepOptions { mode: Mode::Evaluate, precision: Precision::F32, ..config.step_options() };
         let plan = PretrainPlan::new(&config.model, capacity(config), &options)?;
         let (executor, plan) = Feeding::open(device, plan)?;
         let unigram_entropy = store.unigram_entropy();

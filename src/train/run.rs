@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 use crate::device::{Device, DeviceChoice, Peaks};
@@ -156,9 +156,6 @@ pub fn ensure_empty(out: &Path) -> Result<()> {
     }
 }
 
-/// Keys that change nothing of what is computed, so that a resumed run may have others.
-const FREE: &[&str] = &["log_every", "checkpoint_every", "keep", "eval_every", "eval_sequences"];
-
 /// The run's own configuration; flags that contradict it are refused by name.
 fn resumed_config(options: &Options, surroundings: Surroundings) -> Result<TrainConfig> {
     let path = options.out.join("config.toml");
@@ -174,19 +171,13 @@ fn resumed_config(options: &Options, surroundings: Surroundings) -> Result<Train
         sources.assign(&mut settings)?;
     }
     let config = TrainConfig::resolve(settings, surroundings)?;
-    let mut differences = config.settings().differences(&saved);
-    differences.retain(|name| !FREE.contains(name));
-    if !differences.is_empty() {
-        let shown = |value: Option<&super::settings::Value>| value.map_or("absent".into(), |v| v.to_string());
-        let list: Vec<String> = differences
-            .iter()
-            .map(|name| {
-                let (asked, saved) = (shown(config.settings().get(name)), shown(saved.get(name)));
-                format!("{name} is {asked}, in the run {saved}")
-            })
-            .collect();
-        bail!("--resume continues {} as it began: {}", path.display(), list.join("; "))
-    }
+    let contradictions = config.settings().contradictions(&saved);
+    ensure!(
+        contradictions.is_empty(),
+        "--resume continues {} as it began: {}",
+        path.display(),
+        contradictions.join("; ")
+    );
     Ok(config)
 }
 
