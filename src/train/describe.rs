@@ -5,7 +5,7 @@ use std::fmt::Write;
 use anyhow::Result;
 
 use super::key::{Default, Key, Reference, Resume};
-use super::keys::{MODEL_PREFIX, keys};
+use super::keys::keys;
 use super::presets::{preset, preset_names};
 use super::settings::Settings;
 
@@ -22,7 +22,7 @@ fn default(key: &Key) -> String {
 pub fn help() -> String {
     let mut text = "Keys of --set and --config, and their defaults:\n".to_owned();
     for key in keys() {
-        let _ = writeln!(text, "  {:<28} {}; {} [{}]", key.name, key.help, key.kind, default(key));
+        let _ = writeln!(text, "  {}: {} [{}]\n          {}", key.name, key.kind, default(key), key.help);
     }
     let free: Vec<&str> = keys().filter(|key| key.resume == Resume::Free).map(|key| key.name).collect();
     text + &format!("With --resume only these may differ: {}.", free.join(", "))
@@ -64,6 +64,7 @@ pub fn markdown() -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::train::keys::MODEL_PREFIX;
 
     /// `docs/configuration.md` says what the rows say. With INAZUMA_REWRITE_DOCS=1 the test rewrites it.
     #[test]
