@@ -32,7 +32,7 @@ pub struct Packed {
     pub max_length: usize,
 }
 
-/// Sorted rows by id, for the gradient of the word embeddings (`train::batch::WordLists`).
+/// Sorted rows by id, for the gradient of the word embeddings (`batch::WordLists`).
 #[derive(Clone, Copy, Debug)]
 pub struct WordListTensors {
     pub ids: TensorId,

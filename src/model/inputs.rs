@@ -1,8 +1,8 @@
 //! The packed batch as tensors of a plan, and how it gets there: the same for every plan built from the model.
 
+use crate::batch::{PackedBatch, WordLists};
 use crate::plan::{Data, PlanBuilder, Upload};
 use crate::tensor::{Element, Extent, Role, Rows, TensorId};
-use crate::train::batch::{PackedBatch, WordLists};
 
 use super::encoder::{Packed, WordListTensors};
 

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::batch::masking;
 use crate::model::{Mode, ModelConfig, OptimizerOptions, StepOptions, config as sizes};
 
 use super::hparams;
 use super::key::Value;
 use super::keys::{GENERATOR_FRACTION, MODEL_PREFIX, RunValues, keys};
-use super::masking;
 use super::metrics::LossWeights;
 use super::presets::{DEFAULT_PRESET, preset};
 use super::settings::Settings;

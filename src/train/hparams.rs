@@ -4,9 +4,10 @@
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value as Json};
 
+use crate::batch::masking;
+
 use super::key::{Reference, Value};
 use super::keys::{keys, nearest};
-use super::masking;
 use super::presets::preset;
 use super::settings::Settings;
 

@@ -1,7 +1,5 @@
-//! Pre-training: configuration, batches and masking, schedule, the loop, metrics, checkpoints.
+//! Pre-training: configuration, batches of a store, schedule, the loop, metrics.
 
-pub mod batch;
-pub mod checkpoint;
 pub mod config;
 pub mod describe;
 pub mod evaluate;
@@ -10,7 +8,6 @@ pub mod feeding;
 pub mod hparams;
 pub mod key;
 pub mod keys;
-pub mod masking;
 pub mod metrics;
 pub mod parity;
 pub mod presets;
