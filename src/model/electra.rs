@@ -6,9 +6,9 @@
 use anyhow::{Result, ensure};
 
 use crate::batch::PackedBatch;
+use crate::ops::constants::{AUC_BINS, METRICS};
 use crate::ops::optimizer::Clear;
 use crate::ops::replace::Replace;
-use crate::ops::replaced_token::AUC_BINS;
 use crate::plan::{Data, Phase, Plan, PlanBuilder, Upload};
 use crate::tensor::{Element, Extent, Precision, Role, Rows, TensorId};
 
@@ -18,9 +18,6 @@ use super::inputs::{PackedInputs, uint_input};
 use super::parameters::LayerRates;
 use super::update::{OptimizerOptions, RANGE_LIMIT, clear_gradients, update};
 use super::{ModelConfig, parameters};
-
-/// Elements of the metrics tensor; `train::metrics` names the places.
-pub const METRICS: usize = 16;
 
 /// What one micro-batch can hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! The two pre-training heads, forward and backward: masked language modelling over chunks of the
 //! vocabulary's logits, and replaced-token detection.
 
+use crate::ops::constants::GENERATOR_SUMS;
 use crate::ops::gather::{Gather, GatherGradient};
 use crate::ops::gelu::GeluGradient;
 use crate::ops::matmul::{Epilogue, Form, MatMul, Operand};
@@ -29,7 +30,7 @@ pub struct Masked {
     pub ids: TensorId,
     pub sequences: TensorId,
     pub slots: TensorId,
-    /// `[T]`: slot of a row or `u32::MAX`.
+    /// `[T]`: slot of a row or `NO_SLOT`.
     pub slot_of_row: TensorId,
     /// `[M]`: the generator's samples; written by the device unless `draws` is off.
     pub sampled: TensorId,
@@ -162,7 +163,7 @@ pub fn masked_language_model(
             );
         }
     }
-    builder.push("metrics", MetricSums { source: results, metrics, targets: [0, 2, 3], rows });
+    builder.push("metrics", MetricSums { source: results, metrics, targets: GENERATOR_SUMS, rows });
 
     let Some(normed_gradient) = normed_gradient else { return (None, chunks) };
     let way = NormWay {

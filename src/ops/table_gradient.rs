@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use crate::tensor::{Extents, Rows, TensorId};
 
+pub use super::constants::NO_ID;
 use super::norm::{add_partials, partial_rows};
 use super::{CpuOp, Describe, Io, Memory, Scalar, simd};
 
@@ -14,9 +15,6 @@ pub const SEGMENT_PARTIALS: usize = 128;
 
 /// Table rows a task of the CPU takes at least.
 const TASK_IDS: usize = 8;
-
-/// Ends the list of distinct ids (`WordGradient::ids`).
-pub const NO_ID: u32 = u32::MAX;
 
 /// table[id] += Σ of the gradient's rows listed for that id.
 ///

@@ -10,6 +10,7 @@ use crate::batch::{MaskedExample, PackedBatch};
 use crate::device::{Device, DeviceChoice};
 use crate::interop::checkpoint::LossScalingState;
 use crate::model::{BatchCapacity, Mode, OptimizerOptions, PretrainPlan, StepOptions};
+use crate::ops::constants::{METRIC_CROSS_ENTROPY, METRIC_GRADIENT_NORM, METRIC_NLL};
 use crate::plan::{Data, Parameter, Phase, Upload};
 use crate::tensor::{Precision, StepValues, TensorId};
 use crate::train::schedule;
@@ -211,14 +212,14 @@ pub fn run(path: &Path, options: &Options) -> Result<Report> {
         }
     }
     let metrics = executor.read(tensors.metrics)?;
-    let mlm = f64::from(metrics[0]) / (f64::from(values.masked_total) + 1e-6);
-    let disc = f64::from(metrics[1]) / (f64::from(values.tokens_total) + 1e-6);
+    let mlm = f64::from(metrics[METRIC_NLL]) / (f64::from(values.masked_total) + 1e-6);
+    let disc = f64::from(metrics[METRIC_CROSS_ENTROPY]) / (f64::from(values.tokens_total) + 1e-6);
     let total = golden.config.gen_weight * mlm + golden.config.disc_weight * disc;
     for (name, value) in [
         ("out.mlm", mlm),
         ("out.disc", disc),
         ("out.total", total),
-        ("out.grad_norm", f64::from(metrics[8])),
+        ("out.grad_norm", f64::from(metrics[METRIC_GRADIENT_NORM])),
         ("out.lr", f64::from(rate)),
     ] {
         computed.insert(name.into(), vec![value]);
