@@ -8,6 +8,7 @@ use inazuma::ops::replaced_token::{
 };
 use inazuma::ops::vocabulary_loss::{RESULTS, VocabularyLoss};
 use inazuma::plan::{Initial, PlanBuilder};
+use inazuma::tensor::draws::SAMPLING;
 use inazuma::tensor::{Element, Extent, Role, Rows, TensorId};
 
 use crate::harness::{Case, Fill, compare, step};
@@ -43,7 +44,7 @@ fn vocabulary_loss(vocabulary: usize, used: u32, offset: usize, draws: bool, gra
                 temperature: 0.7,
                 generator_weight: 1.5,
                 gradient,
-                site: 0xFFFF_0001,
+                site: SAMPLING,
             },
         );
         let below = Fill::Below(vocabulary as u32);

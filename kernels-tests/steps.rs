@@ -10,6 +10,7 @@ use inazuma::model::{
     BatchCapacity, Mode, ModelConfig, PretrainPlan, StepOptions, electra::StepTensors, parameters,
 };
 use inazuma::plan::{Data, Executor, Phase, Plan, Upload};
+use inazuma::tensor::draws::SAMPLING;
 use inazuma::tensor::random::{self, Stream, derive, root, threefry};
 use inazuma::tensor::{Precision, StepValues};
 use inazuma::train::parity;
@@ -316,7 +317,7 @@ fn samples_are_those_of_f64() {
     let best: Vec<(u32, f64)> = (0..batch.masked())
         .map(|m| {
             let row = &logits[m * config.vocab_size..(m + 1) * config.vocab_size];
-            let key = derive(values.key, 0xFFFF_0001, batch.masked_sequences[m]);
+            let key = derive(values.key, SAMPLING, batch.masked_sequences[m]);
             let mut scores: Vec<(f64, u32)> = (0u32..)
                 .zip(row)
                 .map(|(token, x)| {

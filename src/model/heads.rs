@@ -9,6 +9,7 @@ use crate::ops::metric_sums::MetricSums;
 use crate::ops::replaced_token::{self, ReplacedToken, ReplacedTokenGradient, ReplacedTokenMetrics};
 use crate::ops::vocabulary_loss::{RESULTS, VocabularyLoss};
 use crate::plan::PlanBuilder;
+use crate::tensor::draws::SAMPLING;
 use crate::tensor::{Dropout, Element, Role, Rows, TensorId};
 
 use super::encoder::Packed;
@@ -18,9 +19,6 @@ use super::parameters::{DiscriminatorHead, EmbeddingParameters, GeneratorHead};
 /// Bytes of logits alive at once. DESIGN.md allows 64 MB; half of it still fills a GPU (at 32,000 pieces
 /// 262 rows: 2,500 tiles) and stays nearer to a processor's caches.
 pub const LOGITS_BYTES: usize = 32 << 20;
-
-/// Dropout-site-like coordinate of the samples.
-const SAMPLING_SITE: u32 = 0xFFFF_0001;
 
 /// The masked slots of the batch.
 #[derive(Clone, Copy)]
@@ -120,7 +118,7 @@ pub fn masked_language_model(
                 temperature: options.temperature,
                 generator_weight: options.generator_weight,
                 gradient: options.backward,
-                site: SAMPLING_SITE,
+                site: SAMPLING,
             },
         );
         if let Some(normed_gradient) = normed_gradient {

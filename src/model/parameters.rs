@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use crate::plan::{Executor, Initial, Parameter, PlanBuilder};
+use crate::tensor::draws::INITIALISATION;
 use crate::tensor::random::{self, Stream};
 
 use super::ModelConfig;
@@ -225,9 +226,6 @@ pub fn discriminator_head(builder: &mut PlanBuilder, config: &ModelConfig) -> Di
         prediction: dense(builder, &[format!("{root}.dense_prediction")], hidden, 1, Initial::GlorotUniform),
     }
 }
-
-/// Coordinate of initialisation among a run's draws; far from any step number.
-const INITIALISATION: u32 = 0xFFFF_FFFF;
 
 /// Draws all parameters of the executor's plan. Each named part has a stream of its own, so a parameter's
 /// start depends on the seed and its name alone, not on how the plan fuses or orders it.

@@ -1,5 +1,6 @@
 //! Shapes, element types and ids: the leaf everything else stands on.
 
+pub mod draws;
 pub mod random;
 
 /// Which of a step's varying extents counts the rows of a tensor.
