@@ -211,7 +211,7 @@ fn compare_all(
         if before.as_ref() == Some(&strategies) {
             break;
         }
-        report.device = subject.describe();
+        report.device = subject.identity().to_string();
         let mut reference = CpuExecutor::<f64>::new(make()?, 0)?;
         parameters::initialise(&mut reference, 1)?;
         parameters::initialise(subject.as_mut(), 1)?;

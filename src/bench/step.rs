@@ -101,7 +101,7 @@ pub fn run(options: &Options) -> Result<Report> {
         mean(|batch| batch.totals.squared_lengths),
     );
     Ok(Report {
-        device: executor.describe(),
+        device: executor.identity().to_string(),
         batch_size: config.batch_size,
         max_length: config.max_length,
         micro_batch: config.micro_batch,

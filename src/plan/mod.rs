@@ -13,10 +13,12 @@ use crate::tensor::{Element, Extents, Precision, Role, Rows, TensorId, TensorInf
 
 mod executor;
 pub mod explain;
+mod identity;
 mod in_flight;
 mod storage;
 
 pub use executor::{Data, Executor, Upload, copy_parameters};
+pub use identity::Identity;
 pub use in_flight::{IN_FLIGHT, InFlight};
 pub use storage::{BufferInfo, ParameterRange};
 

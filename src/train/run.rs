@@ -120,7 +120,7 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
         write_atomically(&kernels, &serde_json::to_vec_pretty(&used)?)?;
     }
     let out = &options.out;
-    eprintln!("{}: step {} of {} on {}", out.display(), state.step, config.steps, executor.describe());
+    eprintln!("{}: step {} of {} on {}", out.display(), state.step, config.steps, executor.identity());
     let run = Run {
         metrics: JsonLines::open(&out.join("metrics.jsonl"), state.step)?,
         evaluations: match evaluator {
@@ -199,7 +199,7 @@ fn start(
         lower: store.lower(),
         store: StoreIdentity::of(stores),
         loss_scaling: None,
-        device: device_name(executor),
+        device: executor.identity().device(),
     };
     let has_checkpoint = options.resume && checkpoint::is_run(out);
     let state = if has_checkpoint {
@@ -251,13 +251,6 @@ fn begin_with(init: &Path, tokenizer: &str, executor: &mut dyn Executor) -> Resu
         state.tokenizer
     );
     checkpoint::load_model(&path, executor).context("--init")
-}
-
-/// The executor's name without what leaves results as they are: the number of threads.
-fn device_name(executor: &dyn Executor) -> String {
-    let name = executor.describe();
-    let parts: Vec<&str> = name.split(", ").filter(|part| !part.ends_with(" threads")).collect();
-    parts.join(", ")
 }
 
 /// The step whose evaluation and earlier ones stay in the file; a finished run that is resumed makes its last

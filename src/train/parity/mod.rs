@@ -226,10 +226,10 @@ pub fn run(path: &Path, options: &Options) -> Result<Report> {
     }
     let tolerances = match options.precision {
         Precision::F16 => Tolerances::HALF,
-        Precision::F32 if executor.describe().starts_with("CPU") => Tolerances::CPU,
+        Precision::F32 if executor.identity().is_cpu() => Tolerances::CPU,
         Precision::F32 => Tolerances::GPU,
     };
-    let report = compare(&golden, &computed, executor.describe(), &tolerances)?;
+    let report = compare(&golden, &computed, executor.identity().to_string(), &tolerances)?;
     if let Some(target) = &options.write {
         write(target, &golden, &computed)?;
     }
