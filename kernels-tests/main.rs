@@ -2,6 +2,7 @@
 
 mod attention;
 mod command_line;
+mod decay;
 mod embedding;
 mod executor;
 mod fine_tuning;
