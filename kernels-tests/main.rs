@@ -1,5 +1,7 @@
 //! Kernel tests against the CPU reference, and whole-step tests. How to write one: see `harness`.
 
+use inazuma::tolerances;
+
 mod attention;
 mod command_line;
 mod decay;
@@ -23,4 +25,3 @@ mod optimizer;
 mod probe;
 mod shaders;
 mod steps;
-mod tolerances;

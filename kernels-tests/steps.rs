@@ -16,7 +16,7 @@ use inazuma::tensor::{Precision, StepValues};
 use inazuma::train::parity;
 
 use crate::harness::gpu;
-use crate::tolerances::{GRADIENT_CHECK, REGROUPED};
+use crate::tolerances::{GRADIENT_CHECK, NEAR_TIE, REGROUPED};
 
 /// An executor on the device of all tests.
 pub fn open_gpu(plan: Plan) -> Box<dyn Executor> {
@@ -338,7 +338,10 @@ fn samples_are_those_of_f64() {
         let mut ties = 0;
         for (&sample, &(expected, gap)) in drawn.iter().zip(&best) {
             if sample != expected {
-                assert!(gap < 1e-4, "{name}: {sample} drawn instead of {expected}, which leads by {gap:e}");
+                assert!(
+                    gap < NEAR_TIE,
+                    "{name}: {sample} drawn instead of {expected}, which leads by {gap:e}"
+                );
                 ties += 1;
             }
         }

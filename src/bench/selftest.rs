@@ -15,14 +15,12 @@ use crate::model::{ModelConfig, OptimizerOptions, parameters};
 use crate::plan::{Executor, Plan};
 use crate::tensor::random::{Stream, derive, root};
 use crate::tensor::{Precision, StepValues};
+use crate::tolerances::OP_INTEGERS;
 use crate::train::config::{Sources, Surroundings, TrainConfig};
 use crate::train::examples::{self, Batcher};
 use crate::train::feeding::Feeding;
 
 use super::compare::{Pair, Run};
-
-/// The share of integers that may differ: samples at near-ties, and counts beside the border of a bin.
-const INTEGER_TOLERANCE: f64 = 0.03;
 
 /// Configurations that together run every op of pre-training: head sizes that divide by 4 and that do not, widths
 /// that are no multiple of a tile, an embedding as wide as the model, dropout on.
@@ -245,7 +243,7 @@ fn compare_new(
             line.compared += 1;
             if deviation.integers() {
                 line.integers = line.integers.max(deviation.error);
-                line.passed &= deviation.error <= INTEGER_TOLERANCE;
+                line.passed &= deviation.error <= OP_INTEGERS;
             } else {
                 line.passed &= deviation.floats_agree();
                 if deviation.error >= line.worst {

@@ -13,13 +13,14 @@ use crate::model::{BatchCapacity, Mode, OptimizerOptions, PretrainPlan, StepOpti
 use crate::ops::constants::{METRIC_CROSS_ENTROPY, METRIC_GRADIENT_NORM, METRIC_NLL};
 use crate::plan::{Data, Parameter, Phase, Upload};
 use crate::tensor::{Precision, StepValues, TensorId};
+use crate::tolerances::StepTolerances;
 use crate::train::schedule;
 
 mod compare;
 mod golden;
 mod report;
 
-use compare::{Tolerances, compare};
+use compare::compare;
 pub use golden::Golden;
 pub use report::Report;
 
@@ -225,9 +226,9 @@ pub fn run(path: &Path, options: &Options) -> Result<Report> {
         computed.insert(name.into(), vec![value]);
     }
     let tolerances = match options.precision {
-        Precision::F16 => Tolerances::HALF,
-        Precision::F32 if executor.identity().is_cpu() => Tolerances::CPU,
-        Precision::F32 => Tolerances::GPU,
+        Precision::F16 => StepTolerances::HALF,
+        Precision::F32 if executor.identity().is_cpu() => StepTolerances::CPU,
+        Precision::F32 => StepTolerances::GPU,
     };
     let report = compare(&golden, &computed, executor.identity().to_string(), &tolerances)?;
     if let Some(target) = &options.write {
