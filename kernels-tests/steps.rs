@@ -28,7 +28,7 @@ pub fn open_cpu<S: PlanScalar>(plan: Plan, threads: usize) -> Box<dyn Executor> 
 }
 
 /// Both projections, head sizes 12 and 8, sizes that are no multiples of tiles.
-fn config() -> ModelConfig {
+pub fn config() -> ModelConfig {
     ModelConfig {
         vocab_size: 67,
         embedding_size: 12,

@@ -4,13 +4,15 @@ use rayon::prelude::*;
 
 use crate::tensor::{Extents, Rows, TensorId};
 
-pub use super::constants::{NO_SLOT, PADDING};
 use super::lanes::{Lanes, immediates};
 use super::{Candidate, CpuOp, Describe, Dispatch, Io, Kernels, Memory, Requirements, Scalar};
 use super::{read, write};
 
 /// Rows a task of the CPU copies.
 const TASK_ROWS: usize = 64;
+
+/// What `GatherGradient::slots` holds of rows in no slot.
+pub use super::constants::{NO_SLOT, PADDING};
 
 /// output[m] = input[list[m]].
 #[derive(Clone, Debug)]

@@ -4,18 +4,20 @@
 
 use crate::tensor::{Extents, TensorId};
 
-use super::constants::{HIGHEST_LOSS_SCALE, LOWEST_LOSS_SCALE, METRIC_NOT_FINITE};
-pub use super::constants::{METRIC_SCALE, METRIC_SKIPPED};
+use super::optimizer::METRIC_NOT_FINITE;
 use super::{
     Candidate, Count, CpuOp, Describe, Dispatch, Grid, Io, Kernels, Memory, Requirements, Scalar, write,
 };
 
 /// The scale that a run begins with. Too high costs a few skipped steps.
 const FIRST_SCALE: f32 = 65536.0;
-pub const LOWEST_SCALE: f32 = LOWEST_LOSS_SCALE as f32;
-const HIGHEST_SCALE: f32 = HIGHEST_LOSS_SCALE as f32;
+pub const LOWEST_SCALE: f32 = super::constants::LOWEST_LOSS_SCALE as f32;
+const HIGHEST_SCALE: f32 = super::constants::HIGHEST_LOSS_SCALE as f32;
 /// Steps without overflow after which a higher scale is tried.
 pub const INTERVAL: u32 = 1000;
+
+/// Slots of the metrics tensor.
+pub use super::constants::{METRIC_SCALE, METRIC_SKIPPED};
 
 /// Elements of the state: scale, finite steps since it changed, steps skipped.
 pub const STATE: usize = 3;

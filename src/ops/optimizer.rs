@@ -5,12 +5,14 @@ use rayon::prelude::*;
 
 use crate::tensor::{Element, Extents, TensorId};
 
-pub use super::constants::{METRIC_CLIP_FACTOR, METRIC_GRADIENT_NORM, METRIC_NOT_FINITE};
 use super::{Candidate, Count, CpuOp, Describe, Dispatch, Grid, Io, Kernels, Memory, Requirements, Scalar};
 use super::{read, simd, write};
 
 /// Elements a workgroup (or a task of the CPU) treats at once; a partial sum of squares covers as many.
 pub const BLOCK: usize = 4096;
+
+/// Slots of the metrics tensor.
+pub use super::constants::{METRIC_CLIP_FACTOR, METRIC_GRADIENT_NORM, METRIC_NOT_FINITE};
 
 /// tensor ← 0.
 #[derive(Clone, Debug)]

@@ -4,10 +4,12 @@ use rayon::prelude::*;
 
 use crate::tensor::{Extents, Rows, StepValues, TensorId};
 
-pub use super::constants::AUC_BINS;
-use super::constants::{IGNORED, METRIC_CROSS_ENTROPY, METRIC_FALSE_NEGATIVES, METRIC_TRUE_POSITIVES};
+use super::replace::IGNORED;
 use super::{Candidate, Count, CpuOp, Describe, Dispatch, Grid, Io, Kernels, Memory, Requirements, Scalar};
 use super::{read, simd, write};
+
+pub use super::constants::AUC_BINS;
+use super::constants::{METRIC_CROSS_ENTROPY, METRIC_FALSE_NEGATIVES, METRIC_TRUE_POSITIVES};
 
 /// Parts of the weight gradient that are summed side by side, on every device the same.
 pub const PARTIALS: usize = 64;

@@ -5,10 +5,12 @@ use rayon::prelude::*;
 
 use crate::tensor::{Extents, Rows, StepValues, TensorId};
 
-pub use super::constants::NO_TARGET;
 use super::lanes::immediates;
 use super::{Candidate, Count, CpuOp, Describe, Dispatch, Grid, Io, Kernels, Memory, Requirements, Scalar};
 use super::{read, write};
+
+/// The target of a row without loss and gradient ([`RowLossKind::Softmax`]).
+pub use super::constants::NO_TARGET;
 
 /// Columns of `results`: loss, correct, count. What `MetricSums` sums.
 pub const RESULTS: usize = 3;

@@ -6,7 +6,6 @@ use rayon::prelude::*;
 
 use crate::tensor::{Extents, Rows, TensorId};
 
-pub use super::constants::NO_ID;
 use super::norm::{add_partials, partial_rows};
 use super::{CpuOp, Describe, Io, Memory, Scalar, simd};
 
@@ -15,6 +14,9 @@ pub const SEGMENT_PARTIALS: usize = 128;
 
 /// Table rows a task of the CPU takes at least.
 const TASK_IDS: usize = 8;
+
+/// Ends the list of distinct ids (`WordGradient::ids`).
+pub use super::constants::NO_ID;
 
 /// table[id] += Σ of the gradient's rows listed for that id.
 ///

@@ -170,3 +170,10 @@ fn the_references_names_work() {
         assert!(error.contains(expected) && !error.contains('\n'), "{error}");
     }
 }
+
+/// The defaults of the keys and those of a plan's options are both the reference's.
+#[test]
+fn defaults_are_those_of_a_plan() {
+    let options = resolved(&Sources::default()).step_options();
+    assert_eq!(format!("{options:?}"), format!("{:?}", StepOptions::default()));
+}
