@@ -12,9 +12,9 @@ use crate::plan::{Data, Phase, Plan, PlanBuilder, Upload};
 use crate::tensor::{Element, Extent, Precision, Role, Rows, TensorId};
 use crate::train::batch::PackedBatch;
 
-use super::encoder::{Encoder, SampledWords, WordListTensors};
+use super::encoder::Encoder;
 use super::heads::{self, HeadOptions, LogitsChunk, Masked};
-use super::inputs::{PackedInputs, uint_input};
+use super::inputs::{PackedInputs, SampledWords, WordListTensors, uint_input};
 use super::parameters::LayerRates;
 use super::update::{OptimizerOptions, RANGE_LIMIT, clear_gradients, update};
 use super::{ModelConfig, parameters};
