@@ -89,6 +89,9 @@ fn locked_version() -> Option<String> {
 }
 
 /// Writes `OUT_DIR/shaders.rs`: every `shaders/*.wgsl` by name and text, so that a new shader is only a new file.
+///
+/// The paths in it are relative to the manifest, of the compilation that reads it: one target folder may serve several
+/// checkouts, of which the one that made the table may be gone.
 fn embed_shaders() {
     println!("cargo:rerun-if-changed=shaders");
     let folder = Path::new(&env::var("CARGO_MANIFEST_DIR").expect("set by cargo")).join("shaders");
@@ -100,8 +103,9 @@ fn embed_shaders() {
     names.sort();
     let mut table = String::from("pub const SHADERS: &[(&str, &str)] = &[\n");
     for name in names {
-        let path = folder.join(format!("{name}.wgsl"));
-        writeln!(table, "    ({name:?}, include_str!({path:?})),").expect("strings do not fail");
+        let path = format!("/shaders/{name}.wgsl");
+        writeln!(table, "    ({name:?}, include_str!(concat!(env!(\"CARGO_MANIFEST_DIR\"), {path:?}))),")
+            .expect("strings do not fail");
     }
     table.push_str("];\n");
     let out = Path::new(&env::var("OUT_DIR").expect("set by cargo")).join("shaders.rs");

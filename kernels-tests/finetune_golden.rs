@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
+use inazuma::batch::{MaskedExample, PackedBatch};
 use inazuma::model::finetune::{
     FinetuneOptions, FinetunePlan, FinetuneTensors, Head, Purpose, Targets, place,
 };
@@ -13,7 +14,6 @@ use inazuma::ops::row_loss::NO_TARGET;
 use inazuma::plan::{Executor, Parameter, Phase};
 use inazuma::tensor::random::{derive, root};
 use inazuma::tensor::{Precision, StepValues, TensorId};
-use inazuma::train::batch::{MaskedExample, PackedBatch};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 

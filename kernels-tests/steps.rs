@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use inazuma::batch::{MaskedExample, PackedBatch};
 use inazuma::cpu::{CpuExecutor, PlanScalar};
 use inazuma::device::DeviceChoice;
 use inazuma::gpu::{GpuExecutor, Options};
@@ -11,7 +12,6 @@ use inazuma::model::{
 use inazuma::plan::{Data, Executor, Phase, Plan, Upload};
 use inazuma::tensor::random::{self, Stream, derive, root, threefry};
 use inazuma::tensor::{Precision, StepValues};
-use inazuma::train::batch::{MaskedExample, PackedBatch};
 use inazuma::train::parity;
 
 use crate::harness::gpu;

@@ -4,17 +4,18 @@
 //! `finetune`, `interop` (models of other systems);
 //! the engine stands apart from it: `tensor`, `ops`, `plan`, and the executors `cpu` and `gpu`; `bench` measures it.
 
+pub mod batch;
 pub mod bench;
 pub mod cli;
 pub mod corpus;
 pub mod cpu;
 pub mod device;
+mod files;
 pub mod finetune;
 pub mod gpu;
 pub mod interop;
 pub mod model;
 pub mod ops;
-mod partial;
 pub mod plan;
 pub mod store;
 pub mod tensor;
@@ -23,3 +24,5 @@ pub mod train;
 
 #[cfg(test)]
 mod fuzz_replay;
+#[cfg(test)]
+mod testing;

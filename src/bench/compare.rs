@@ -3,9 +3,9 @@
 use anyhow::{Result, ensure};
 use half::f16;
 
+use crate::interop::checkpoint::LossScalingState;
 use crate::plan::{Executor, Phase, Upload};
 use crate::tensor::{Element, StepValues, TensorId};
-use crate::train::checkpoint::LossScalingState;
 use crate::train::examples::StepBatch;
 use crate::train::feeding::{Feeding, PHASES};
 

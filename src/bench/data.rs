@@ -8,11 +8,14 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
+use crate::batch::PackedBatch;
 use crate::store::{Stores, WeightedPath};
-use crate::train::batch::PackedBatch;
 use crate::train::config::{Sources, Surroundings, TrainConfig};
 use crate::train::examples::Batcher;
 use crate::train::profile::median;
+
+/// Pieces of the vocabulary where nothing says otherwise.
+const VOCABULARY: u64 = 32_000;
 
 /// What the batches are made of.
 #[derive(Clone, Debug, Default)]
@@ -47,7 +50,7 @@ pub fn open(
     let stores = if stores.is_empty() { None } else { Some(Stores::open(stores)?) };
     let vocab_size = match &stores {
         Some(stores) => stores.first().vocab_size(),
-        None => settings.whole("model.vocab_size").unwrap_or(super::step::VOCABULARY) as usize,
+        None => settings.whole("model.vocab_size").unwrap_or(VOCABULARY) as usize,
     };
     let config = TrainConfig::resolve(settings, Surroundings { vocab_size, gpu })?;
     let batcher = match &stores {

@@ -7,18 +7,14 @@ use serde::Serialize;
 
 use crate::device::{Device, DeviceChoice, Peaks};
 use crate::model::{PretrainPlan, parameters};
-use crate::plan::Executor;
+use crate::plan::{Executor, IN_FLIGHT, InFlight};
 use crate::store::WeightedPath;
 use crate::train::config::Sources;
 use crate::train::examples::{Batcher, Feeder, StepBatch, capacity};
 use crate::train::feeding::Feeding;
 use crate::train::profile::{Profile, Profiler, median};
-use crate::train::run::IN_FLIGHT;
 
 use super::data;
-
-/// Pieces of the vocabulary where nothing says otherwise.
-pub const VOCABULARY: u64 = 32_000;
 
 /// What is measured.
 #[derive(Clone, Debug, Default)]
@@ -142,23 +138,15 @@ impl Measured<'_> {
         let steps = options.steps + 1;
         let mut feeder = Feeder::start(batcher, 0..steps as u64)?;
         let (mut batches, mut arrivals) = (Vec::new(), Vec::new());
-        let mut in_flight = 0;
+        let mut in_flight = InFlight::default();
         for step in 0..steps as u64 {
             let batch = feeder.next_step()?;
             self.feeding.step(self.executor, &batch, 1e-6)?;
-            self.executor.request(step, &self.feeding.reported())?;
-            in_flight += 1;
+            in_flight.submitted(self.executor, &self.feeding.reported(), ())?;
             batches.push(batch);
             // The first step is waited for: it is no part of the rhythm.
-            let allowed = if step == 0 || step + 1 == steps as u64 { 0 } else { IN_FLIGHT };
-            while in_flight > 0 {
-                let wait = in_flight > allowed;
-                let arrived = self.executor.poll(wait)?.is_some();
-                ensure!(arrived || !wait, "the device gave no results of a step");
-                if !arrived {
-                    break;
-                }
-                in_flight -= 1;
+            let waiting = if step == 0 || step + 1 == steps as u64 { 0 } else { IN_FLIGHT };
+            while in_flight.next(self.executor, waiting)?.is_some() {
                 arrivals.push(Instant::now());
             }
         }

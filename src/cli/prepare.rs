@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::progress::Reporter;
 use crate::corpus::input::Documents;
-use crate::partial::with_suffix;
+use crate::files::with_suffix;
 use crate::store::Lines;
 use crate::store::format::Header;
 use crate::store::prepare::{Options, Progress, prepare};

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use serde::Serialize;
 
 use crate::device::Device;
@@ -11,7 +11,7 @@ use crate::model::finetune::{FinetuneOptions, FinetunePlan, FinetuneTensors, Hea
 use crate::model::{BatchCapacity, ModelConfig, OptimizerOptions};
 use crate::ops::loss_scaling::{LOWEST_SCALE, METRIC_SCALE};
 use crate::ops::optimizer::{METRIC_GRADIENT_NORM, METRIC_NOT_FINITE};
-use crate::plan::{Executor, Phase};
+use crate::plan::{Executor, IN_FLIGHT, InFlight, Phase};
 use crate::tensor::random::{Stream, derive, root};
 use crate::tensor::{Precision, StepValues};
 use crate::train::schedule;
@@ -111,12 +111,10 @@ pub struct Fit<'a> {
     tensors: FinetuneTensors,
     capacity: BatchCapacity,
     step: u64,
-    in_flight: usize,
+    /// Numbers of the steps in flight.
+    in_flight: InFlight<u64>,
     totals: Totals,
 }
-
-/// Steps whose results are waited for at most.
-const IN_FLIGHT: usize = 2;
 
 impl<'a> Fit<'a> {
     /// Builds the plan; the parameters are whatever the executor is then given.
@@ -149,7 +147,7 @@ impl<'a> Fit<'a> {
             tensors,
             capacity,
             step: 0,
-            in_flight: 0,
+            in_flight: InFlight::default(),
             totals: Totals::default(),
         })
     }
@@ -224,24 +222,15 @@ impl<'a> Fit<'a> {
         }
         values.first_sequence = 0;
         executor.run(update, &values, &[])?;
-        executor.request(self.step, &[self.tensors.metrics])?;
+        self.in_flight.submitted(executor, &[self.tensors.metrics], self.step)?;
         self.totals.tokens += lengths.iter().map(|(tokens, _)| *tokens as u64).sum::<u64>();
         self.step += 1;
-        self.in_flight += 1;
         self.collect(IN_FLIGHT)
     }
 
     /// Takes results until at most `waiting` steps are in flight.
     fn collect(&mut self, waiting: usize) -> Result<()> {
-        while self.in_flight > 0 {
-            let wait = self.in_flight > waiting;
-            let Some((step, words)) = self.executor.poll(wait)? else {
-                if wait {
-                    bail!("the device gave no results of a step; please report this");
-                }
-                return Ok(());
-            };
-            self.in_flight -= 1;
+        while let Some((step, words)) = self.in_flight.next(self.executor.as_mut(), waiting)? {
             self.totals.add(step, &words[0])?;
         }
         Ok(())

@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
+use crate::batch::{MaskedExample, PackedBatch};
 use crate::model::BatchCapacity;
 use crate::model::finetune::{Head, Targets};
 use crate::ops::row_loss::NO_TARGET;
-use crate::train::batch::{MaskedExample, PackedBatch};
 
 use super::features::Input;
 

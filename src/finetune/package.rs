@@ -8,13 +8,13 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::files::write_atomically;
 use crate::interop::huggingface;
 use crate::interop::weights;
 use crate::model::ModelConfig;
 use crate::model::finetune::Head;
 use crate::plan::Executor;
 use crate::tokenizer::Tokenizer;
-use crate::train::checkpoint::write_atomically;
 
 /// File that says what a fine-tuned model is for.
 pub const DESCRIPTION: &str = "inazuma.json";

@@ -2,13 +2,13 @@
 
 use anyhow::{Context, Result};
 
+use crate::batch::PackedBatch;
 use crate::device::Device;
 use crate::interop::pretrained::Pretrained;
 use crate::model::finetune::{FinetuneOptions, FinetunePlan, FinetuneTensors, Head, Purpose, Targets};
 use crate::model::{BatchCapacity, ModelConfig, OptimizerOptions};
 use crate::plan::{Data, Executor, Phase, Upload, copy_parameters};
 use crate::tensor::{Precision, StepValues, TensorId};
-use crate::train::batch::PackedBatch;
 
 use super::answers::{Ends, WindowScores, beam_starts};
 use super::features::Input;

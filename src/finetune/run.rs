@@ -9,12 +9,12 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::device::{Device, DeviceChoice};
+use crate::files::JsonLines;
+use crate::files::write_atomically;
 use crate::interop::pretrained::Pretrained;
 use crate::model::{ModelConfig, parameters};
 use crate::tokenizer::Tokenizer;
-use crate::train::checkpoint::write_atomically;
 use crate::train::config::{Sources, Surroundings, TrainConfig};
-use crate::train::metrics::JsonLines;
 use crate::train::run::ensure_empty;
 
 use super::data::Purpose;

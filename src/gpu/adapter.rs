@@ -1,22 +1,14 @@
-//! Adapters: finding them, what each can do, and opening one.
+//! Adapters: finding them, and what each can do.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, Instant};
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
 use wgpu::{Backends, DeviceType, Features};
 
-use crate::ops::Candidate;
-
-use super::pipelines::{Pipeline, PipelineCache, PipelineKey};
-use super::{Tuning, selector};
-
 const COOPERATIVE: Features = Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
 
 /// Features that are asked for where they are present. Only immediates are indispensable.
-const WANTED: Features = Features::IMMEDIATES
+pub(super) const WANTED: Features = Features::IMMEDIATES
     .union(Features::SUBGROUP)
     .union(Features::SHADER_F16)
     .union(COOPERATIVE)
@@ -149,7 +141,7 @@ fn cooperative_sizes(adapter: &wgpu::Adapter) -> Vec<u32> {
 /// An adapter that has not been opened.
 #[derive(Clone, Debug)]
 pub struct Adapter {
-    inner: wgpu::Adapter,
+    pub(super) inner: wgpu::Adapter,
     pub capabilities: Capabilities,
 }
 
@@ -193,167 +185,6 @@ pub fn by_name(adapters: &[Capabilities], part: &str) -> Result<usize> {
         let known = if names.is_empty() { "no adapters".to_owned() } else { names.join(", ") };
         format!("no adapter is called \"{part}\" (found: {known}); auto, cpu, gpu and gpu:N also work")
     })
-}
-
-/// An open device. Executors share it, and with it the compiled pipelines.
-pub struct Gpu {
-    pub device: wgpu::Device,
-    pub queue: wgpu::Queue,
-    pub capabilities: Capabilities,
-    pub(super) pipelines: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
-    /// Where the driver keeps compiled kernels, if it can.
-    pub(super) pipeline_cache: Option<PipelineCache>,
-    /// Kernels to prefer over what the selector would take.
-    tuning: Mutex<Arc<Tuning>>,
-    /// The first error nobody waited for.
-    error: Arc<Mutex<Option<String>>>,
-}
-
-impl Gpu {
-    /// Opens the adapter with all limits it offers.
-    pub fn open(adapter: &Adapter) -> Result<Arc<Gpu>> {
-        let capabilities = adapter.capabilities.clone();
-        if !capabilities.immediates {
-            bail!("{} cannot run our kernels: no immediates of {IMMEDIATE_BYTES} bytes", capabilities.name);
-        }
-        let descriptor = wgpu::DeviceDescriptor {
-            label: Some("inazuma"),
-            required_features: adapter.inner.features() & WANTED,
-            required_limits: adapter.inner.limits(),
-            // SAFETY: of the experimental features we ask for cooperative matrices alone; what uses them is tested.
-            experimental_features: unsafe { wgpu::ExperimentalFeatures::enabled() },
-            ..Default::default()
-        };
-        let (device, queue) = pollster::block_on(adapter.inner.request_device(&descriptor))
-            .with_context(|| format!("opening {}", capabilities.name))?;
-        let error = Arc::new(Mutex::new(None));
-        let record = |error: &Arc<Mutex<Option<String>>>, message: String| {
-            let mut first = error.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            first.get_or_insert(message);
-        };
-        let shared = error.clone();
-        device.on_uncaptured_error(Arc::new(move |error| record(&shared, one_line(&error.to_string()))));
-        let shared = error.clone();
-        device.set_device_lost_callback(move |reason, message| {
-            // Dropping the device ends in this callback too: that is no error.
-            if reason != wgpu::DeviceLostReason::Destroyed {
-                record(&shared, format!("the device was lost: {}", one_line(&message)));
-            }
-        });
-        let pipeline_cache = PipelineCache::open(&device, &adapter.inner);
-        Ok(Arc::new(Gpu {
-            device,
-            queue,
-            capabilities,
-            pipelines: Mutex::default(),
-            pipeline_cache,
-            tuning: Mutex::default(),
-            error,
-        }))
-    }
-
-    /// Executors made from here on prefer these kernels.
-    pub fn prefer(&self, tuning: Arc<Tuning>) {
-        *self.tuning.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = tuning;
-    }
-
-    /// What executors prefer.
-    pub fn preferred(&self) -> Arc<Tuning> {
-        self.tuning.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
-    }
-
-    /// The preferred kernels of an op, where there are any.
-    pub(super) fn tuned(
-        &self,
-        signature: &str,
-        candidates: &[Candidate],
-        capabilities: &Capabilities,
-    ) -> Option<Candidate> {
-        let tuning = self.preferred();
-        selector::named(candidates, capabilities, tuning.strategies.get(signature)?)
-    }
-
-    /// Fails where the device has reported an error since the last call.
-    pub fn check(&self) -> Result<()> {
-        let mut error = self.error.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        match error.take() {
-            Some(message) => bail!("{}: {message}", self.capabilities.name),
-            None => Ok(()),
-        }
-    }
-
-    /// Runs `f` and turns what the device complains of meanwhile into an error.
-    pub fn guarded<R>(&self, f: impl FnOnce() -> R) -> Result<R> {
-        use wgpu::ErrorFilter::{Internal, OutOfMemory, Validation};
-        let internal = self.device.push_error_scope(Internal);
-        let memory = self.device.push_error_scope(OutOfMemory);
-        let validation = self.device.push_error_scope(Validation);
-        let result = f();
-        let errors = [validation.pop(), memory.pop(), internal.pop()].map(Pop::wait);
-        match errors.into_iter().flatten().next() {
-            Some(wgpu::Error::OutOfMemory { .. }) => bail!("out of device memory"),
-            Some(error) => bail!("{}", one_line(&error.to_string())),
-            None => Ok(result),
-        }
-    }
-
-    /// Waits until everything up to `submission` is done, and so is the mapping asked for after it.
-    pub(super) fn wait(&self, submission: wgpu::SubmissionIndex, mapping: &Mapping) -> Result<()> {
-        let waiting = wgpu::PollType::Wait { submission_index: Some(submission), timeout: None };
-        let polled = self.device.poll(waiting);
-        self.check()?;
-        polled.context("waiting for the device")?;
-        // The callback of the mapping may be in the hands of another thread that polled at the same time.
-        let since = Instant::now();
-        while mapping.pending() && since.elapsed() < Duration::from_secs(10) {
-            std::thread::sleep(Duration::from_micros(50));
-        }
-        if !mapping.ready() {
-            bail!("{}: a buffer could not be mapped", self.capabilities.name);
-        }
-        Ok(())
-    }
-}
-
-/// How far the mapping of a buffer is.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Mapping(Arc<AtomicU8>);
-
-impl Mapping {
-    const READY: u8 = 1;
-    const FAILED: u8 = 2;
-
-    /// Asks for the whole buffer; the mapping follows the submissions before it.
-    pub fn start(buffer: &wgpu::Buffer, mode: wgpu::MapMode) -> Self {
-        let mapping = Mapping::default();
-        let state = mapping.0.clone();
-        buffer.map_async(mode, .., move |result| {
-            state.store(if result.is_ok() { Self::READY } else { Self::FAILED }, Ordering::Release);
-        });
-        mapping
-    }
-
-    pub fn pending(&self) -> bool {
-        self.0.load(Ordering::Acquire) == 0
-    }
-
-    pub fn ready(&self) -> bool {
-        self.0.load(Ordering::Acquire) == Self::READY
-    }
-}
-
-trait Pop {
-    fn wait(self) -> Option<wgpu::Error>;
-}
-
-impl<F: Future<Output = Option<wgpu::Error>>> Pop for F {
-    fn wait(self) -> Option<wgpu::Error> {
-        pollster::block_on(self)
-    }
-}
-
-pub(super) fn one_line(message: &str) -> String {
-    message.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

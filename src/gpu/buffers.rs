@@ -4,13 +4,13 @@ use anyhow::{Context, Result, bail};
 
 use crate::plan::Plan;
 
-use super::Gpu;
+use super::handle::Handle;
 
 /// The buffers of a plan, not cleared.
 ///
 /// # Errors
 /// A buffer that the adapter refuses, named by the largest tensor in it.
-pub(super) fn make_buffers(gpu: &Gpu, plan: &Plan) -> Result<Vec<wgpu::Buffer>> {
+pub(super) fn make_buffers(gpu: &Handle, plan: &Plan) -> Result<Vec<wgpu::Buffer>> {
     check_sizes(gpu, plan)?;
     let mut made = 0;
     let mut buffers = Vec::with_capacity(plan.buffers.len());
@@ -47,7 +47,7 @@ fn tenant(plan: &Plan, buffer: usize) -> &str {
     largest.map_or("a buffer", |id| plan.tensors[id].name.as_str())
 }
 
-fn check_sizes(gpu: &Gpu, plan: &Plan) -> Result<()> {
+fn check_sizes(gpu: &Handle, plan: &Plan) -> Result<()> {
     let limits = &gpu.capabilities;
     for (index, info) in plan.buffers.iter().enumerate() {
         let bytes = info.bytes();

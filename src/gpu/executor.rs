@@ -83,8 +83,8 @@ impl GpuExecutor {
             candidates.push(chosen.with_context(|| op.label.clone())?);
         }
         let dispatches = candidates.iter().flat_map(|c| &c.dispatches);
-        gpu.compile_all(dispatches.map(|dispatch| (dispatch, elements(&plan, dispatch))), options.checked)?;
-        gpu.keep_pipelines();
+        let dispatches = dispatches.map(|dispatch| (dispatch, elements(&plan, dispatch)));
+        gpu.pipelines.compile_all(&gpu, dispatches, options.checked)?;
         let (kernels, readback) = (Vec::with_capacity(candidates.len()), Readback::default());
         let mut executor = GpuExecutor { gpu, plan, buffers, uniform, kernels, uploads, readback };
         for (index, candidate) in candidates.iter().enumerate() {
@@ -108,7 +108,7 @@ impl GpuExecutor {
             bail!("{} words of immediates, 32 at most", dispatch.immediates.len());
         }
         self.check_bindings(dispatch)?;
-        let pipeline = self.gpu.pipeline(dispatch, &elements(&self.plan, dispatch), checked)?;
+        let pipeline = self.gpu.pipelines.get(dispatch, &elements(&self.plan, dispatch), checked)?;
         let mut entries =
             vec![wgpu::BindGroupEntry { binding: 0, resource: self.uniform.as_entire_binding() }];
         for (index, binding) in dispatch.bindings.iter().enumerate() {
@@ -367,7 +367,7 @@ impl Executor for GpuExecutor {
     }
 
     fn describe(&self) -> String {
-        let Gpu { capabilities: c, .. } = self.gpu.as_ref();
+        let c = &self.gpu.capabilities;
         format!("{} ({}, {}, {})", c.name, c.kind, c.backend, c.driver)
     }
 }

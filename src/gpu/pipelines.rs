@@ -10,12 +10,13 @@ use rayon::prelude::*;
 use crate::ops::{Access, Dispatch};
 use crate::tensor::Element;
 
-use super::adapter::{IMMEDIATE_BYTES, one_line};
-use super::{Gpu, shader, tuning};
+use super::adapter::IMMEDIATE_BYTES;
+use super::handle::{Handle, one_line};
+use super::{shader, tuning};
 
 /// What makes two pipelines differ.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct PipelineKey {
+struct PipelineKey {
     shader: &'static str,
     constants: Vec<(&'static str, u32)>,
     /// Element types of the bindings.
@@ -32,7 +33,7 @@ pub(super) struct Pipeline {
 }
 
 /// The driver's compiled kernels, kept on disk: the next run starts at once.
-pub(super) struct PipelineCache {
+struct PipelineCache {
     inner: wgpu::PipelineCache,
     path: PathBuf,
     /// Bytes on disk, to see whether there is something new.
@@ -41,7 +42,7 @@ pub(super) struct PipelineCache {
 
 impl PipelineCache {
     /// Nothing where the device or the system has no place for it: a cache is never worth an error.
-    pub fn open(device: &wgpu::Device, adapter: &wgpu::Adapter) -> Option<Self> {
+    fn open(device: &wgpu::Device, adapter: &wgpu::Adapter) -> Option<Self> {
         if !device.features().contains(wgpu::Features::PIPELINE_CACHE) {
             return None;
         }
@@ -83,48 +84,53 @@ impl PipelineKey {
     }
 }
 
-impl Gpu {
-    fn cache(&self) -> MutexGuard<'_, HashMap<PipelineKey, Arc<Pipeline>>> {
-        self.pipelines.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+/// The pipelines of a device.
+pub(super) struct Pipelines {
+    compiled: Mutex<HashMap<PipelineKey, Arc<Pipeline>>>,
+    /// Where the driver keeps compiled kernels, if it can.
+    kept: Option<PipelineCache>,
+}
+
+impl Pipelines {
+    pub fn open(device: &wgpu::Device, adapter: &wgpu::Adapter) -> Self {
+        Pipelines { compiled: Mutex::default(), kept: PipelineCache::open(device, adapter) }
     }
 
-    /// Compiles what these dispatches, each with the element types of its bindings, need: each pipeline once, on all cores. `checked` modules test every
-    /// index and zero workgroup memory: slower, for tests.
-    pub(super) fn compile_all<'a>(
+    fn compiled(&self) -> MutexGuard<'_, HashMap<PipelineKey, Arc<Pipeline>>> {
+        self.compiled.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Compiles what these dispatches, each with the element types of its bindings, need: each pipeline once, on all
+    /// cores. `checked` modules test every index and zero workgroup memory: slower, for tests. What was compiled is
+    /// kept for the next run.
+    pub fn compile_all<'a>(
         &self,
+        handle: &Handle,
         dispatches: impl Iterator<Item = (&'a Dispatch, Vec<Element>)>,
         checked: bool,
     ) -> Result<()> {
         let mut keys: Vec<PipelineKey> =
             dispatches.map(|(dispatch, elements)| PipelineKey::of(dispatch, &elements, checked)).collect();
         let mut seen = HashSet::new();
-        keys.retain(|key| seen.insert(key.clone()) && !self.cache().contains_key(key));
+        keys.retain(|key| seen.insert(key.clone()) && !self.compiled().contains_key(key));
         keys.into_par_iter().try_for_each(|key| {
-            let pipeline = Arc::new(self.compile(&key)?);
-            self.cache().insert(key, pipeline);
-            Ok(())
-        })
-    }
-
-    /// Keeps what was compiled for the next run.
-    pub(super) fn keep_pipelines(&self) {
-        if let Some(cache) = &self.pipeline_cache {
+            let pipeline = Arc::new(self.compile(handle, &key)?);
+            self.compiled().insert(key, pipeline);
+            anyhow::Ok(())
+        })?;
+        if let Some(cache) = &self.kept {
             cache.keep();
         }
+        Ok(())
     }
 
     /// The compiled pipeline of a dispatch.
-    pub(super) fn pipeline(
-        &self,
-        dispatch: &Dispatch,
-        elements: &[Element],
-        checked: bool,
-    ) -> Result<Arc<Pipeline>> {
-        let found = self.cache().get(&PipelineKey::of(dispatch, elements, checked)).cloned();
+    pub fn get(&self, dispatch: &Dispatch, elements: &[Element], checked: bool) -> Result<Arc<Pipeline>> {
+        let found = self.compiled().get(&PipelineKey::of(dispatch, elements, checked)).cloned();
         found.with_context(|| format!("{} was not compiled", dispatch.shader))
     }
 
-    fn compile(&self, key: &PipelineKey) -> Result<Pipeline> {
+    fn compile(&self, handle: &Handle, key: &PipelineKey) -> Result<Pipeline> {
         let source = shader::assemble(key.shader, &key.constants, &key.elements)?;
         let descriptor = wgpu::ShaderModuleDescriptor {
             label: Some(key.shader),
@@ -135,9 +141,9 @@ impl Gpu {
         } else {
             wgpu::ShaderRuntimeChecks::unchecked()
         };
-        let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let scope = handle.device.push_error_scope(wgpu::ErrorFilter::Validation);
         // SAFETY: the shaders are ours, and tested in checked modules for indices out of bounds.
-        let module = unsafe { self.device.create_shader_module_trusted(descriptor, checks) };
+        let module = unsafe { handle.device.create_shader_module_trusted(descriptor, checks) };
         if let Some(error) = pollster::block_on(scope.pop()) {
             let info = pollster::block_on(module.get_compilation_info());
             let location = info.messages.iter().find_map(|message| message.location);
@@ -145,11 +151,12 @@ impl Gpu {
             let place = line.unwrap_or_else(|| format!("shaders/{}.wgsl", key.shader));
             bail!("{place}: {}", one_line(&error.to_string()));
         }
-        self.guarded(|| self.create(key, &module))
+        handle
+            .guarded(|| self.create(&handle.device, key, &module))
             .with_context(|| format!("shaders/{}.wgsl with {:?}", key.shader, key.constants))
     }
 
-    fn create(&self, key: &PipelineKey, module: &wgpu::ShaderModule) -> Pipeline {
+    fn create(&self, device: &wgpu::Device, key: &PipelineKey, module: &wgpu::ShaderModule) -> Pipeline {
         let entry = |(binding, ty): (usize, wgpu::BufferBindingType)| wgpu::BindGroupLayoutEntry {
             binding: binding as u32,
             visibility: wgpu::ShaderStages::COMPUTE,
@@ -160,16 +167,16 @@ impl Gpu {
             key.written.iter().map(|&written| wgpu::BufferBindingType::Storage { read_only: !written });
         let entries: Vec<_> =
             std::iter::once(wgpu::BufferBindingType::Uniform).chain(storage).enumerate().map(entry).collect();
-        let layout = self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+        let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
             label: Some(key.shader),
             entries: &entries,
         });
-        let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+        let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label: Some(key.shader),
             bind_group_layouts: &[Some(&layout)],
             immediate_size: (4 * key.immediate_words as u32).min(IMMEDIATE_BYTES),
         });
-        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(key.shader),
             layout: Some(&pipeline_layout),
             module,
@@ -178,7 +185,7 @@ impl Gpu {
                 constants: &[],
                 zero_initialize_workgroup_memory: key.checked,
             },
-            cache: self.pipeline_cache.as_ref().map(|cache| &cache.inner),
+            cache: self.kept.as_ref().map(|cache| &cache.inner),
         });
         Pipeline { pipeline, layout }
     }

@@ -4,8 +4,7 @@ use std::collections::VecDeque;
 
 use anyhow::{Context, Result, bail};
 
-use super::Gpu;
-use super::adapter::Mapping;
+use super::handle::{Handle, Mapping};
 
 /// A part of a device buffer: buffer, byte offset, bytes.
 pub(super) type Part<'a> = (&'a wgpu::Buffer, u64, u64);
@@ -28,7 +27,7 @@ pub(super) struct Readback {
 
 impl Readback {
     /// Queues a copy of `parts`, as they are after everything submitted so far.
-    pub fn request(&mut self, gpu: &Gpu, tag: u64, parts: &[Part<'_>]) -> Result<()> {
+    pub fn request(&mut self, gpu: &Handle, tag: u64, parts: &[Part<'_>]) -> Result<()> {
         let bytes: u64 = parts.iter().map(|part| part.2).sum();
         let fitting = self.spare.iter().position(|buffer| buffer.size() >= bytes);
         let buffer = match fitting {
@@ -56,7 +55,7 @@ impl Readback {
     }
 
     /// The oldest copy if it has arrived (or, if `wait`, as soon as it has).
-    pub fn poll(&mut self, gpu: &Gpu, wait: bool) -> Result<Option<(u64, Vec<Vec<u32>>)>> {
+    pub fn poll(&mut self, gpu: &Handle, wait: bool) -> Result<Option<(u64, Vec<Vec<u32>>)>> {
         let Some(oldest) = self.queue.front() else { return Ok(None) };
         if wait {
             gpu.wait(oldest.submission.clone(), &oldest.mapping)?;
@@ -88,7 +87,7 @@ impl Readback {
 }
 
 /// One part of a buffer, waited for, in pieces that keep the staging memory small.
-pub(super) fn read_now(gpu: &Gpu, (buffer, offset, bytes): Part<'_>) -> Result<Vec<u32>> {
+pub(super) fn read_now(gpu: &Handle, (buffer, offset, bytes): Part<'_>) -> Result<Vec<u32>> {
     const PIECE: u64 = 64 << 20;
     let mut readback = Readback::default();
     let mut words = Vec::with_capacity(bytes as usize / 4);

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::Gpu;
+use super::handle::Handle;
 use super::readback::read_now;
 
 /// Ops of one clock: a query set holds 4,096 time stamps, two for each op.
@@ -17,7 +17,7 @@ pub(super) struct Clock {
 
 impl Clock {
     /// The device must have time stamps.
-    pub fn new(gpu: &Gpu, passes: usize) -> Result<Self> {
+    pub fn new(gpu: &Handle, passes: usize) -> Result<Self> {
         gpu.guarded(|| Clock {
             queries: gpu.device.create_query_set(&wgpu::QuerySetDescriptor {
                 label: Some("profile"),
@@ -52,7 +52,7 @@ impl Clock {
     }
 
     /// Seconds of every pass; waits for the device.
-    pub fn read(&self, gpu: &Gpu) -> Result<Vec<f64>> {
+    pub fn read(&self, gpu: &Handle) -> Result<Vec<f64>> {
         let words = read_now(gpu, (&self.buffer, 0, 16 * self.passes as u64))?;
         let tick = 1e-9 * f64::from(gpu.queue.get_timestamp_period());
         let stamps: Vec<u64> =

@@ -7,8 +7,7 @@ use std::borrow::Cow;
 
 use anyhow::{Context, Result};
 
-use super::Gpu;
-use super::adapter::Mapping;
+use super::handle::{Handle, Mapping};
 
 /// Runs that may be submitted and not yet done.
 const IN_FLIGHT: usize = 3;
@@ -30,7 +29,7 @@ pub(super) type Copy<'a> = (&'a wgpu::Buffer, u64, Cow<'a, [u8]>);
 
 impl Uploads {
     /// `bytes`: what a run usually uploads; more makes a buffer grow once.
-    pub fn new(gpu: &Gpu, bytes: u64) -> Result<Self> {
+    pub fn new(gpu: &Handle, bytes: u64) -> Result<Self> {
         let slots = (0..IN_FLIGHT).map(|_| Slot::new(gpu, bytes)).collect::<Result<_>>()?;
         Ok(Uploads { slots, next: 0 })
     }
@@ -38,7 +37,7 @@ impl Uploads {
     /// Records the copies. Waits while too many runs are in flight. Call `submitted` after the submission.
     pub fn record(
         &mut self,
-        gpu: &Gpu,
+        gpu: &Handle,
         encoder: &mut wgpu::CommandEncoder,
         copies: &[Copy<'_>],
     ) -> Result<()> {
@@ -72,7 +71,7 @@ impl Uploads {
 }
 
 impl Slot {
-    fn new(gpu: &Gpu, bytes: u64) -> Result<Self> {
+    fn new(gpu: &Handle, bytes: u64) -> Result<Self> {
         let buffer = gpu
             .guarded(|| {
                 gpu.device.create_buffer(&wgpu::BufferDescriptor {
@@ -86,7 +85,7 @@ impl Slot {
         Ok(Slot { buffer, in_flight: None })
     }
 
-    fn make_ready(&mut self, gpu: &Gpu) -> Result<()> {
+    fn make_ready(&mut self, gpu: &Handle) -> Result<()> {
         match self.in_flight.take() {
             Some((submission, mapping)) => gpu.wait(submission, &mapping),
             None => Ok(()),

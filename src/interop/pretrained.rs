@@ -7,14 +7,12 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::model::ModelConfig;
 use crate::plan::Executor;
 use crate::tokenizer::Tokenizer;
-use crate::train::checkpoint;
-use crate::train::config::{Surroundings, TrainConfig};
 
-use super::huggingface;
 use super::weights::WeightFile;
+use super::{checkpoint, huggingface};
 
 /// Names under which a directory may hold the SentencePiece model.
-const TOKENIZERS: [&str; 2] = ["tokenizer.model", "spiece.model"];
+const TOKENIZERS: [&str; 2] = [checkpoint::TOKENIZER, "spiece.model"];
 
 /// An encoder with everything that belongs to it.
 pub struct Pretrained {
@@ -31,10 +29,10 @@ impl Pretrained {
     pub fn open(path: &Path) -> Result<Self> {
         let shown = path.display();
         ensure!(path.is_dir(), "{shown}: no such directory");
-        if path.join("latest").is_file() {
+        if checkpoint::is_run(path) {
             return Self::checkpoint(&checkpoint::latest(path)?, path);
         }
-        if path.join(checkpoint::STATE).is_file() {
+        if checkpoint::is_checkpoint(path) {
             // RUN/checkpoints/step-N
             let run = path.canonicalize().ok().and_then(|path| Some(path.parent()?.parent()?.to_owned()));
             let run = run.with_context(|| format!("{shown}: lies in no run; name the run's directory"))?;
@@ -53,16 +51,12 @@ impl Pretrained {
     }
 
     fn checkpoint(checkpoint: &Path, run: &Path) -> Result<Self> {
-        let state = checkpoint::state(checkpoint)?;
-        let settings = TrainConfig::load(&run.join("config.toml"))?;
-        let vocab_size = settings.size("model.vocab_size")?;
-        let config = TrainConfig::resolve(settings, Surroundings { vocab_size, gpu: false })?;
         Ok(Pretrained {
-            model: config.model,
-            weights: WeightFile::open(&checkpoint.join(checkpoint::MODEL))?,
+            model: checkpoint::model(run)?,
+            weights: checkpoint::weights(checkpoint)?,
             huggingface: false,
-            tokenizer: Some(run.join(TOKENIZERS[0])),
-            lower: Some(state.lower),
+            tokenizer: Some(run.join(checkpoint::TOKENIZER)),
+            lower: Some(checkpoint::state(checkpoint)?.lower),
         })
     }
 

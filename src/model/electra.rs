@@ -5,12 +5,12 @@
 
 use anyhow::{Result, ensure};
 
+use crate::batch::PackedBatch;
 use crate::ops::optimizer::Clear;
 use crate::ops::replace::Replace;
 use crate::ops::replaced_token::AUC_BINS;
 use crate::plan::{Phase, Plan, PlanBuilder, Upload};
 use crate::tensor::{Element, Precision, Role, Rows, TensorId};
-use crate::train::batch::PackedBatch;
 
 use super::ModelConfig;
 use super::encoder::Encoder;

@@ -5,10 +5,10 @@ use std::ops::Range;
 
 use anyhow::{Result, ensure};
 
+use crate::batch::PackedBatch;
 use crate::ops::optimizer::Clear;
 use crate::plan::{Data, Phase, Plan, PlanBuilder, Upload};
 use crate::tensor::{Dropout, Element, Extent, Precision, Role, Rows, TensorId};
-use crate::train::batch::PackedBatch;
 
 use super::electra::METRICS;
 use super::encoder::Encoder;

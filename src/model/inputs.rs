@@ -1,8 +1,8 @@
 //! The packed batch as tensors of a plan, and how it gets there: the same for every plan built from the model.
 
+use crate::batch::{PackedBatch, WordLists};
 use crate::plan::{Data, PlanBuilder, Upload};
 use crate::tensor::{Element, Extent, Role, Rows, TensorId};
-use crate::train::batch::{PackedBatch, WordLists};
 
 /// The packed batch as an encoder reads it.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +27,7 @@ pub struct Coordinates {
     pub sequences: TensorId,
 }
 
-/// Sorted rows by id, for the gradient of the word embeddings (`train::batch::WordLists`).
+/// Sorted rows by id, for the gradient of the word embeddings (`batch::WordLists`).
 #[derive(Clone, Copy, Debug)]
 pub struct WordListTensors {
     pub ids: TensorId,

@@ -13,9 +13,11 @@ use crate::tensor::{Element, Extents, Precision, Role, Rows, TensorId, TensorInf
 
 mod executor;
 pub mod explain;
+mod in_flight;
 mod storage;
 
 pub use executor::{Data, Executor, Upload, copy_parameters};
+pub use in_flight::{IN_FLIGHT, InFlight};
 pub use storage::{BufferInfo, ParameterRange};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -17,7 +17,7 @@ use super::reader::Lines;
 use super::sentences;
 use super::writer::StoreWriter;
 use crate::corpus::input::{Document, Documents};
-use crate::partial::with_suffix;
+use crate::files::with_suffix;
 use crate::tokenizer::Tokenizer;
 
 /// Bytes of text in a batch.

@@ -175,7 +175,7 @@ fn prepare_writes_the_same_store_with_any_number_of_threads() {
         let held_out = summary.held_out.unwrap();
         assert_eq!(summary.store.documents + held_out.documents, 6000);
         assert!((400..800).contains(&held_out.documents), "{}", held_out.documents);
-        let held_out_path = crate::partial::with_suffix(&out, ".held-out");
+        let held_out_path = crate::files::with_suffix(&out, ".held-out");
         verify(&out).unwrap();
         verify(&held_out_path).unwrap();
         (std::fs::read(out).unwrap(), std::fs::read(held_out_path).unwrap())

@@ -16,7 +16,7 @@ use super::format::{
     Header, LINE_ENDS, MAGIC, Section, TOKENIZER, TOKENS, VERSION, align, token_width,
 };
 use super::reader::Lines;
-use crate::partial::{lock, with_suffix};
+use crate::files::{lock, with_suffix};
 use crate::tokenizer::Tokenizer;
 
 const BUFFER: usize = 1 << 20;

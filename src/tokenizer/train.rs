@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use super::ffi;
 use super::sample::Sample;
-use crate::partial::{lock, with_suffix};
+use crate::files::{lock, with_suffix};
 
 /// SentencePiece sums its counts by thread, so the model depends on their number: its default, everywhere.
 const THREADS: usize = 16;

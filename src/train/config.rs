@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::batch::masking;
 use crate::model::{Mode, ModelConfig, OptimizerOptions, StepOptions, config as sizes};
 use crate::tensor::Precision;
 
 use super::hparams;
-use super::masking;
 use super::metrics::LossWeights;
 use super::settings::{Settings, Value, nearest};
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::device::Device;
 use crate::model::{Mode, PretrainPlan, StepOptions};
-use crate::plan::{Executor, Phase, copy_parameters};
+use crate::plan::{Executor, InFlight, Phase, copy_parameters};
 use crate::store::Store;
 use crate::store::examples::EpochIndex;
 use crate::tensor::Precision;
@@ -92,6 +92,7 @@ impl Evaluator {
         copy_parameters(trained, self.executor.as_mut())?;
         let key = derive(root(self.config.seed), EVALUATION, 0);
         let mut totals = Totals::default();
+        let mut in_flight = InFlight::default();
         for (number, first) in (0..self.sequences).step_by(self.config.batch_size).enumerate() {
             let count = self.config.batch_size.min(self.sequences - first);
             let key = derive(key, number as u32, 0);
@@ -99,9 +100,9 @@ impl Evaluator {
             let executor = self.executor.as_mut();
             self.plan.run(executor, Phase::Clear, &batch, 0.0)?;
             self.plan.run(executor, Phase::Micro, &batch, 0.0)?;
-            executor.request(number as u64, &self.plan.reported())?;
-            if let Some((_, words)) = executor.poll(true)? {
-                totals.add(&batch.totals, &words[0], &words[1])?;
+            in_flight.submitted(executor, &self.plan.reported(), batch.totals)?;
+            while let Some((of_batch, words)) = in_flight.next(executor, 0)? {
+                totals.add(&of_batch, &words[0], &words[1])?;
             }
         }
         Ok(Evaluation {

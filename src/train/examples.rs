@@ -5,6 +5,8 @@ use std::thread::JoinHandle;
 
 use anyhow::{Result, anyhow, ensure};
 
+use crate::batch::PackedBatch;
+use crate::batch::masking::Masker;
 use crate::model::{BatchCapacity, PretrainPlan};
 use crate::store::Stores;
 use crate::store::examples::Example;
@@ -13,9 +15,7 @@ use crate::tensor::random::{Stream, derive, root};
 use crate::tensor::{Extents, StepValues};
 use crate::tokenizer::SpecialIds;
 
-use super::batch::PackedBatch;
 use super::config::TrainConfig;
-use super::masking::Masker;
 use super::metrics::BatchTotals;
 
 /// Steps that are made ahead.

@@ -2,13 +2,13 @@
 
 use anyhow::Result;
 
+use crate::batch::PackedBatch;
 use crate::device::Device;
 use crate::model::PretrainPlan;
 use crate::model::electra::StepTensors;
 use crate::plan::{Executor, Phase, Upload};
 use crate::tensor::{StepValues, TensorId};
 
-use super::batch::PackedBatch;
 use super::examples::StepBatch;
 
 /// The phases of a step, in order.

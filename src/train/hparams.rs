@@ -4,7 +4,8 @@
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value as Json};
 
-use super::masking;
+use crate::batch::masking;
+
 use super::settings::{Settings, Value, nearest};
 
 /// The reference's names of keys that we have under another name or the same.

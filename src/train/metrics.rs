@@ -1,11 +1,8 @@
-//! What a step reports, summed over a log interval, and `metrics.jsonl` (SPEC.md §3, end).
+//! What a step reports, summed over a log interval, and a line of `metrics.jsonl` (docs/spec.md §3, end).
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
 use std::ops::AddAssign;
-use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde::Serialize;
 
 use crate::ops::loss_scaling::LOWEST_SCALE;
@@ -234,43 +231,6 @@ pub struct MetricsRecord {
     pub skipped_steps: Option<u64>,
 }
 
-/// A file of JSON lines, each with a `step`, that is only ever appended to.
-pub struct JsonLines {
-    path: PathBuf,
-    file: File,
-}
-
-impl JsonLines {
-    /// Opens or creates the file, first dropping lines beyond `step` (those that a resumed run makes again)
-    /// and a last line that was cut off.
-    pub fn open(path: &Path, step: u64) -> Result<Self> {
-        let name = path.display();
-        if path.exists() {
-            let text = fs::read(path).with_context(|| format!("cannot read {name}"))?;
-            let mut kept = Vec::new();
-            for line in text.split_inclusive(|&byte| byte == b'\n') {
-                let record = serde_json::from_slice::<serde_json::Value>(line).ok();
-                let at = record.as_ref().and_then(|record| record.get("step")?.as_u64());
-                if line.ends_with(b"\n") && at.is_some_and(|at| at <= step) {
-                    kept.extend_from_slice(line);
-                }
-            }
-            if kept.len() != text.len() {
-                super::checkpoint::write_atomically(path, &kept)?;
-            }
-        }
-        let file = OpenOptions::new().create(true).append(true).open(path);
-        Ok(JsonLines { path: path.to_owned(), file: file.with_context(|| format!("cannot write {name}"))? })
-    }
-
-    /// Appends a record in one write, so that an interruption cannot mix lines.
-    pub fn append(&mut self, record: &impl Serialize) -> Result<()> {
-        let mut line = serde_json::to_vec(record)?;
-        line.push(b'\n');
-        self.file.write_all(&line).with_context(|| format!("cannot write {}", self.path.display()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -358,14 +318,5 @@ mod tests {
         assert_eq!(totals.loss_scale(), Some(512.0));
         totals.add(&batch, &scaled([0.0; 8], LOWEST_SCALE, 1.0), &histogram).unwrap();
         assert!(totals.is_broken());
-    }
-
-    #[test]
-    fn resuming_drops_later_and_broken_lines() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("metrics.jsonl");
-        fs::write(&path, "{\"step\":10}\n{\"step\":20}\n{\"step\":30}\n{\"st").unwrap();
-        JsonLines::open(&path, 20).unwrap().append(&serde_json::json!({"step": 25})).unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "{\"step\":10}\n{\"step\":20}\n{\"step\":25}\n");
     }
 }

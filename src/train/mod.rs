@@ -1,13 +1,10 @@
-//! Pre-training: configuration, batches and masking, schedule, the loop, metrics, checkpoints.
+//! Pre-training: configuration, batches of a store, schedule, the loop, metrics.
 
-pub mod batch;
-pub mod checkpoint;
 pub mod config;
 pub mod evaluate;
 pub mod examples;
 pub mod feeding;
 pub mod hparams;
-pub mod masking;
 pub mod metrics;
 pub mod parity;
 pub mod profile;

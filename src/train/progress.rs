@@ -1,6 +1,5 @@
 //! Results of steps as they arrive, late and in order: intervals, rates, the time left.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
@@ -8,14 +7,14 @@ use anyhow::{Result, bail, ensure};
 use crate::model::ModelConfig;
 
 use super::config::TrainConfig;
-use super::examples::StepBatch;
 use super::metrics::{BatchTotals, LossWeights, MetricsRecord, Totals};
 
 /// A step that the device works on.
-struct Pending {
-    step: u64,
-    totals: BatchTotals,
-    learning_rate: f32,
+pub struct Submitted {
+    /// Updates made before it.
+    pub step: u64,
+    pub totals: BatchTotals,
+    pub learning_rate: f32,
 }
 
 pub struct Progress {
@@ -27,7 +26,6 @@ pub struct Progress {
     positions_per_step: f64,
     /// f32 operations a second that the device was measured to do at most.
     peak: f64,
-    pending: VecDeque<Pending>,
     interval: Totals,
     /// Real tokens of all steps that have arrived.
     tokens: u64,
@@ -47,20 +45,11 @@ impl Progress {
             log_every: config.log_every,
             positions_per_step: (config.batch_size * config.max_length) as f64,
             peak,
-            pending: VecDeque::new(),
             interval: Totals::default(),
             tokens,
             since: Instant::now(),
             last: None,
         }
-    }
-
-    pub fn submitted(&mut self, batch: &StepBatch, learning_rate: f32) {
-        self.pending.push_back(Pending { step: batch.step, totals: batch.totals, learning_rate });
-    }
-
-    pub fn in_flight(&self) -> usize {
-        self.pending.len()
     }
 
     /// The record written last.
@@ -78,15 +67,12 @@ impl Progress {
     /// Takes the results of the oldest step; a record where its interval is complete.
     ///
     /// Errors: a loss or gradient that is not finite.
-    pub fn arrived(&mut self, step: u64, words: &[Vec<u32>]) -> Result<Option<MetricsRecord>> {
-        let pending = self.pending.pop_front();
-        let Some(pending) = pending.filter(|pending| pending.step == step && words.len() == 2) else {
-            bail!("results of step {step} arrived out of order; please report this")
-        };
-        self.interval.add(&pending.totals, &words[0], &words[1])?;
-        let done = step + 1;
+    pub fn arrived(&mut self, submitted: Submitted, words: &[Vec<u32>]) -> Result<Option<MetricsRecord>> {
+        let [metrics, histogram] = words else { bail!("a step reported {} tensors, not 2", words.len()) };
+        self.interval.add(&submitted.totals, metrics, histogram)?;
+        let done = submitted.step + 1;
         ensure!(!self.interval.is_broken(), "step {done}: a loss or gradient is infinite or not a number");
-        self.tokens += pending.totals.tokens;
+        self.tokens += submitted.totals.tokens;
         if !done.is_multiple_of(self.log_every) && done != self.steps {
             return Ok(None);
         }
@@ -99,7 +85,7 @@ impl Progress {
             step: done,
             tokens: self.tokens,
             quality: self.interval.quality(self.weights),
-            lr: pending.learning_rate,
+            lr: submitted.learning_rate,
             grad_norm: self.interval.gradient_norm(),
             tokens_per_second: batch.tokens as f64 / seconds,
             positions_per_second: batch.positions as f64 / seconds,

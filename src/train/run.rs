@@ -8,18 +8,19 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 
 use crate::device::{Device, DeviceChoice, Peaks};
+use crate::files::{JsonLines, write_atomically};
+use crate::interop::checkpoint::{self, LossScalingState, State, StoreIdentity};
 use crate::model::parameters;
-use crate::plan::{Executor, explain};
+use crate::plan::{Executor, IN_FLIGHT, InFlight, explain};
 use crate::store::{Stores, WeightedPath};
 
-use super::checkpoint::{self, LossScalingState, State, StoreIdentity};
 use super::config::{Sources, Surroundings, TrainConfig};
 use super::evaluate::{Evaluation, Evaluator};
 use super::examples::{self, Batcher, Feeder, StepBatch, full_extents};
 use super::feeding::Feeding;
-use super::metrics::{JsonLines, MetricsRecord};
+use super::metrics::MetricsRecord;
 use super::profile::StepProfiler;
-use super::progress::Progress;
+use super::progress::{Progress, Submitted};
 use super::schedule;
 
 /// What `pretrain` is asked to do.
@@ -116,7 +117,7 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
         scaling.write(executor.as_mut(), tensor)?;
     }
     if let Some(used) = device.kernels_of(executor.as_ref()) {
-        checkpoint::write_atomically(&kernels, &serde_json::to_vec_pretty(&used)?)?;
+        write_atomically(&kernels, &serde_json::to_vec_pretty(&used)?)?;
     }
     let out = &options.out;
     eprintln!("{}: step {} of {} on {}", out.display(), state.step, config.steps, executor.describe());
@@ -127,6 +128,7 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
             None => None,
         },
         progress: Progress::new(&config, state.step, state.tokens, peak),
+        in_flight: InFlight::default(),
         profiler: peaks.map(|peaks| StepProfiler::new(state.step, peaks)),
         saved: None,
         out,
@@ -161,7 +163,7 @@ const FREE: &[&str] = &["log_every", "checkpoint_every", "keep", "eval_every", "
 
 /// The run's own configuration; flags that contradict it are refused by name.
 fn resumed_config(options: &Options, surroundings: Surroundings) -> Result<TrainConfig> {
-    let path = options.out.join("config.toml");
+    let path = options.out.join(checkpoint::CONFIG);
     let saved = TrainConfig::load(&path).context("--resume")?;
     let sources = &options.sources;
     let mut settings = saved.clone();
@@ -208,7 +210,7 @@ fn start(
         loss_scaling: None,
         device: device_name(executor),
     };
-    let has_checkpoint = options.resume && out.join("latest").exists();
+    let has_checkpoint = options.resume && checkpoint::is_run(out);
     let state = if has_checkpoint {
         let path = checkpoint::latest(out)?;
         let state = checkpoint::state(&path)?;
@@ -242,14 +244,14 @@ fn start(
         fresh
     };
     fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
-    checkpoint::write_atomically(&out.join("config.toml"), config.settings().to_toml().as_bytes())?;
-    checkpoint::write_atomically(&out.join("tokenizer.model"), store.tokenizer_model())?;
+    write_atomically(&out.join(checkpoint::CONFIG), config.settings().to_toml().as_bytes())?;
+    write_atomically(&out.join(checkpoint::TOKENIZER), store.tokenizer_model())?;
     Ok(state)
 }
 
 /// Loads the parameters of another run of the same sizes and tokenizer; the optimiser starts afresh.
 fn begin_with(init: &Path, tokenizer: &str, executor: &mut dyn Executor) -> Result<()> {
-    let path = if init.join("latest").is_file() { checkpoint::latest(init)? } else { init.to_owned() };
+    let path = if checkpoint::is_run(init) { checkpoint::latest(init)? } else { init.to_owned() };
     let state = checkpoint::state(&path).context("--init takes a run or one of its checkpoints")?;
     ensure!(
         state.tokenizer == tokenizer,
@@ -273,9 +275,6 @@ fn evaluated_before(config: &TrainConfig, state: &State) -> u64 {
     if state.step == config.steps { state.step - 1 } else { state.step }
 }
 
-/// Steps whose results are waited for at most: enough that the device is never idle.
-pub const IN_FLIGHT: usize = 2;
-
 struct Run<'a> {
     out: &'a Path,
     config: &'a TrainConfig,
@@ -286,6 +285,7 @@ struct Run<'a> {
     metrics: JsonLines,
     evaluations: Option<JsonLines>,
     progress: Progress,
+    in_flight: InFlight<Submitted>,
     profiler: Option<StepProfiler>,
     /// As the run stands; `step` counts the steps submitted.
     state: State,
@@ -346,8 +346,8 @@ impl Run<'_> {
             }
             None => self.feeding.step(executor, batch, rate)?,
         }
-        executor.request(batch.step, &self.feeding.reported())?;
-        self.progress.submitted(batch, rate);
+        let submitted = Submitted { step: batch.step, totals: batch.totals, learning_rate: rate };
+        self.in_flight.submitted(executor, &self.feeding.reported(), submitted)?;
         self.state.step = batch.step + 1;
         self.state.tokens += batch.totals.tokens;
         self.collect(IN_FLIGHT)
@@ -355,18 +355,12 @@ impl Run<'_> {
 
     /// Takes results until at most `waiting` steps are in flight, and all that have arrived.
     fn collect(&mut self, waiting: usize) -> Result<()> {
-        while self.progress.in_flight() > 0 {
-            let wait = self.progress.in_flight() > waiting;
-            let Some((step, words)) = self.executor.poll(wait)? else {
-                ensure!(!wait, "the device gave no results of a step; please report this");
-                return Ok(());
-            };
-            let Some(record) = self.progress.arrived(step, &words).map_err(|error| self.advise(error))?
-            else {
-                continue;
-            };
-            eprintln!("{}", self.progress.line(&record));
-            self.metrics.append(&record)?;
+        while let Some((submitted, words)) = self.in_flight.next(self.executor.as_mut(), waiting)? {
+            let record = self.progress.arrived(submitted, &words).map_err(|error| self.advise(error))?;
+            if let Some(record) = record {
+                eprintln!("{}", self.progress.line(&record));
+                self.metrics.append(&record)?;
+            }
         }
         Ok(())
     }

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use safetensors::tensor::TensorView;
 
+use crate::batch::{MaskedExample, PackedBatch};
 use crate::device::{Device, DeviceChoice};
+use crate::interop::checkpoint::LossScalingState;
 use crate::model::{BatchCapacity, Mode, OptimizerOptions, PretrainPlan, StepOptions};
 use crate::plan::{Data, Parameter, Phase, Upload};
 use crate::tensor::{Precision, StepValues, TensorId};
-use crate::train::batch::{MaskedExample, PackedBatch};
-use crate::train::checkpoint::LossScalingState;
 use crate::train::schedule;
 
 mod compare;

@@ -6,7 +6,7 @@ use crate::store::examples::Example;
 use crate::tensor::random::{Stream, derive};
 use crate::tokenizer::SpecialIds;
 
-use super::batch::MaskedExample;
+use super::MaskedExample;
 
 /// A chosen position is shown as `[MASK]` with this probability, else as it is.
 const MASK_PROBABILITY: f64 = 0.85;

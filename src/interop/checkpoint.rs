@@ -5,24 +5,29 @@
 //! interrupts, `latest` names a whole checkpoint. Equal runs write equal bytes: no times, no paths.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::interop::weights::{self, WeightFile};
+use crate::files::{sync_directory, write_atomically};
+use crate::model::ModelConfig;
 use crate::ops::loss_scaling;
 use crate::plan::{Executor, Parameter};
 use crate::store::{Store, Stores};
 use crate::tensor::TensorId;
 
+use super::weights::{self, WeightFile};
+
+/// What a run was made with, beside its checkpoints.
+pub const CONFIG: &str = "config.toml";
+pub const TOKENIZER: &str = "tokenizer.model";
 const LATEST: &str = "latest";
 const CHECKPOINTS: &str = "checkpoints";
-pub const MODEL: &str = "model.safetensors";
+const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
-pub const STATE: &str = "state.json";
+const STATE: &str = "state.json";
 
 /// Says which text a run was trained on, without where it lies.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,29 +119,6 @@ const VALUES: &[Kind] = &[("", |parameter| parameter.value)];
 const MOMENTS: &[Kind] =
     &[("m.", |parameter| parameter.first_moment), ("v.", |parameter| parameter.second_moment)];
 
-/// Writes a file whole or not at all: another name, sync, rename.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".tmp");
-    let temporary = PathBuf::from(temporary);
-    let write = || -> std::io::Result<()> {
-        let mut file = File::create(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))?;
-    sync_directory(path.parent());
-    Ok(())
-}
-
-/// Makes a rename durable where the system can; elsewhere it is as durable as it gets.
-fn sync_directory(directory: Option<&Path>) {
-    if let Some(directory) = directory.and_then(|directory| File::open(directory).ok()) {
-        let _ = directory.sync_all();
-    }
-}
-
 /// The checkpoint of this step in a run directory.
 fn directory(run: &Path, step: u64) -> PathBuf {
     run.join(CHECKPOINTS).join(format!("step-{step:08}"))
@@ -226,10 +208,41 @@ pub fn state(checkpoint: &Path) -> Result<State> {
     serde_json::from_slice(&text).with_context(|| format!("{}: not the state of a run", path.display()))
 }
 
+/// The sizes of a run's model, from its `config.toml`, in which nothing is left to derive.
+pub fn model(run: &Path) -> Result<ModelConfig> {
+    #[derive(Deserialize)]
+    struct Saved {
+        model: ModelConfig,
+    }
+    let path = run.join(CONFIG);
+    let shown = path.display();
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {shown}"))?;
+    let saved: Saved = toml::from_str(&text).map_err(|error| {
+        let line = error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
+        anyhow::anyhow!("{shown}, line {line}: {}", error.message())
+    })?;
+    saved.model.validate().with_context(|| shown.to_string())?;
+    Ok(saved.model)
+}
+
+/// Whether a directory is a run that has saved a checkpoint, and whether it is a checkpoint itself.
+pub fn is_run(directory: &Path) -> bool {
+    directory.join(LATEST).is_file()
+}
+
+pub fn is_checkpoint(directory: &Path) -> bool {
+    directory.join(STATE).is_file()
+}
+
 /// Loads parameters and moments into the executor.
 pub fn load(checkpoint: &Path, executor: &mut dyn Executor) -> Result<()> {
     read_tensors(&checkpoint.join(MODEL), executor, VALUES)?;
     read_tensors(&checkpoint.join(OPTIMIZER), executor, MOMENTS)
+}
+
+/// The parameters of a checkpoint as a file.
+pub fn weights(checkpoint: &Path) -> Result<WeightFile> {
+    WeightFile::open(&checkpoint.join(MODEL))
 }
 
 /// Loads parameters alone, for evaluation.
