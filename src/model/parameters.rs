@@ -1,4 +1,4 @@
-//! The parameters of both networks: names (SPEC.md §6), shapes, and how they start (SPEC.md §2).
+//! The parameters of both networks: names (`docs/spec.md` §6), shapes, and how they start (`docs/spec.md` §2).
 
 use anyhow::Result;
 
@@ -137,7 +137,7 @@ pub fn embeddings(builder: &mut PlanBuilder, config: &ModelConfig) -> EmbeddingP
     }
 }
 
-/// Layer-wise decay of the learning rate (SPEC.md §5): layer k of L has decay^(L−k), embeddings and
+/// Layer-wise decay of the learning rate (`docs/spec.md` §5): layer k of L has decay^(L−k), embeddings and
 /// `embeddings_project` decay^(L+1), heads 1.
 #[derive(Clone, Copy, Debug)]
 pub struct LayerRates {
