@@ -1,4 +1,4 @@
-//! Sizes of the model, resolved and checked, and the work they mean (SPEC.md §2 and §7).
+//! Sizes of the model, resolved and checked, and the work they mean (`docs/spec.md` §2 and §7).
 
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -78,7 +78,7 @@ impl ModelConfig {
         Ok(())
     }
 
-    /// Training FLOPs of a batch as SPEC.md §7 counts them: 6 × the multiply-adds of the matrix products of
+    /// Training FLOPs of a batch as `docs/spec.md` §7 counts them: 6 × the multiply-adds of the matrix products of
     /// the forward pass. Embedding look-ups are free; the vocabulary's logits count for masked slots alone;
     /// attention counts the pairs of real tokens.
     ///

@@ -9,10 +9,12 @@ use crate::batch::PackedBatch;
 use crate::ops::constants::METRICS;
 use crate::ops::optimizer::Clear;
 use crate::plan::{Data, Phase, Plan, PlanBuilder, Upload};
+use crate::tensor::draws::DISCRIMINATOR;
 use crate::tensor::{Dropout, Element, Extent, Precision, Role, Rows, TensorId};
 
-use super::encoder::{Encoder, WordListTensors, site};
-use super::inputs::PackedInputs;
+use super::encoder::Encoder;
+use super::inputs::{PackedInputs, WordListTensors, WordRows};
+use super::layers::site;
 use super::parameters::{self, LayerRates};
 use super::task_heads;
 use super::update::{OptimizerOptions, RANGE_LIMIT, clear_gradients, update};
@@ -154,11 +156,12 @@ impl FinetunePlan {
             attention_dropout: on(options.attention_dropout),
             network: DISCRIMINATOR,
         };
-        let saved = builder.scoped_in("encoder", |builder| encoder.forward(builder, inputs.input_ids));
+        let (encoded, tape) =
+            builder.scoped_in("encoder", |builder| encoder.forward(builder, inputs.input_ids));
         let place = |number| Dropout::new(on(options.dropout), site(DISCRIMINATOR, size.layers + 1, number));
         let context = task_heads::HeadContext {
             hidden: size.hidden,
-            encoded: saved.output,
+            encoded,
             packed: inputs.packed,
             capacity,
             labelled: Rows::of(Extent::Masked, capacity.masked.max(1)),
@@ -170,7 +173,7 @@ impl FinetunePlan {
         let built = builder.scoped_in("head", |builder| context.build(builder, head, &head_parameters));
         if let (Some(gradient), Some(words)) = (built.encoded_gradient, words) {
             builder.scoped_in("encoder", |builder| {
-                encoder.backward(builder, &saved, gradient, words, None);
+                tape.backward(builder, gradient, &WordRows { kept: words, sampled: None });
             });
         }
         builder.phase(Phase::Update);
@@ -182,16 +185,13 @@ impl FinetunePlan {
             let head = &built.tensors;
             keep.extend([head.logits, head.end_logits, head.impossible_logits].into_iter().flatten());
             // The ends are computed several times from it.
-            keep.push(saved.output);
+            keep.push(encoded);
         }
         let plan = builder.build(&keep)?;
         let tensors = FinetuneTensors { inputs, words, head: built.tensors, metrics };
         Ok(FinetunePlan { plan, tensors, capacity, end_ops: built.end_ops })
     }
 }
-
-/// The discriminator in dropout sites.
-const DISCRIMINATOR: u32 = 2;
 
 /// What the labels of a micro-batch are; only those of the head are looked at.
 #[derive(Clone, Debug, Default)]

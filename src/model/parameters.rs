@@ -1,4 +1,4 @@
-//! The parameters of both networks: names (SPEC.md §6), shapes, and how they start (SPEC.md §2).
+//! The parameters of both networks: names (`docs/spec.md` §6), shapes, and how they start (`docs/spec.md` §2).
 
 use anyhow::Result;
 
@@ -12,7 +12,7 @@ const NORMAL: Initial = Initial::TruncatedNormal(0.02);
 
 /// A dense layer: weight `[out, in]` and bias `[out]`. Fused layers hold several under one another.
 #[derive(Clone)]
-pub struct Dense {
+pub struct DenseParameters {
     pub weight: Parameter,
     pub bias: Parameter,
     pub inputs: usize,
@@ -37,11 +37,11 @@ pub struct EmbeddingParameters {
 #[derive(Clone)]
 pub struct LayerParameters {
     /// Query, key and value under one another: `[3H, H]`.
-    pub qkv: Dense,
-    pub attention_output: Dense,
+    pub qkv: DenseParameters,
+    pub attention_output: DenseParameters,
     pub attention_norm: NormParameters,
-    pub intermediate: Dense,
-    pub output: Dense,
+    pub intermediate: DenseParameters,
+    pub output: DenseParameters,
     pub output_norm: NormParameters,
 }
 
@@ -49,13 +49,13 @@ pub struct LayerParameters {
 #[derive(Clone)]
 pub struct EncoderParameters {
     /// Only where the embedding size differs from the hidden size.
-    pub project: Option<Dense>,
+    pub project: Option<DenseParameters>,
     pub layers: Vec<LayerParameters>,
 }
 
 #[derive(Clone)]
 pub struct GeneratorHead {
-    pub dense: Dense,
+    pub dense: DenseParameters,
     pub norm: NormParameters,
     /// Bias of the output layer, `[V]`; its weight is the word embedding table.
     pub output_bias: Parameter,
@@ -63,8 +63,8 @@ pub struct GeneratorHead {
 
 #[derive(Clone)]
 pub struct DiscriminatorHead {
-    pub dense: Dense,
-    pub prediction: Dense,
+    pub dense: DenseParameters,
+    pub prediction: DenseParameters,
 }
 
 /// Sizes of one encoder.
@@ -105,11 +105,11 @@ pub(super) fn dense(
     inputs: usize,
     outputs: usize,
     initial: Initial,
-) -> Dense {
+) -> DenseParameters {
     let parts = |kind: &str| -> Vec<(String, usize)> {
         names.iter().map(|name| (format!("{name}.{kind}"), outputs)).collect()
     };
-    Dense {
+    DenseParameters {
         weight: builder.parameter(&parts("weight"), inputs, ParameterKind::Weight, initial),
         bias: builder.parameter(&parts("bias"), 1, ParameterKind::Bias, Initial::Zero),
         inputs,
@@ -138,7 +138,7 @@ pub fn embeddings(builder: &mut PlanBuilder, config: &ModelConfig) -> EmbeddingP
     }
 }
 
-/// Layer-wise decay of the learning rate (SPEC.md §5): layer k of L has decay^(L−k), embeddings and
+/// Layer-wise decay of the learning rate (`docs/spec.md` §5): layer k of L has decay^(L−k), embeddings and
 /// `embeddings_project` decay^(L+1), heads 1.
 #[derive(Clone, Copy, Debug)]
 pub struct LayerRates {
