@@ -141,7 +141,9 @@ impl Golden {
                 weight_decay: self.constant("decay") as f32,
             },
         };
-        FinetunePlan::new(&self.config, self.head, capacity, &options).expect("a plan")
+        let plan = FinetunePlan::new(&self.config, self.head, capacity, &options).expect("a plan");
+        crate::decay::check(&plan.plan);
+        plan
     }
 
     /// Fills one tensor of every parameter; a golden of one element stands for all.

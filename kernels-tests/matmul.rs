@@ -4,7 +4,7 @@ use inazuma::ops::matmul::{Epilogue, Form, MatMul, Operand};
 use std::time::Instant;
 
 use inazuma::gpu::{GpuExecutor, Options, Selection};
-use inazuma::plan::{Executor, Initial, Phase, PlanBuilder};
+use inazuma::plan::{Executor, Initial, ParameterKind, Phase, PlanBuilder};
 use inazuma::tensor::{Element, Extent, Role, Rows};
 
 use crate::harness::{Case, Fill, GradientCase, compare, gpu, gradient_check, product, step};
@@ -159,9 +159,9 @@ fn gradients() {
         let rows = Rows::of(Extent::Tokens, 13);
         let (inner, hidden, out) = (5, 7, 3);
         let x = builder.activation("x", rows, inner);
-        let w1 = builder.parameter(&[("w1".into(), hidden)], inner, false, Initial::Zero);
-        let b1 = builder.parameter(&[("b1.bias".into(), 1)], hidden, true, Initial::Zero);
-        let w2 = builder.parameter(&[("w2".into(), out)], hidden, false, Initial::Zero);
+        let w1 = builder.parameter(&[("w1".into(), hidden)], inner, ParameterKind::Weight, Initial::Zero);
+        let b1 = builder.parameter(&[("b1.bias".into(), 1)], hidden, ParameterKind::Bias, Initial::Zero);
+        let w2 = builder.parameter(&[("w2".into(), out)], hidden, ParameterKind::Weight, Initial::Zero);
         let before = builder.activation("before", rows, hidden);
         let h = builder.activation("h", rows, hidden);
         let y = builder.activation("y", rows, out);

@@ -1,6 +1,6 @@
 // metrics[target k] += Σ over rows of source[row, k], k = 0..2.
 //
-// source [R, 3]; metrics [16].
+// source [R, 3]; metrics [METRICS].
 // Dispatch: one workgroup; R is at most some ten thousand, and one workgroup keeps the order fixed.
 struct Immediates {
   rows_extent: u32,

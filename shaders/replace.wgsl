@@ -27,10 +27,10 @@ fn main(
     return;
   }
   let slot = slots[row];
-  if slot >= 0xfffffffeu {
-    // No slot, or padding, whose label 2 means that it does not count.
+  if slot >= PADDING {
+    // No slot, or padding, which does not count.
     ids[row] = input_ids[row];
-    labels[row] = select(2u, 0u, slot == 0xffffffffu);
+    labels[row] = select(IGNORED, 0u, slot == NO_SLOT);
   } else {
     ids[row] = sampled[slot];
     labels[row] = select(0u, 1u, sampled[slot] != masked_ids[slot]);

@@ -55,8 +55,7 @@ fn main(
     let loss = max(x, 0.0) - x * label + log_part;
     let gradient =
       (sigmoid - label) * immediates.discriminator_weight * step.loss_scale / (step.tokens_total + 1e-6);
-    // Label 2 is padding.
-    let counts = labels[row] != 2u;
+    let counts = labels[row] != IGNORED;
     results[row * 2u] = select(0.0, loss, counts);
     results[row * 2u + 1u] = select(0.0, gradient, counts);
   }

@@ -72,12 +72,12 @@ fn main(
 
   // Threads take tokens in pairs, as the draws come.
   var top = MASKED_SCORE;
-  var top_index = 0xffffffffu;
+  var top_index = NO_INDEX;
 #if DRAWS
   let key = sequence_key(immediates.site, sequences[m]);
   let slot = slots[m];
   var best = MASKED_SCORE;
-  var best_index = 0xffffffffu;
+  var best_index = NO_INDEX;
 #endif
   for (var pair = thread; pair * 2u < size; pair += THREADS) {
 #if DRAWS

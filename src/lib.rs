@@ -20,6 +20,7 @@ pub mod plan;
 pub mod store;
 pub mod tensor;
 pub mod tokenizer;
+pub mod tolerances;
 pub mod train;
 
 #[cfg(test)]

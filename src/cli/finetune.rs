@@ -1,11 +1,9 @@
 //! `inazuma finetune`: from an encoder to a model of a task.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
-use crate::device::DeviceChoice;
 use crate::finetune::data::records::{Columns, Selection};
 use crate::finetune::fit::FitOptions;
 use crate::finetune::load::Source;
@@ -13,7 +11,7 @@ use crate::finetune::package::{Description, SpanHead, TaskKind};
 use crate::finetune::run::{self, Init, Options};
 
 use super::Interrupted;
-use super::configuration::{PRECISIONS, precision};
+use super::arguments::{DeviceArgs, OutputArgs, PrecisionArgs, interruptible};
 
 /// Fine-tune an encoder on a task
 ///
@@ -95,9 +93,8 @@ pub struct Args {
     /// Tokens of a sequence at most [default: squad 512, others 128, or what the model can read]
     #[arg(long)]
     max_length: Option<usize>,
-    /// f32; or f16: activations in half precision, on GPUs that have it
-    #[arg(long, default_value = "f32", value_parser = PRECISIONS)]
-    precision: String,
+    #[command(flatten)]
+    precision: PrecisionArgs,
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Train so many times, with seeds that follow each other; mean and spread are reported
@@ -121,15 +118,10 @@ pub struct Args {
     /// How much no answer must outscore the best one (squad with impossible questions)
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     no_answer_threshold: f32,
-    /// auto, cpu, gpu, gpu:N, or part of an adapter's name
-    #[arg(long, default_value = "auto")]
-    device: DeviceChoice,
-    /// Threads of the CPU executor; 0 means one for each core
-    #[arg(long, default_value_t = 0)]
-    threads: usize,
-    /// Print one JSON object on stdout
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// The columns of a table.
@@ -159,9 +151,6 @@ impl ColumnArgs {
         }
     }
 }
-
-/// Set by Ctrl-C.
-static STOP: AtomicBool = AtomicBool::new(false);
 
 /// Examples under which more epochs are the default.
 const FEW: u64 = 1000;
@@ -243,7 +232,7 @@ impl Args {
             },
             max_length: self.max_length,
             fit: FitOptions {
-                precision: precision(&self.precision),
+                precision: self.precision.precision,
                 epochs: self.epochs.unwrap_or(if squad { 2 } else { 3 }),
                 batch_size: self.batch_size,
                 learning_rate: self.learning_rate.unwrap_or(if squad { 3e-5 } else { 1e-4 }),
@@ -257,25 +246,17 @@ impl Args {
             few_epochs: self.epochs.is_none().then_some((FEW, 10)),
             no_answer_threshold: self.no_answer_threshold,
             trials: self.trials,
-            device: self.device.clone(),
-            threads: self.threads,
+            device: self.device.device.clone(),
+            threads: self.device.threads,
         })
     }
 }
 
 pub fn run(args: Args) -> Result<()> {
     let options = args.options()?;
-    let on_interrupt = || {
-        if STOP.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        eprintln!("finishing the step; Ctrl-C again stops at once");
-    };
-    ctrlc::set_handler(on_interrupt).context("cannot watch for Ctrl-C")?;
-    let report = run::run(&options, &STOP)?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    }
+    let stop = interruptible("finishing the step")?;
+    let report = run::run(&options, stop)?;
+    args.output.show_json(&report)?;
     if report.interrupted {
         return Err(Interrupted(format!("interrupted; the model is in {}", options.out.display())).into());
     }

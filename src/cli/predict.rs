@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use crate::device::DeviceChoice;
 use crate::finetune::apply::{Model, question};
 use crate::finetune::data::read_text;
 use crate::finetune::data::records::{ChoiceExample, TaggedText, TextExample};
@@ -14,6 +13,8 @@ use crate::finetune::load::Examples;
 use crate::finetune::package::TaskKind;
 use crate::finetune::tasks::Predictions;
 use crate::finetune::tasks::squad::candidates;
+
+use super::arguments::{DeviceArgs, OutputArgs};
 
 /// Use a fine-tuned model
 ///
@@ -43,20 +44,15 @@ pub struct Args {
     /// Lines that are predicted together
     #[arg(long, default_value_t = 256)]
     batch: usize,
-    /// auto, cpu, gpu, gpu:N, or part of an adapter's name
-    #[arg(long, default_value = "auto")]
-    device: DeviceChoice,
-    /// Threads of the CPU executor; 0 means one for each core
-    #[arg(long, default_value_t = 0)]
-    threads: usize,
-    /// Print one JSON object on stdout (with --question)
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 pub fn run(args: Args) -> Result<()> {
     ensure!(args.batch > 0, "--batch is 0; it must be 1 or more");
-    let mut model = Model::open(&args.model, &args.device, args.threads)?;
+    let mut model = Model::open(&args.model, &args.device.device, args.device.threads)?;
     match &args.question {
         Some(text) => ask(&args, &mut model, text),
         None => lines(&args, &mut model),
@@ -83,7 +79,7 @@ fn ask(args: &Args, model: &mut Model, text: &str) -> Result<()> {
     let asked = question("question".into(), text.to_owned(), &context);
     let answers = model.answer(vec![asked], args.no_answer_threshold)?;
     let Some((answer, prediction)) = answers.first() else { bail!("no answer came; please report this") };
-    if args.json {
+    if args.output.json {
         let probability = prediction.n_best.first().map(|candidate| candidate.probability);
         let object = json!({
             "answer": answer,
@@ -91,8 +87,7 @@ fn ask(args: &Args, model: &mut Model, text: &str) -> Result<()> {
             "no_answer": prediction.no_answer,
             "n_best": candidates(prediction),
         });
-        println!("{}", serde_json::to_string_pretty(&object)?);
-        return Ok(());
+        return args.output.show_json(&object);
     }
     match prediction.n_best.first() {
         Some(best) if !answer.is_empty() => {

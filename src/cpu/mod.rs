@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::ops::memory::Buffer;
 use crate::ops::{CpuOp, Memory, Op, Scalar};
-use crate::plan::{Data, Executor, Plan, Upload};
+use crate::plan::{Data, Executor, Identity, Plan, Upload};
 use crate::tensor::{Element, StepValues, TensorId};
 
 /// A scalar that plans can be run in.
@@ -200,8 +200,7 @@ impl<S: PlanScalar> Executor for CpuExecutor<S> {
         Ok(self.pending.pop_front())
     }
 
-    fn describe(&self) -> String {
-        let bits = 8 * size_of::<S>();
-        format!("CPU executor, f{bits}, {} threads", self.pool.current_num_threads())
+    fn identity(&self) -> Identity {
+        Identity::Cpu { bits: 8 * size_of::<S>(), threads: self.pool.current_num_threads() }
     }
 }

@@ -78,7 +78,7 @@ impl Predictor {
     }
 
     pub fn describe(&self) -> String {
-        self.executor.describe()
+        self.executor.identity().to_string()
     }
 
     /// Micro-batches of groups of inputs (choices of one question stay together and in order), the longest

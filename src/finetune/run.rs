@@ -247,7 +247,7 @@ impl<'a> Setting<'a> {
         };
         fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
         let mut metrics = JsonLines::open(&out.join("metrics.jsonl"), 0)?;
-        eprintln!("{} steps of {} items on {}", fit.steps(), options.batch_size, fit.executor().describe());
+        eprintln!("{} steps of {} items on {}", fit.steps(), options.batch_size, fit.executor().identity());
         let mut trial = Trial { seed, best_epoch: 0, scores: Map::new(), interrupted: false };
         let mut best = f64::NEG_INFINITY;
         for number in 0..options.epochs {

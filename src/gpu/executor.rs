@@ -10,7 +10,7 @@ use half::f16;
 
 use crate::ops::memory::Placement;
 use crate::ops::{Access, Dispatch, Grid};
-use crate::plan::{Data, Executor, Plan, Upload};
+use crate::plan::{Data, Executor, Identity, Plan, Upload};
 use crate::tensor::{Element, Extents, Role, StepValues, TensorId};
 
 use super::adapter::IMMEDIATE_BYTES;
@@ -366,9 +366,10 @@ impl Executor for GpuExecutor {
         self.readback.poll(&self.gpu, wait)
     }
 
-    fn describe(&self) -> String {
+    fn identity(&self) -> Identity {
         let c = &self.gpu.capabilities;
-        format!("{} ({}, {}, {})", c.name, c.kind, c.backend, c.driver)
+        let [name, backend, driver] = [&c.name, &c.backend, &c.driver].map(String::clone);
+        Identity::Gpu { name, kind: c.kind, backend, driver }
     }
 }
 

@@ -6,11 +6,11 @@ use std::ops::Range;
 use anyhow::{Result, ensure};
 
 use crate::batch::PackedBatch;
+use crate::ops::constants::METRICS;
 use crate::ops::optimizer::Clear;
 use crate::plan::{Data, Phase, Plan, PlanBuilder, Upload};
 use crate::tensor::{Dropout, Element, Extent, Precision, Role, Rows, TensorId};
 
-use super::electra::METRICS;
 use super::encoder::Encoder;
 use super::inputs::{PackedInputs, WordListTensors, WordRows};
 use super::layers::site;
@@ -96,15 +96,8 @@ pub struct FinetuneTensors {
     pub metrics: TensorId,
 }
 
-/// Places in the metrics tensor: sums over rows of loss, rows that are right, rows.
-pub mod place {
-    /// Of the only loss, or of the starts.
-    pub const FIRST: [usize; 3] = [0, 1, 2];
-    /// Of the ends of joint spans.
-    pub const SECOND: [usize; 3] = [3, 4, 5];
-    /// Of answerability. (8 to 10 are the optimiser's, 12 and 13 loss scaling's.)
-    pub const THIRD: [usize; 3] = [6, 7, 11];
-}
+/// Slots of the metrics tensor: sums over rows of loss, rows that are right, rows.
+pub use crate::ops::constants::finetuning as place;
 
 /// A plan and what is needed to feed it.
 pub struct FinetunePlan {
@@ -220,7 +213,7 @@ pub struct Targets {
 impl Targets {
     /// Fills in what follows from where the sequences lie.
     pub fn place_firsts(&mut self, batch: &PackedBatch) {
-        self.first_of = vec![crate::ops::gather::NO_SLOT; batch.tokens()];
+        self.first_of = vec![crate::ops::constants::NO_SLOT; batch.tokens()];
         for (sequence, &row) in batch.starts[..batch.sequence_count()].iter().enumerate() {
             self.first_of[row as usize] = sequence as u32;
         }

@@ -11,10 +11,8 @@ use super::{read, write};
 /// Rows a task of the CPU copies.
 const TASK_ROWS: usize = 64;
 
-/// Says that a row is in no slot (`GatherGradient::slots`).
-pub const NO_SLOT: u32 = u32::MAX;
-/// As `NO_SLOT`, for rows that are padding. Packed batches have none; padded ones, made to compare with, do.
-pub const PADDING: u32 = u32::MAX - 1;
+/// What `GatherGradient::slots` holds of rows in no slot.
+pub use super::constants::{NO_SLOT, PADDING};
 
 /// output[m] = input[list[m]].
 #[derive(Clone, Debug)]

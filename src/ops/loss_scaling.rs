@@ -11,14 +11,13 @@ use super::{
 
 /// The scale that a run begins with. Too high costs a few skipped steps.
 const FIRST_SCALE: f32 = 65536.0;
-pub const LOWEST_SCALE: f32 = 1.0;
-const HIGHEST_SCALE: f32 = 16_777_216.0;
+pub const LOWEST_SCALE: f32 = super::constants::LOWEST_LOSS_SCALE as f32;
+const HIGHEST_SCALE: f32 = super::constants::HIGHEST_LOSS_SCALE as f32;
 /// Steps without overflow after which a higher scale is tried.
 pub const INTERVAL: u32 = 1000;
 
-/// Places in the metrics tensor.
-pub const METRIC_SCALE: usize = 12;
-pub const METRIC_SKIPPED: usize = 13;
+/// Slots of the metrics tensor.
+pub use super::constants::{METRIC_SCALE, METRIC_SKIPPED};
 
 /// Elements of the state: scale, finite steps since it changed, steps skipped.
 pub const STATE: usize = 3;

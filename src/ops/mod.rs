@@ -11,6 +11,7 @@ use crate::tensor::{Extents, Rows, TensorId};
 
 pub mod apply_dropout;
 pub mod attention;
+pub mod constants;
 mod dropout;
 pub mod embedding;
 pub mod gather;

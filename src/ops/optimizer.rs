@@ -11,10 +11,8 @@ use super::{read, simd, write};
 /// Elements a workgroup (or a task of the CPU) treats at once; a partial sum of squares covers as many.
 pub const BLOCK: usize = 4096;
 
-/// Places in the metrics tensor.
-pub const METRIC_GRADIENT_NORM: usize = 8;
-pub const METRIC_CLIP_FACTOR: usize = 9;
-pub const METRIC_NOT_FINITE: usize = 10;
+/// Slots of the metrics tensor.
+pub use super::constants::{METRIC_CLIP_FACTOR, METRIC_GRADIENT_NORM, METRIC_NOT_FINITE};
 
 /// tensor ← 0.
 #[derive(Clone, Debug)]
@@ -136,7 +134,7 @@ impl Kernels for SquaredNorm {
 pub struct ClipFactor {
     pub partials: TensorId,
     pub count: usize,
-    /// `[16]`: see the constants of this module.
+    /// `[METRICS]`: see `ops::constants`.
     pub metrics: TensorId,
     /// 0 switches clipping off.
     pub clip_norm: f32,

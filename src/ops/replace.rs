@@ -6,8 +6,8 @@ use super::gather::{NO_SLOT, PADDING};
 use super::{Candidate, Count, CpuOp, Describe, Dispatch, Grid, Io, Kernels, Memory, Requirements, Scalar};
 use super::{read, write};
 
-/// The label of padding: no loss, no gradient, not counted.
-pub const IGNORED: u32 = 2;
+/// The label of padding.
+pub use super::constants::IGNORED;
 
 /// ids[t] = sampled[slot] at a masked slot, else input_ids[t]; labels[t] = 1 where that differs from the
 /// original (SPEC.md §3.4: a sample that hits the original is "real").

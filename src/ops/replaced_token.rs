@@ -8,9 +8,8 @@ use super::replace::IGNORED;
 use super::{Candidate, Count, CpuOp, Describe, Dispatch, Grid, Io, Kernels, Memory, Requirements, Scalar};
 use super::{read, simd, write};
 
-/// Bins of the histogram from which the area under the ROC curve is computed:
-/// bin = clamp(⌊(logit + 16)·16⌋, 0, 511).
-pub const AUC_BINS: usize = 512;
+pub use super::constants::AUC_BINS;
+use super::constants::{METRIC_CROSS_ENTROPY, METRIC_FALSE_NEGATIVES, METRIC_TRUE_POSITIVES};
 
 /// Parts of the weight gradient that are summed side by side, on every device the same.
 pub const PARTIALS: usize = 64;
@@ -36,14 +35,14 @@ pub struct ReplacedToken {
     pub discriminator_weight: f32,
 }
 
-/// metrics[target] += Σ loss; metrics[target + 3 …] += TP, FP, TN, FN (replaced where the logit is above 0);
+/// Adds Σ loss, TP, FP, TN and FN (replaced where the logit is above 0) to their slots of the metrics;
 /// histogram[label, bin of the logit] += 1.
 #[derive(Clone, Debug)]
 pub struct ReplacedTokenMetrics {
     pub logits: TensorId,
     pub results: TensorId,
     pub labels: TensorId,
-    /// `[16]`: 1 is the loss, 4–7 the counts.
+    /// `[METRICS]`
     pub metrics: TensorId,
     /// `[2, AUC_BINS]` integers.
     pub histogram: TensorId,
@@ -191,7 +190,7 @@ impl<S: Scalar> CpuOp<S> for ReplacedTokenMetrics {
         let metrics = memory.write(self.metrics);
         let histogram = memory.write_uint(self.histogram);
         let mut loss = 0.0;
-        // Indexed as metrics 4..8: TP, FP, TN, FN.
+        // TP, FP, TN, FN, as in the metrics.
         let mut counts = [0u32; 4];
         for (row, &logit) in logits.iter().enumerate() {
             loss += results[2 * row].to_f64();
@@ -209,8 +208,9 @@ impl<S: Scalar> CpuOp<S> for ReplacedTokenMetrics {
             let bin = ((logit.to_f64() + 16.0) * 16.0).clamp(0.0, (AUC_BINS - 1) as f64) as usize;
             histogram[replaced * AUC_BINS + bin] += 1;
         }
-        metrics[1] += S::of(loss);
-        for (metric, count) in metrics[4..8].iter_mut().zip(counts) {
+        metrics[METRIC_CROSS_ENTROPY] += S::of(loss);
+        let confusion = &mut metrics[METRIC_TRUE_POSITIVES..=METRIC_FALSE_NEGATIVES];
+        for (metric, count) in confusion.iter_mut().zip(counts) {
             *metric += S::of(f64::from(count));
         }
     }

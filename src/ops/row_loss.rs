@@ -9,8 +9,8 @@ use super::lanes::immediates;
 use super::{Candidate, Count, CpuOp, Describe, Dispatch, Grid, Io, Kernels, Memory, Requirements, Scalar};
 use super::{read, write};
 
-/// Says that a row has neither loss nor gradient ([`RowLossKind::Softmax`]).
-pub const NO_TARGET: u32 = u32::MAX;
+/// The target of a row without loss and gradient ([`RowLossKind::Softmax`]).
+pub use super::constants::NO_TARGET;
 
 /// Columns of `results`: loss, correct, count. What `MetricSums` sums.
 pub const RESULTS: usize = 3;

@@ -16,7 +16,7 @@ pub const SEGMENT_PARTIALS: usize = 128;
 const TASK_IDS: usize = 8;
 
 /// Ends the list of distinct ids (`WordGradient::ids`).
-pub const NO_ID: u32 = u32::MAX;
+pub use super::constants::NO_ID;
 
 /// table[id] += Σ of the gradient's rows listed for that id.
 ///

@@ -13,10 +13,12 @@ use crate::tensor::{Element, Extents, Precision, Role, Rows, TensorId, TensorInf
 
 mod executor;
 pub mod explain;
+mod identity;
 mod in_flight;
 mod storage;
 
 pub use executor::{Data, Executor, Upload, copy_parameters};
+pub use identity::Identity;
 pub use in_flight::{IN_FLIGHT, InFlight};
 pub use storage::{BufferInfo, ParameterRange};
 
@@ -45,6 +47,26 @@ pub enum Initial {
     TruncatedNormal(f64),
     /// Uniform within ±√(6/(in+out)), of the parameter's own shape `[out, in]`.
     GlorotUniform,
+}
+
+/// What a parameter is for: a norm's and a bias's are vectors, and weight decay leaves them alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParameterKind {
+    /// A matrix or a table.
+    Weight,
+    Bias,
+    /// Weight or bias of a norm.
+    Norm,
+}
+
+impl ParameterKind {
+    fn decays(self) -> bool {
+        self == ParameterKind::Weight
+    }
+
+    fn is_vector(self) -> bool {
+        self != ParameterKind::Weight
+    }
 }
 
 /// A named part of a parameter: some of its rows. Fused parameters (query, key, value) have several.
@@ -171,17 +193,16 @@ impl PlanBuilder {
         self.loss_scale = Some(tensor);
     }
 
-    /// Declares a parameter of `parts` named row ranges, `columns` wide (1 and `vector` for biases and norms).
+    /// Declares a parameter of `parts` named row ranges, `columns` wide (1 for biases and norms).
     pub fn parameter(
         &mut self,
         parts: &[(String, usize)],
         columns: usize,
-        vector: bool,
+        kind: ParameterKind,
         initial: Initial,
     ) -> Parameter {
         let rows: usize = parts.iter().map(|(_, rows)| rows).sum();
         let name = &parts[0].0;
-        let decays = !parts.iter().any(|(name, _)| name.contains("LayerNorm") || name.contains("bias"));
         let mut tensor = |role| {
             let id = TensorId(self.tensors.len() as u32);
             self.tensors.push(TensorInfo {
@@ -202,13 +223,13 @@ impl PlanBuilder {
             parts: parts
                 .iter()
                 .map(|(name, rows)| {
-                    let shape = if vector { vec![*rows * columns] } else { vec![*rows, columns] };
+                    let shape = if kind.is_vector() { vec![*rows * columns] } else { vec![*rows, columns] };
                     let part = Part { name: name.clone(), first_row, shape };
                     first_row += rows;
                     part
                 })
                 .collect(),
-            decays,
+            decays: kind.decays(),
             rate: self.rate,
             initial,
             rows,

@@ -1,4 +1,5 @@
-//! How far results may be from the f64 reference, each with its reason.
+//! How far results may be from the f64 reference and from goldens, each with its reason: what the tests, `selftest`,
+//! `bench kernels` and `parity` judge by.
 
 /// `|Δ| ≤ relative · max|reference| + absolute`, the maximum over the elements of the tensor in use.
 #[derive(Clone, Copy, Debug)]
@@ -12,12 +13,10 @@ const fn relative(relative: f64) -> Tolerance {
 }
 
 /// Copies, integers, draws: nothing is rounded, or both sides round alike.
-#[allow(dead_code)]
 pub const EXACT: Tolerance = relative(0.0);
 
 /// A few operations on each element, without a long sum: some units of f32's 6e-8, and the 2e-7 of our
 /// polynomial elementary functions.
-#[allow(dead_code)]
 pub const ELEMENTWISE: Tolerance = relative(1e-6);
 
 /// Matrix products. A running f32 sum of k terms of random sign errs by about 6e-8·√k of its own size; the
@@ -55,3 +54,66 @@ pub const HALF_CHAIN: Tolerance = Tolerance { relative: 4.0 / 1024.0, absolute: 
 
 /// Whole-step gradients under another grouping of the same sums (DESIGN.md's bound for micro-batches).
 pub const REGROUPED: f64 = 1e-5;
+
+/// Samples of two executors that differ where the two best scores are this close in f64 (DESIGN.md).
+pub const NEAR_TIE: f64 = 1e-4;
+
+/// One op of a real step, on a device beside the CPU executor: relative to the largest element of the tensor. Sums of
+/// some hundred to thousands of products in f32 in another order.
+pub const OP: f64 = 5e-5;
+
+/// The same for a result in half precision.
+pub const HALF_OP: f64 = OP + HALF_ROUNDING.relative;
+
+/// The share of an op's integers that may differ: samples at near-ties, and counts beside the border of a bin.
+pub const OP_INTEGERS: f64 = 0.03;
+
+/// A whole step beside a golden.
+#[derive(Clone, Copy, Debug)]
+pub struct StepTolerances {
+    /// Losses and the norm of the gradients, relative.
+    pub scalars: f64,
+    /// Absolute.
+    pub logits: f64,
+    /// And moments, relative to the largest of the tensor.
+    pub gradients: f64,
+    /// Of `query.bias`: what all keys share cancels in it, and leaves what was rounded.
+    pub query_bias: f64,
+    /// Absolute: a softmax does not change where all its arguments move alike, so the gradient of `key.bias` is zero.
+    pub key_bias: f64,
+    /// Of an update, relative to it; and of a parameter, relative to it.
+    pub update: f64,
+    pub parameter: f64,
+}
+
+impl StepTolerances {
+    pub const CPU: Self = StepTolerances { gradients: 1e-5, query_bias: 1e-5, ..Self::GPU };
+
+    pub const GPU: Self = StepTolerances {
+        scalars: 2e-6,
+        logits: 5e-6,
+        gradients: 2e-5,
+        query_bias: 2e-5,
+        key_bias: 1e-8,
+        update: 1e-4,
+        parameter: 2.4e-7,
+    };
+
+    /// With halves, on lavapipe, five goldens of 2 to 12 layers at lengths 16 to 512 were off by at most: scalars 2.1e-5,
+    /// logits 3.7e-4, moments 6.6e-4 (docs/precision.md). Adam makes full steps of the smallest gradients, so that an
+    /// element whose gradient is all rounding may go the other way.
+    pub const HALF: Self = StepTolerances {
+        scalars: 1e-4,
+        logits: 2e-3,
+        gradients: 1e-2,
+        query_bias: 0.2,
+        key_bias: 1e-7,
+        update: 2.0,
+        parameter: 2.4e-7,
+    };
+
+    /// How far a parameter may be from `expected`, which the update made of `before`.
+    pub fn updated(&self, before: f64, expected: f64) -> f64 {
+        self.parameter * before.abs() + self.update * (expected - before).abs() + 1e-9
+    }
+}
