@@ -4,7 +4,6 @@ use std::collections::HashMap;
 
 use anyhow::{Context, Result};
 use inazuma::gpu::{Capabilities, Selection, selector};
-use inazuma::model::PretrainPlan;
 use inazuma::ops::{Access, Dispatch};
 use inazuma::plan::{Phase, Plan, PlannedOp};
 use inazuma::tensor::{Element, Extents, Role};
@@ -57,7 +56,7 @@ impl Step {
     pub fn new(sources: &Sources, vocab_size: usize) -> Result<Self> {
         let surroundings = Surroundings { vocab_size, gpu: true };
         let config = TrainConfig::resolve(sources.settings()?.0, surroundings)?;
-        let plan = PretrainPlan::new(&config.model, examples::capacity(&config), &config.options)?.plan;
+        let plan = examples::plan(&config)?.plan;
         let extents = examples::full_extents(&config);
         let capabilities = radeon_vii();
         let mut kernels: Vec<Kernel> = Vec::new();
