@@ -28,7 +28,7 @@ pub const MATMUL: Tolerance = relative(1e-5);
 /// Statistics count the same, mean and 1/σ against the larger of the two.
 pub const NORM: Tolerance = relative(3e-6);
 
-/// The way back through norms, and sums over rows (parameter and table gradients): blocks of at most a few
+/// Backward of norms, and sums over rows (parameter and table gradients): blocks of at most a few
 /// hundred f32 terms of random sign, about 6e-8·√n of their size.
 pub const NORM_GRADIENT: Tolerance = relative(5e-6);
 
@@ -49,7 +49,7 @@ pub const LOSS: Tolerance = relative(3e-6);
 /// smallest number there is where it has fewer.
 pub const HALF_ROUNDING: Tolerance = Tolerance { relative: 1.0 / 1024.0, absolute: 6e-8 };
 
-/// The same where an op reads halves that another op of the same plan has rounded: some of those units.
+/// The same where an op reads f16 that another op of the same plan has rounded: some of those units.
 pub const HALF_CHAIN: Tolerance = Tolerance { relative: 4.0 / 1024.0, absolute: 24e-8 };
 
 /// Whole-step gradients under another grouping of the same sums (DESIGN.md's bound for micro-batches).
