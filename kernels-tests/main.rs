@@ -13,6 +13,7 @@ mod gradients;
 mod harness;
 mod heads;
 mod heads_spans;
+mod imports;
 mod interruption;
 mod losses;
 mod matmul;
@@ -22,4 +23,6 @@ mod optimizer;
 mod probe;
 mod shaders;
 mod steps;
+#[path = "../src/test_data.rs"]
+mod test_data;
 mod tolerances;

@@ -24,3 +24,5 @@ pub mod train;
 
 #[cfg(test)]
 mod fuzz_replay;
+#[cfg(test)]
+mod test_data;

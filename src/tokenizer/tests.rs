@@ -1,18 +1,7 @@
 //! Exactness against the reference's ids, and behaviour on awkward text.
 
 use super::*;
-
-/// Files that the project does not own: `$INAZUMA_SHARED`, or `../shared` beside the repository.
-fn shared(file: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("INAZUMA_SHARED").map(PathBuf::from);
-    let root = root.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"));
-    let path = root.join(file);
-    if path.exists() {
-        return Some(path);
-    }
-    eprintln!("skipped: {} is not there (set INAZUMA_SHARED)", path.display());
-    None
-}
+use crate::test_data::{shared, skipped};
 
 const MODEL: &str = "data/sentencepiece/konoha-wiki-ja-32k.model";
 
@@ -217,7 +206,7 @@ fn python() -> Option<PathBuf> {
     if tried.is_ok_and(|output| output.status.success()) {
         return Some(python);
     }
-    eprintln!("skipped: {} cannot import sentencepiece (set INAZUMA_PYTHON)", python.display());
+    skipped(&format!("{} cannot import sentencepiece (set INAZUMA_PYTHON)", python.display()));
     None
 }
 
