@@ -43,7 +43,7 @@ use inazuma::tensor::{Element, Precision, Rows, StepValues, TensorId};
 
 pub use crate::gradients::{GradientCase, gradient_check};
 use crate::shaders;
-use crate::test_data::skipped;
+use crate::testing::skipped;
 use crate::tolerances::{EXACT, HALF_CHAIN, HALF_ROUNDING, Tolerance};
 
 /// What outputs hold before they are written; exact in f32 and f64.

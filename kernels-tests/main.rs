@@ -23,6 +23,6 @@ mod optimizer;
 mod probe;
 mod shaders;
 mod steps;
-#[path = "../src/test_data.rs"]
-mod test_data;
+#[path = "../src/testing.rs"]
+mod testing;
 mod tolerances;

@@ -15,7 +15,7 @@ use inazuma::tensor::{Precision, StepValues};
 use inazuma::train::parity;
 
 use crate::harness::gpu;
-use crate::test_data::{shared, skipped};
+use crate::testing::{shared, skipped};
 use crate::tolerances::{GRADIENT_CHECK, REGROUPED};
 
 /// An executor on the device of all tests.

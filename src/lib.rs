@@ -25,4 +25,4 @@ pub mod train;
 #[cfg(test)]
 mod fuzz_replay;
 #[cfg(test)]
-mod test_data;
+mod testing;

@@ -185,7 +185,7 @@ mod tests {
     use approx::assert_relative_eq;
 
     use super::*;
-    use crate::finetune::tests::shared;
+    use crate::testing::shared;
 
     fn strings(texts: &[&str]) -> Vec<String> {
         texts.iter().map(|text| text.to_string()).collect()

@@ -6,7 +6,7 @@ use super::alignment::{Characters, align, tokens_of};
 use super::answers::{AnswerOptions, Ends, WindowScores, best_context, predict};
 use super::data::squad::{Answer, Question};
 use super::squad_features::{Encoded, SquadOptions, Window, encode, windows};
-pub use crate::test_data::shared;
+pub use crate::testing::shared;
 use crate::tokenizer::{SpecialIds, Tokenizer, train};
 
 pub const SPECIALS: SpecialIds = SpecialIds { pad: 3, cls: 4, sep: 5, mask: 6 };

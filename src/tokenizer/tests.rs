@@ -1,7 +1,8 @@
 //! Exactness against the reference's ids, and behaviour on awkward text.
 
+use crate::testing::{shared, skipped};
+
 use super::*;
-use crate::test_data::{shared, skipped};
 
 const MODEL: &str = "data/sentencepiece/konoha-wiki-ja-32k.model";
 

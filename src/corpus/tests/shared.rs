@@ -1,7 +1,8 @@
 //! Real dumps, which are not ours; without them these tests say `skipped`.
 
+use crate::testing::shared;
+
 use super::*;
-use crate::test_data::shared;
 
 fn extract_file(dump: PathBuf, threads: usize) -> Run {
     let out = tempfile::tempdir().unwrap();
@@ -36,8 +37,9 @@ fn the_dumps_of_24_wikis_and_the_english_one_are_read_whole() {
 
 #[test]
 fn the_japanese_dump_is_the_same_for_any_number_of_threads() {
-    const DUMP: &str = "data/wikitext/jawiki-countries-pages-articles-multistream.xml.bz2";
-    let Some(dump) = shared(DUMP) else { return };
+    let Some(dump) = shared("data/wikitext/jawiki-countries-pages-articles-multistream.xml.bz2") else {
+        return;
+    };
     let first = extract_file(dump.clone(), 1);
     assert_eq!(first.problem(), "");
     assert_eq!(first.extraction().manifest.articles, 205);
