@@ -10,8 +10,8 @@ pub type Path = Vec<String>;
 pub struct Import {
     pub path: Path,
     pub line: usize,
-    /// How many `super` it begins with.
-    pub supers: usize,
+    /// Whether it begins with `super`.
+    pub by_super: bool,
 }
 
 /// What is known of a module that has a file of its own.
@@ -325,7 +325,7 @@ impl Module {
         }
         // What a module hands on from its own folder is no import.
         if !(public && path.starts_with(base)) {
-            self.imports.push(Import { path, line: leaf.line, supers });
+            self.imports.push(Import { path, line: leaf.line, by_super: supers > 0 });
         }
     }
 }
