@@ -53,5 +53,5 @@ pub const HALF_ROUNDING: Tolerance = Tolerance { relative: 1.0 / 1024.0, absolut
 /// The same where an op reads halves that another op of the same plan has rounded: some of those units.
 pub const HALF_CHAIN: Tolerance = Tolerance { relative: 4.0 / 1024.0, absolute: 24e-8 };
 
-/// Whole-step gradients under another grouping of the same sums (DESIGN.md's bound for micro-batches).
+/// Whole-step gradients under another grouping of the same sums (docs/architecture.md: a split changes only the order of sums).
 pub const REGROUPED: f64 = 1e-5;
