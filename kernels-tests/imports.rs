@@ -19,6 +19,19 @@ const FORBIDDEN: [(&str, &[&str]); 6] = [
     ("ops", &["plan", "model", "gpu", "cpu", "device"]),
 ];
 
+/// The arrows of docs/architecture.md, from the bottom: what stands in a line imports from lines above it, or its own.
+const ORDER: [&[&str]; 9] = [
+    &["tensor", "files", "tolerances"],
+    &["ops", "corpus", "tokenizer"],
+    &["plan", "store"],
+    &["batch"],
+    &["model", "gpu", "cpu", "device", "interop"],
+    &["tasks"],
+    &["train", "finetune"],
+    &["bench"],
+    &["cli"],
+];
+
 /// All modules of a crate that are not tests, by their paths.
 struct Tree(BTreeMap<Path, (String, Module)>);
 
@@ -186,6 +199,22 @@ fn faults(tree: &Tree) -> Vec<String> {
     faults
 }
 
+/// Imports against [`ORDER`], and folders that it does not have.
+fn against_the_order(folders: &Graph) -> Vec<String> {
+    let rank = |folder: &str| ORDER.iter().position(|line| line.contains(&folder));
+    let mut faults = Vec::new();
+    for (from, targets) in folders {
+        for (to, name) in targets {
+            match (rank(from), rank(to)) {
+                (Some(from), Some(to)) if to <= from => {}
+                (Some(_), Some(_)) => faults.push(format!("{from} stands below {to}: {name}")),
+                _ => faults.push(format!("{from} or {to} has no place in ORDER: {name}")),
+            }
+        }
+    }
+    faults
+}
+
 fn sources(folder: &FilePath, prefix: &str, files: &mut Vec<(String, String)>) {
     for entry in std::fs::read_dir(folder).expect("src can be read") {
         let entry = entry.expect("src can be read");
@@ -208,7 +237,8 @@ fn nothing_imports_in_circles() {
     for (from, targets) in &folders {
         println!("{from} → {}", targets.keys().cloned().collect::<Vec<_>>().join(", "));
     }
-    let faults = faults(&tree);
+    let mut faults = faults(&tree);
+    faults.extend(against_the_order(&folders));
     assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
 }
 
@@ -301,4 +331,23 @@ fn forbidden_imports_are_found_and_tests_are_not() {
     // `Kind` is defined in `ops`; `interop` names it by way of `tasks`.
     let expected = ["interop must not know cli", "interop must not know tasks", "ops must not know plan"];
     assert_eq!(whom, expected, "{found:#?}");
+}
+
+#[test]
+fn imports_go_down() {
+    let files = [
+        ("lib.rs", "mod train; mod model; mod tensor; mod odd; mod device; mod gpu;"),
+        ("train.rs", "use crate::model::M;"),
+        ("model.rs", "use crate::{tensor::T, train::X};"),
+        ("device.rs", "use crate::gpu::G;"),
+        ("gpu.rs", ""),
+        ("tensor.rs", ""),
+        ("odd.rs", "use crate::tensor::T;"),
+    ];
+    let found = against_the_order(&tree(&files).folders());
+    let expected = [
+        "model stands below train: src/model.rs:1 names crate::train::X",
+        "odd or tensor has no place in ORDER: src/odd.rs:1 names crate::tensor::T",
+    ];
+    assert_eq!(found, expected);
 }
