@@ -178,7 +178,7 @@ fn half_precision_trains_and_resumes() {
     );
     let capabilities = &crate::harness::gpu().capabilities;
     if !capabilities.half {
-        eprintln!("skipped: {} has no SHADER_F16", capabilities.name);
+        crate::testing::skipped(&format!("{} has no SHADER_F16", capabilities.name));
         return;
     }
     let device = capabilities.name.split_whitespace().next().expect("a name");
@@ -263,6 +263,22 @@ fn bad_text_is_one_line(folder: &Path) {
     let left = fs::read_dir(folder).expect("listed").flatten();
     let left = left.filter(|entry| entry.file_name().to_string_lossy().starts_with("bad"));
     assert_eq!(left.count(), 0);
+}
+
+/// Heads of 256 columns are beyond the GPU kernels, and are not beyond the CPU executor.
+#[test]
+fn what_kernels_cannot_take_is_one_line() {
+    let folder = prepared();
+    let wide = "--set model.hidden_size=512 --set model.heads=2 --set model.layers=1";
+    let train = TRAIN.replace("steps=6", "steps=1").replace("checkpoint_every=3", "checkpoint_every=1");
+    done(folder, &format!("{train} {wide} --out wide"));
+    let gpu = crate::harness::gpu();
+    let device = gpu.capabilities.name.split_whitespace().next().expect("a name");
+    let train = train.replace("--device cpu", &format!("--device {device}"));
+    let words = ["layer.0.attention", "256 columns of a head", "128", "more heads", "--device cpu"];
+    refused(folder, &format!("{train} {wide} --out wide-on-gpu"), &words);
+    refused(folder, &format!("pretrain --preset tiny {wide} --explain --device {device}"), &words);
+    done(folder, &format!("pretrain --preset tiny {wide} --explain --device cpu"));
 }
 
 #[test]

@@ -7,10 +7,9 @@
 //! let values = step(5, 1, 0); // tokens, sequences, masked slots in use
 //! compare("gelu", &values, |builder| {
 //!     let rows = Rows::of(Extent::Tokens, 8); // capacity 8: rows 5.. are guard zones
-//!     let x = builder.activation("x", rows, 16);
-//!     let y = builder.activation("y", rows, 16);
-//!     builder.push("gelu", Gelu { x, y });
-//!     Case::new().fill(x, Fill::Normal(1.0)).output(y, ELEMENTWISE)
+//!     let [input, output] = ["x", "y"].map(|name| builder.activation(name, rows, 16));
+//!     builder.push("gelu", Gelu { input, output, rows, columns: 16 });
+//!     Case::new().fill(input, Fill::Normal(1.0)).output(output, ELEMENTWISE)
 //! });
 //! ```
 //!
@@ -30,11 +29,13 @@
 //!
 //! `INAZUMA_TEST_DEVICE` chooses the adapter as `--device` does; without it the hardware GPU, else lavapipe.
 
-use std::sync::{Arc, OnceLock};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use inazuma::cpu::{CpuExecutor, PlanScalar};
 use inazuma::device::DeviceChoice;
 use inazuma::gpu::{Capabilities, Gpu, GpuExecutor, Options, Selection, adapters, selector};
+use inazuma::ops::Candidate;
 use inazuma::ops::matmul::{Epilogue, Form, MatMul};
 use inazuma::plan::{Data, Executor, Plan, PlanBuilder, Upload};
 use inazuma::tensor::random::{Stream, derive, root};
@@ -42,6 +43,7 @@ use inazuma::tensor::{Element, Precision, Rows, StepValues, TensorId};
 
 pub use crate::gradients::{GradientCase, gradient_check};
 use crate::shaders;
+use crate::testing::skipped;
 use crate::tolerances::{EXACT, HALF_CHAIN, HALF_ROUNDING, Tolerance};
 
 /// What outputs hold before they are written; exact in f32 and f64.
@@ -109,7 +111,7 @@ pub enum Fill {
 pub struct Case {
     fills: Vec<(TensorId, Fill)>,
     outputs: Vec<(TensorId, Tolerance)>,
-    /// Outputs that an op computes from halves which it has itself written.
+    /// Outputs that an op computes from f16 which it has itself written.
     read_back: Vec<TensorId>,
 }
 
@@ -174,7 +176,7 @@ pub fn compare(name: &str, values: &StepValues, build: impl Fn(&mut PlanBuilder)
     let plan = builder.build(&case.kept()).unwrap_or_else(|error| panic!("{name}: {error:#}"));
     if !gpu().capabilities.half {
         static ONCE: std::sync::Once = std::sync::Once::new();
-        ONCE.call_once(|| eprintln!("half precision: skipped, the adapter has no SHADER_F16"));
+        ONCE.call_once(|| skipped("half precision, in all tests of kernels: the adapter has no SHADER_F16"));
     } else if plan.is_half() {
         compare_in(&format!("{name}, f16"), values, Precision::F16, &build);
     }
@@ -206,12 +208,20 @@ fn compare_in(
     };
     let strategies = {
         let (plan, _) = make();
-        let fitting = |op: &inazuma::plan::PlannedOp| {
-            let candidates = op.op.candidates();
-            candidates.iter().filter(|c| selector::fits(&c.requires, &capabilities)).count()
-        };
-        plan.ops.iter().flat_map(|op| op.op.candidates()).for_each(|c| shaders::validate(&c, &plan));
-        plan.ops.iter().map(fitting).max().unwrap_or(0)
+        let candidates = |op| plan.candidates(op).unwrap_or_else(|error| panic!("{name}: {error:#}"));
+        let all: Vec<_> = (0..plan.ops.len()).map(candidates).collect();
+        for (op, candidates) in all.iter().enumerate() {
+            for candidate in candidates {
+                shaders::validate(candidate, &plan, op);
+                if candidate.requires.half <= plan.is_half()
+                    && !selector::fits(&candidate.requires, &capabilities)
+                {
+                    not_run(candidate.strategy);
+                }
+            }
+        }
+        let fits = |candidate: &&Candidate| selector::fits(&candidate.requires, &capabilities);
+        all.iter().map(|candidates| candidates.iter().filter(fits).count()).max().unwrap_or(0)
     };
     for strategy in 0..strategies {
         for checked in [true, false] {
@@ -233,6 +243,14 @@ fn compare_in(
                 assert!(first == results(), "{name}: {label}: a second run gives other bytes");
             }
         }
+    }
+}
+
+/// Says once that kernels are validated and translated, but not run.
+fn not_run(strategy: &'static str) {
+    static SAID: Mutex<BTreeSet<&str>> = Mutex::new(BTreeSet::new());
+    if SAID.lock().is_ok_and(|mut said| said.insert(strategy)) {
+        skipped(&format!("kernels `{strategy}`, in all tests: {} cannot run them", gpu().capabilities.name));
     }
 }
 
@@ -365,20 +383,18 @@ fn fill_values(
 }
 
 /// What half precision adds to the tolerance of an output: nothing in f32, unless what it is computed from was itself
-/// rounded to halves by this plan.
+/// rounded to f16 by this plan.
 fn rounding(plan: &Plan, case: &Case, output: TensorId) -> Tolerance {
     if plan.is_half() && case.read_back.contains(&output) {
         return HALF_CHAIN;
     }
     let mut rounded: Vec<TensorId> = Vec::new();
     for op in &plan.ops {
-        let (reads, writes) =
-            (op.io.reads.iter().chain(&op.io.updates), op.io.writes.iter().chain(&op.io.updates));
-        let chained = reads.clone().any(|id| rounded.contains(id));
-        if chained && writes.clone().any(|&id| id == output) {
+        let chained = op.inputs().any(|id| rounded.contains(&id));
+        if chained && op.results().any(|id| id == output) {
             return HALF_CHAIN;
         }
-        rounded.extend(writes.filter(|&&id| chained || plan.info(id).element == Element::Half));
+        rounded.extend(op.results().filter(|&id| chained || plan.info(id).element == Element::Half));
     }
     if plan.info(output).element == Element::Half { HALF_ROUNDING } else { EXACT }
 }

@@ -40,7 +40,7 @@ fn rows_product(form: Form, after: After, s: Shape) {
         let b_rows = if form == Form::Nt { s.n } else { s.inner };
         let b_columns = if form == Form::Nt { s.inner } else { s.n };
         let fixed = |extra| Rows::fixed(extra + s.skip);
-        let a = builder.activation("a", if s.skip == 0 { rows } else { fixed(s.used) }, s.inner);
+        let a = builder.activation("a", if s.skip == 0 { rows } else { fixed(rows.capacity) }, s.inner);
         let b = builder.activation("b", fixed(b_rows), b_columns);
         let c = builder.activation("c", fixed(rows.capacity), s.n);
         let mut case = Case::new().fill(a, Fill::Normal(1.0)).fill(b, Fill::Normal(1.0)).output(c, MATMUL);

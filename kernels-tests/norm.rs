@@ -97,7 +97,7 @@ fn forward(shape: Shape) {
     });
 }
 
-/// Where dropout acts on the way back.
+/// Where dropout acts in backward.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Dropped {
     Nothing,

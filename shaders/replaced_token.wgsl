@@ -5,9 +5,9 @@
 // Numerics: max(x, 0) − x·y + ln(1 + e^−|x|) cannot overflow; for small e^−|x| the logarithm is taken as the
 // series, which the plain form would round away.
 struct Immediates {
-  rows_extent: u32,
-  rows_offset: u32,
-  rows_capacity: u32,
+  extent: u32,
+  offset: u32,
+  capacity: u32,
   columns: u32,
   discriminator_weight: f32,
 }
@@ -28,7 +28,7 @@ fn main(
   @builtin(num_workgroups) groups: vec3<u32>,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  let rows = rows_in_use(immediates.rows_extent, immediates.rows_offset, immediates.rows_capacity);
+  let rows = rows_in_use(immediates.extent, immediates.offset, immediates.capacity);
   let row = workgroup_index(group, groups) * 16u + thread / 16u;
   let lane = thread % 16u;
   var sum = 0.0;

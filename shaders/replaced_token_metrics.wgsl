@@ -3,9 +3,9 @@
 // logits [T], results [T, 2], labels [T]; metrics: loss, TP, FP, TN, FN; histogram [2, AUC_BINS].
 // Dispatch: one workgroup, so that the float sum has one order; counts are integer atomics, whose order is free.
 struct Immediates {
-  rows_extent: u32,
-  rows_offset: u32,
-  rows_capacity: u32,
+  extent: u32,
+  offset: u32,
+  capacity: u32,
 }
 var<immediate> immediates: Immediates;
 
@@ -29,7 +29,7 @@ fn main(@builtin(local_invocation_index) thread: u32) {
     atomicStore(&counts[thread], 0u);
   }
   workgroupBarrier();
-  let rows = rows_in_use(immediates.rows_extent, immediates.rows_offset, immediates.rows_capacity);
+  let rows = rows_in_use(immediates.extent, immediates.offset, immediates.capacity);
   var sum = 0.0;
   for (var row = thread; row < rows; row += THREADS) {
     sum += results[row * 2u];

@@ -114,8 +114,14 @@ impl Pair<'_> {
     pub fn compare(&mut self, op: usize, values: &StepValues) -> Result<Vec<Deviation>> {
         let Pair { reference, subject } = self;
         let (reference, subject) = (&mut **reference, &mut **subject);
-        let io = reference.plan().ops[op].io.clone();
-        for &id in io.reads.iter().chain(&io.updates) {
+        let planned = &reference.plan().ops[op];
+        let [inputs, scratch, writes, results]: [Vec<TensorId>; 4] = [
+            planned.inputs().collect(),
+            planned.scratch().collect(),
+            planned.writes().collect(),
+            planned.results().collect(),
+        ];
+        for id in inputs {
             match reference.plan().info(id).element {
                 Element::Float => subject.write(id, &reference.read(id)?)?,
                 Element::Half => {
@@ -128,11 +134,11 @@ impl Pair<'_> {
                 Element::Uint => subject.write_uint(id, &reference.read_uint(id)?)?,
             }
         }
-        for &id in &io.scratch {
+        for id in scratch {
             poison(subject, id)?;
         }
         let mut kept = Vec::new();
-        for &id in &io.writes {
+        for id in writes {
             poison(subject, id)?;
             if reference.plan().info(id).element != Element::Uint {
                 kept.push((id, reference.read(id)?));
@@ -141,11 +147,10 @@ impl Pair<'_> {
         }
         reference.run(op..op + 1, values, &[])?;
         subject.run(op..op + 1, values, &[])?;
-        let written = io.writes.iter().chain(&io.updates);
         let plan = reference.plan();
         let read_back = plan.is_half() && READING_BACK.contains(&plan.ops[op].op.name());
-        let compared = |&id| Ok(Deviation { read_back, ..compare(reference, subject, id, values)? });
-        let deviations = written.map(compared).collect();
+        let compared = |id| Ok(Deviation { read_back, ..compare(reference, subject, id, values)? });
+        let deviations = results.into_iter().map(compared).collect();
         for (id, before) in kept {
             restore(reference, id, &before)?;
         }

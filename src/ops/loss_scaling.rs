@@ -2,12 +2,13 @@
 //! range because the losses are multiplied by a scale that follows them. Adam divides by it, and makes no step where
 //! a gradient overflowed.
 
-use crate::tensor::{Extents, TensorId};
+use crate::tensor::TensorId;
 
+use super::Kind::Exact;
+use super::immediates::immediates;
 use super::optimizer::METRIC_NOT_FINITE;
-use super::{
-    Candidate, Count, CpuOp, Describe, Dispatch, Grid, Io, Kernels, Memory, Requirements, Scalar, write,
-};
+use super::tensor_use::{accumulate, flat, vector};
+use super::{Candidate, Count, CpuOp, Describe, Dispatch, Grid, Kernels, Memory, Scalar, TensorUse, bind};
 
 /// The scale that a run begins with. Too high costs a few skipped steps.
 const FIRST_SCALE: f32 = 65536.0;
@@ -40,12 +41,11 @@ impl Describe for LossScaling {
         "loss_scaling"
     }
 
-    fn io(&self) -> Io {
-        Io { updates: vec![self.state, self.metrics], ..Io::default() }
-    }
-
-    fn flops(&self, _: &Extents) -> f64 {
-        0.0
+    fn tensors(&self) -> Vec<TensorUse> {
+        vec![
+            accumulate("state", self.state, Exact, vector(STATE)),
+            accumulate("metrics", self.metrics, Exact, flat(METRIC_SKIPPED + 1)),
+        ]
     }
 }
 
@@ -69,15 +69,21 @@ impl<S: Scalar> CpuOp<S> for LossScaling {
     }
 }
 
+immediates! {
+    struct Immediates {
+        interval: u32,
+    }
+}
+
 impl Kernels for LossScaling {
     fn candidates(&self) -> Vec<Candidate> {
         let dispatch = Dispatch {
             shader: "loss_scaling",
             constants: vec![],
-            bindings: vec![write(self.state), write(self.metrics)],
-            immediates: vec![self.interval],
+            bindings: bind([self.state, self.metrics]),
+            immediates: Immediates { interval: self.interval }.into(),
             grid: Grid(vec![Count::Fixed(1)]),
         };
-        vec![Candidate { strategy: "single", requires: Requirements::default(), dispatches: vec![dispatch] }]
+        Candidate::only("single", dispatch)
     }
 }

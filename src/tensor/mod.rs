@@ -76,12 +76,6 @@ impl Rows {
         };
         total.saturating_sub(self.offset).min(self.capacity)
     }
-
-    /// The three words by which a kernel finds the count: extent, offset, capacity
-    /// (`rows_in_use` in `shaders/prelude.wgsl`).
-    pub fn immediates(&self) -> [u32; 3] {
-        [self.extent as u32, self.offset as u32, self.capacity as u32]
-    }
 }
 
 /// Names a tensor of one plan.
@@ -235,11 +229,6 @@ impl Dropout {
 
     pub fn is_on(&self) -> bool {
         self.threshold != 0
-    }
-
-    /// Threshold, bits of the scale, site: as kernels take them.
-    pub fn immediates(&self) -> [u32; 3] {
-        [self.threshold, self.scale.to_bits(), self.site]
     }
 }
 

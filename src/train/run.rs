@@ -68,6 +68,9 @@ pub fn explain(options: &Options) -> Result<(String, explain::Summary)> {
     let device = Device::new(&options.device, options.threads)?;
     let config = TrainConfig::resolve(settings, Surroundings { vocab_size, gpu: device.is_gpu() })?;
     let plan = examples::plan(&config)?.plan;
+    if device.is_gpu() {
+        plan.suits_gpu()?;
+    }
     let extents = full_extents(&config);
     let parts = plan.parameters.iter().flat_map(|parameter| &parameter.parts);
     let parameters: usize = parts.map(|part| part.elements()).sum();
