@@ -12,9 +12,9 @@ use crate::ops::replaced_token::AUC_BINS;
 use crate::plan::{Data, Phase, Plan, PlanBuilder, Upload};
 use crate::tensor::{Element, Extent, Precision, Role, Rows, TensorId};
 
-use super::encoder::{Encoder, SampledWords, WordListTensors};
+use super::encoder::Encoder;
 use super::heads::{self, HeadOptions, LogitsChunk, Masked};
-use super::inputs::{PackedInputs, uint_input};
+use super::inputs::{PackedInputs, SampledWords, WordListTensors, uint_input};
 use super::parameters::LayerRates;
 use super::update::{OptimizerOptions, RANGE_LIMIT, clear_gradients, update};
 use super::{ModelConfig, parameters};

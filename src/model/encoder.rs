@@ -13,40 +13,11 @@ use crate::ops::table_gradient::{
 use crate::plan::PlanBuilder;
 use crate::tensor::{Dropout, Element, Role, Rows, TensorId};
 
+use super::inputs::{Packed, SampledWords, WordListTensors};
 use super::layers::{
-    NORM_EPSILON, NormWay, linear, linear_input_gradient, linear_weight_gradient, norm, norm_gradient,
+    NORM_EPSILON, NormWay, linear, linear_input_gradient, linear_weight_gradient, norm, norm_gradient, site,
 };
 use super::parameters::{EmbeddingParameters, EncoderParameters, EncoderSize, LayerParameters};
-
-/// The packed batch as an encoder reads it.
-#[derive(Clone, Copy, Debug)]
-pub struct Packed {
-    /// `[T]`.
-    pub positions: TensorId,
-    pub segments: TensorId,
-    pub sequences: TensorId,
-    /// `[B + 1]`.
-    pub starts: TensorId,
-    pub tokens: Rows,
-    pub sequence_rows: Rows,
-    pub max_length: usize,
-}
-
-/// Sorted rows by id, for the gradient of the word embeddings (`batch::WordLists`).
-#[derive(Clone, Copy, Debug)]
-pub struct WordListTensors {
-    pub ids: TensorId,
-    pub starts: TensorId,
-    pub rows: TensorId,
-}
-
-/// Sampled positions, whose ids only the device knows.
-#[derive(Clone, Copy)]
-pub struct SampledWords {
-    pub sampled: TensorId,
-    pub masked_rows: TensorId,
-    pub rows: Rows,
-}
 
 /// Builds the ops of one network.
 pub struct Encoder<'a> {
@@ -80,11 +51,6 @@ struct SavedLayer {
     before_gelu: TensorId,
     output_sum: TensorId,
     output_statistics: TensorId,
-}
-
-/// Places of dropout in a layer; `layer` counts from 1, 0 is the embeddings.
-pub(super) fn site(network: u32, layer: usize, place: u32) -> u32 {
-    network << 24 | (layer as u32) << 4 | place
 }
 
 impl Encoder<'_> {

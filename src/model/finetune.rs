@@ -11,8 +11,9 @@ use crate::plan::{Data, Phase, Plan, PlanBuilder, Upload};
 use crate::tensor::{Dropout, Element, Extent, Precision, Role, Rows, TensorId};
 
 use super::electra::METRICS;
-use super::encoder::{Encoder, WordListTensors, site};
-use super::inputs::PackedInputs;
+use super::encoder::Encoder;
+use super::inputs::{PackedInputs, WordListTensors};
+use super::layers::site;
 use super::parameters::{self, LayerRates};
 use super::task_heads;
 use super::update::{OptimizerOptions, RANGE_LIMIT, clear_gradients, update};

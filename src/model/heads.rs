@@ -10,7 +10,7 @@ use crate::ops::vocabulary_loss::{RESULTS, VocabularyLoss};
 use crate::plan::PlanBuilder;
 use crate::tensor::{Dropout, Element, Role, Rows, TensorId};
 
-use super::encoder::Packed;
+use super::inputs::Packed;
 use super::layers::{NormWay, linear, linear_input_gradient, linear_weight_gradient, norm, norm_gradient};
 use super::parameters::{DiscriminatorHead, EmbeddingParameters, GeneratorHead};
 

@@ -4,7 +4,44 @@ use crate::batch::{PackedBatch, WordLists};
 use crate::plan::{Data, PlanBuilder, Upload};
 use crate::tensor::{Element, Extent, Role, Rows, TensorId};
 
-use super::encoder::{Packed, WordListTensors};
+/// The packed batch as an encoder reads it.
+#[derive(Clone, Copy, Debug)]
+pub struct Packed {
+    /// `[T]`.
+    pub positions: TensorId,
+    pub segments: TensorId,
+    pub sequences: TensorId,
+    /// `[B + 1]`.
+    pub starts: TensorId,
+    pub tokens: Rows,
+    pub sequence_rows: Rows,
+    pub max_length: usize,
+}
+
+/// Where rows stand, for the draws of dropout. u32 `[R]` each.
+#[derive(Clone, Copy, Debug)]
+pub struct Coordinates {
+    /// Position within the sequence.
+    pub positions: TensorId,
+    /// Sequence within the micro-batch.
+    pub sequences: TensorId,
+}
+
+/// Sorted rows by id, for the gradient of the word embeddings (`batch::WordLists`).
+#[derive(Clone, Copy, Debug)]
+pub struct WordListTensors {
+    pub ids: TensorId,
+    pub starts: TensorId,
+    pub rows: TensorId,
+}
+
+/// Sampled positions, whose ids only the device knows.
+#[derive(Clone, Copy)]
+pub struct SampledWords {
+    pub sampled: TensorId,
+    pub masked_rows: TensorId,
+    pub rows: Rows,
+}
 
 /// Ids and coordinates of the packed rows.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +54,13 @@ pub struct PackedInputs {
 /// A tensor of `rows` integers that comes with every micro-batch.
 pub fn uint_input(builder: &mut PlanBuilder, name: &str, rows: usize) -> TensorId {
     builder.tensor(name, Rows::fixed(rows), 1, Element::Uint, Role::Batch)
+}
+
+impl Packed {
+    /// Of the tokens, for dropout.
+    pub fn coordinates(&self) -> Coordinates {
+        Coordinates { positions: self.positions, sequences: self.sequences }
+    }
 }
 
 impl PackedInputs {

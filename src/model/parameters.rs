@@ -11,7 +11,7 @@ const NORMAL: Initial = Initial::TruncatedNormal(0.02);
 
 /// A dense layer: weight `[out, in]` and bias `[out]`. Fused layers hold several under one another.
 #[derive(Clone)]
-pub struct Dense {
+pub struct DenseParameters {
     pub weight: Parameter,
     pub bias: Parameter,
     pub inputs: usize,
@@ -36,11 +36,11 @@ pub struct EmbeddingParameters {
 #[derive(Clone)]
 pub struct LayerParameters {
     /// Query, key and value under one another: `[3H, H]`.
-    pub qkv: Dense,
-    pub attention_output: Dense,
+    pub qkv: DenseParameters,
+    pub attention_output: DenseParameters,
     pub attention_norm: NormParameters,
-    pub intermediate: Dense,
-    pub output: Dense,
+    pub intermediate: DenseParameters,
+    pub output: DenseParameters,
     pub output_norm: NormParameters,
 }
 
@@ -48,13 +48,13 @@ pub struct LayerParameters {
 #[derive(Clone)]
 pub struct EncoderParameters {
     /// Only where the embedding size differs from the hidden size.
-    pub project: Option<Dense>,
+    pub project: Option<DenseParameters>,
     pub layers: Vec<LayerParameters>,
 }
 
 #[derive(Clone)]
 pub struct GeneratorHead {
-    pub dense: Dense,
+    pub dense: DenseParameters,
     pub norm: NormParameters,
     /// Bias of the output layer, `[V]`; its weight is the word embedding table.
     pub output_bias: Parameter,
@@ -62,8 +62,8 @@ pub struct GeneratorHead {
 
 #[derive(Clone)]
 pub struct DiscriminatorHead {
-    pub dense: Dense,
-    pub prediction: Dense,
+    pub dense: DenseParameters,
+    pub prediction: DenseParameters,
 }
 
 /// Sizes of one encoder.
@@ -104,11 +104,11 @@ pub(super) fn dense(
     inputs: usize,
     outputs: usize,
     initial: Initial,
-) -> Dense {
+) -> DenseParameters {
     let parts = |kind: &str| -> Vec<(String, usize)> {
         names.iter().map(|name| (format!("{name}.{kind}"), outputs)).collect()
     };
-    Dense {
+    DenseParameters {
         weight: builder.parameter(&parts("weight"), inputs, false, initial),
         bias: builder.parameter(&parts("bias"), 1, true, Initial::Zero),
         inputs,

@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::model::finetune::{HeadTensors, place};
 use crate::model::inputs::uint_input;
 use crate::model::layers::linear;
-use crate::model::parameters::Dense;
+use crate::model::parameters::DenseParameters as Dense;
 use crate::ops::matmul::Epilogue;
 use crate::ops::row_loss::RowLossKind;
 use crate::ops::span_pair::{SpanPair, SpanPairGradient};

@@ -15,11 +15,10 @@ use crate::plan::{Initial, PlanBuilder};
 use crate::tensor::{Dropout, Element, Role, Rows, TensorId};
 
 use super::BatchCapacity;
-use super::encoder::Packed;
 use super::finetune::{Head, HeadTensors, place};
-use super::inputs::uint_input;
+use super::inputs::{Packed, uint_input};
 use super::layers::{linear, linear_input_gradient, linear_weight_gradient};
-use super::parameters::{Dense, dense};
+use super::parameters::{DenseParameters as Dense, dense};
 
 mod joint_span;
 

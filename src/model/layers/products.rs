@@ -5,14 +5,14 @@ use crate::ops::norm::{NORM_PARTIALS, Norm, NormGradient};
 use crate::plan::PlanBuilder;
 use crate::tensor::{Dropout, Element, Role, Rows, TensorId};
 
-use super::encoder::Packed;
-use super::parameters::{Dense, NormParameters};
+use crate::model::inputs::Packed;
+use crate::model::parameters::{DenseParameters, NormParameters};
 
 /// SPEC.md §2.
 pub const NORM_EPSILON: f32 = 1e-12;
 
 /// y = x·Wᵀ + b with the given epilogue; the caller names the output.
-pub fn linear(x: TensorId, dense: &Dense, y: TensorId, rows: Rows, epilogue: Epilogue) -> MatMul {
+pub fn linear(x: TensorId, dense: &DenseParameters, y: TensorId, rows: Rows, epilogue: Epilogue) -> MatMul {
     MatMul {
         form: Form::Nt,
         a: x.into(),
@@ -30,7 +30,7 @@ pub fn linear(x: TensorId, dense: &Dense, y: TensorId, rows: Rows, epilogue: Epi
 /// dx = dy·W with the given epilogue.
 pub fn linear_input_gradient(
     dy: TensorId,
-    dense: &Dense,
+    dense: &DenseParameters,
     dx: TensorId,
     rows: Rows,
     epilogue: Epilogue,
@@ -55,7 +55,7 @@ pub fn linear_weight_gradient(
     label: &str,
     dy: TensorId,
     x: TensorId,
-    dense: &Dense,
+    dense: &DenseParameters,
     rows: Rows,
 ) {
     let splits = MatMul::splits(dense.outputs, dense.inputs, rows.capacity);

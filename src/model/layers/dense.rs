@@ -1,0 +1,193 @@
+//! Dense layers, alone and with GELU.
+
+use crate::ops::gelu::{Gelu, GeluGradient};
+use crate::ops::matmul::{Epilogue, Form, MatMul};
+use crate::plan::PlanBuilder;
+use crate::tensor::{Element, Role, Rows, TensorId};
+
+use crate::model::parameters::DenseParameters;
+
+/// y = x·Wᵀ + b: `[R, in]` to `[R, out]`.
+#[derive(Clone, Copy)]
+pub struct DenseLayer<'a> {
+    /// Of the ops, and of the tensors that `gelu` declares.
+    pub label: &'a str,
+    pub parameters: &'a DenseParameters,
+    pub rows: Rows,
+}
+
+/// A dense layer that went forward.
+#[derive(Clone, Copy)]
+pub struct DenseTape<'a> {
+    pub layer: DenseLayer<'a>,
+    /// `[R, in]`.
+    pub input: TensorId,
+}
+
+/// A dense layer with GELU that went forward.
+#[derive(Clone, Copy)]
+pub struct GeluTape<'a> {
+    dense: DenseTape<'a>,
+    /// `[R, out]`: what GELU was applied to.
+    before: TensorId,
+}
+
+impl<'a> DenseLayer<'a> {
+    /// The output, called `output`, is in the plan's precision.
+    pub fn forward(
+        &self,
+        builder: &mut PlanBuilder,
+        input: TensorId,
+        output: &str,
+    ) -> (TensorId, DenseTape<'a>) {
+        let output = builder.activation(output, self.rows, self.parameters.outputs);
+        self.push(builder, input, output, Epilogue::Bias(self.parameters.bias.value))
+    }
+
+    /// As `forward`, with an output that is f32 in any precision: what a loss or a person reads.
+    pub fn logits(
+        &self,
+        builder: &mut PlanBuilder,
+        input: TensorId,
+        output: &str,
+    ) -> (TensorId, DenseTape<'a>) {
+        let output = builder.exact(output, self.rows, self.parameters.outputs);
+        self.push(builder, input, output, Epilogue::Bias(self.parameters.bias.value))
+    }
+
+    /// GELU(x·Wᵀ + b), called like the layer; GELU is computed where the product ends.
+    pub fn gelu(&self, builder: &mut PlanBuilder, input: TensorId) -> (TensorId, GeluTape<'a>) {
+        let columns = self.parameters.outputs;
+        let before = builder.activation(&format!("{}.before_gelu", self.label), self.rows, columns);
+        let output = builder.activation(self.label, self.rows, columns);
+        let epilogue = Epilogue::BiasGelu { bias: self.parameters.bias.value, before };
+        let (output, dense) = self.push(builder, input, output, epilogue);
+        (output, GeluTape { dense, before })
+    }
+
+    fn push(
+        &self,
+        builder: &mut PlanBuilder,
+        input: TensorId,
+        output: TensorId,
+        epilogue: Epilogue,
+    ) -> (TensorId, DenseTape<'a>) {
+        builder.push(
+            self.label,
+            MatMul {
+                form: Form::Nt,
+                a: input.into(),
+                b: self.parameters.weight.value.into(),
+                c: output.into(),
+                rows: self.rows,
+                n: self.parameters.outputs,
+                inner: self.parameters.inputs,
+                epilogue,
+                bias_gradient: None,
+                partials: None,
+            },
+        );
+        (output, DenseTape { layer: *self, input })
+    }
+}
+
+impl DenseTape<'_> {
+    /// From the gradient of the output to that of the input, called `input_gradient`.
+    ///
+    /// `epilogue` is what the product of the input's gradient takes along: `Add` joins the gradient of a residual,
+    /// `GeluGradient` goes on through the GELU that made the input.
+    pub fn backward(
+        self,
+        builder: &mut PlanBuilder,
+        output_gradient: TensorId,
+        input_gradient: &str,
+        epilogue: Epilogue,
+    ) -> TensorId {
+        self.parameter_gradients(builder, output_gradient);
+        let DenseLayer { label, parameters, rows } = self.layer;
+        let input_gradient = builder.gradient(input_gradient, rows, parameters.inputs);
+        builder.push(
+            &format!("{label}.input"),
+            MatMul {
+                form: Form::Nn,
+                a: output_gradient.into(),
+                b: parameters.weight.value.into(),
+                c: input_gradient.into(),
+                rows,
+                n: parameters.inputs,
+                inner: parameters.outputs,
+                epilogue,
+                bias_gradient: None,
+                partials: None,
+            },
+        );
+        input_gradient
+    }
+
+    /// dW += dyᵀ·x, db += column sums of dy.
+    fn parameter_gradients(&self, builder: &mut PlanBuilder, output_gradient: TensorId) {
+        let DenseLayer { label, parameters, rows } = self.layer;
+        let label = format!("{label}.weight");
+        let splits = MatMul::splits(parameters.outputs, parameters.inputs, rows.capacity);
+        let partials = (splits > 1).then(|| {
+            let columns = parameters.outputs * parameters.inputs + parameters.outputs;
+            let (name, rows) = (format!("{label}.partials"), Rows::fixed(splits));
+            (builder.tensor(&name, rows, columns, Element::Float, Role::Scratch), splits)
+        });
+        builder.push(
+            &label,
+            MatMul {
+                form: Form::Tn,
+                a: output_gradient.into(),
+                b: self.input.into(),
+                c: parameters.weight.gradient.into(),
+                rows,
+                n: parameters.inputs,
+                inner: parameters.outputs,
+                epilogue: Epilogue::None,
+                bias_gradient: Some(parameters.bias.gradient),
+                partials,
+            },
+        );
+    }
+}
+
+impl<'a> GeluTape<'a> {
+    /// From the gradient of the output to that of the input, called `input_gradient`, where no product stands behind
+    /// the GELU that could take its gradient along.
+    pub fn backward(
+        self,
+        builder: &mut PlanBuilder,
+        output_gradient: TensorId,
+        input_gradient: &str,
+    ) -> TensorId {
+        let DenseLayer { label, parameters, rows } = self.dense.layer;
+        let before_gradient = builder.gradient(&format!("{label}.gradient"), rows, parameters.outputs);
+        builder.push(
+            &format!("{label}.gelu"),
+            GeluGradient {
+                input: self.before,
+                output_gradient,
+                input_gradient: before_gradient,
+                rows,
+                columns: parameters.outputs,
+            },
+        );
+        self.dense.backward(builder, before_gradient, input_gradient, Epilogue::None)
+    }
+
+    /// The output computed again, for a backward that would not keep it so long.
+    pub fn again(&self, builder: &mut PlanBuilder) -> TensorId {
+        let DenseLayer { label, parameters, rows } = self.dense.layer;
+        let (label, columns) = (format!("{label}.again"), parameters.outputs);
+        let output = builder.activation(&label, rows, columns);
+        builder.push(&label, Gelu { input: self.before, output, rows, columns });
+        output
+    }
+
+    /// For the backward of the dense layer behind the GELU: the gradient of its input becomes that of this layer's
+    /// product, from which the tape returned goes on.
+    pub fn through_product(self) -> (Epilogue, DenseTape<'a>) {
+        (Epilogue::GeluGradient { before: self.before }, self.dense)
+    }
+}
