@@ -18,6 +18,7 @@ pub mod model;
 pub mod ops;
 pub mod plan;
 pub mod store;
+pub mod tasks;
 pub mod tensor;
 pub mod tokenizer;
 pub mod train;

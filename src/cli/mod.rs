@@ -21,6 +21,7 @@ mod progress;
 mod score;
 mod selftest;
 mod store;
+mod tasks;
 mod tokenizer;
 
 #[derive(Parser)]

@@ -288,8 +288,8 @@ fn record_files(inputs: &[PathBuf]) -> Result<Vec<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::finetune::tests::shared;
     use crate::store::tests::{Scratch, random_store};
+    use crate::tasks::tests::shared;
 
     /// The file that the reference wrote, against what the reference reads in it.
     #[test]
