@@ -25,3 +25,5 @@ pub mod train;
 
 #[cfg(test)]
 mod fuzz_replay;
+#[cfg(test)]
+mod testing;

@@ -218,6 +218,14 @@ mod tests {
         assert_eq!(kept.last().map(|line| line.origin.1), Some(12));
     }
 
+    /// The table that build.rs writes lies in the target folder, which several checkouts may share and outlive.
+    #[test]
+    fn the_table_of_shaders_names_no_checkout() {
+        let table = include_str!(concat!(env!("OUT_DIR"), "/shaders.rs"));
+        assert!(!table.contains(env!("CARGO_MANIFEST_DIR")), "{table}");
+        assert_eq!(table.matches("concat!(env!(\"CARGO_MANIFEST_DIR\"), \"/shaders/").count(), SHADERS.len());
+    }
+
     #[test]
     fn lines_are_traced_to_their_files() {
         let source = assemble("matmul_sum_splits", &[("FORM", 2), ("BIAS_GRADIENT", 1)], &[]).unwrap();

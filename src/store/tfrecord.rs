@@ -289,7 +289,7 @@ fn record_files(inputs: &[PathBuf]) -> Result<Vec<PathBuf>> {
 mod tests {
     use super::*;
     use crate::store::tests::{Scratch, random_store};
-    use crate::tasks::tests::shared;
+    use crate::testing::shared;
 
     /// The file that the reference wrote, against what the reference reads in it.
     #[test]

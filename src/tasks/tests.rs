@@ -1,25 +1,13 @@
 //! Places of tokens in awkward text, windows, and a survey of the real data sets.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::alignment::{Characters, align, tokens_of};
 use super::squad::answers::{AnswerOptions, Ends, WindowScores, best_context, predict};
 use super::squad::features::{Encoded, SquadOptions, Window, encode, windows};
 use super::squad::reader::{Answer, Question};
+pub use crate::testing::shared;
 use crate::tokenizer::{SpecialIds, Tokenizer, train};
-
-/// Files that the project does not own: `$INAZUMA_SHARED`, or `../shared` beside the repository.
-pub fn shared(file: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("INAZUMA_SHARED").map(PathBuf::from);
-    let root = root.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"));
-    let path = root.join(file);
-    if path.exists() {
-        return Some(path);
-    }
-    eprintln!("skipped: {} is not there (set INAZUMA_SHARED)", path.display());
-    None
-}
 
 pub const SPECIALS: SpecialIds = SpecialIds { pad: 3, cls: 4, sep: 5, mask: 6 };
 

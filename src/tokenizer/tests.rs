@@ -1,18 +1,8 @@
 //! Exactness against the reference's ids, and behaviour on awkward text.
 
-use super::*;
+use crate::testing::shared;
 
-/// Files that the project does not own: `$INAZUMA_SHARED`, or `../shared` beside the repository.
-fn shared(file: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("INAZUMA_SHARED").map(PathBuf::from);
-    let root = root.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"));
-    let path = root.join(file);
-    if path.exists() {
-        return Some(path);
-    }
-    eprintln!("skipped: {} is not there (set INAZUMA_SHARED)", path.display());
-    None
-}
+use super::*;
 
 const MODEL: &str = "data/sentencepiece/konoha-wiki-ja-32k.model";
 

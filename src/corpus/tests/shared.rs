@@ -1,18 +1,8 @@
 //! Real dumps, which are not ours; without them these tests say `skipped`.
 
-use super::*;
+use crate::testing::shared;
 
-/// Files that the project does not own: `$INAZUMA_SHARED`, or `../shared` beside the repository.
-fn shared(name: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("INAZUMA_SHARED").map(PathBuf::from);
-    let root = root.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"));
-    let path = root.join("data/wikitext").join(name);
-    if path.exists() {
-        return Some(path);
-    }
-    eprintln!("skipped: {} is not there (set INAZUMA_SHARED)", path.display());
-    None
-}
+use super::*;
 
 fn extract_file(dump: PathBuf, threads: usize) -> Run {
     let out = tempfile::tempdir().unwrap();
@@ -23,11 +13,11 @@ fn extract_file(dump: PathBuf, threads: usize) -> Run {
 
 #[test]
 fn the_dumps_of_24_wikis_and_the_english_one_are_read_whole() {
-    let Some(folder) = shared("minidumps") else { return };
+    let Some(folder) = shared("data/wikitext/minidumps") else { return };
     let mut dumps: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
     dumps.sort();
     assert_eq!(dumps.len(), 24);
-    dumps.extend(shared("enwiki-shortened.xml.bz2"));
+    dumps.extend(shared("data/wikitext/enwiki-shortened.xml.bz2"));
     for dump in dumps {
         let name = dump.display().to_string();
         let run = extract_file(dump, 2);
@@ -47,7 +37,9 @@ fn the_dumps_of_24_wikis_and_the_english_one_are_read_whole() {
 
 #[test]
 fn the_japanese_dump_is_the_same_for_any_number_of_threads() {
-    let Some(dump) = shared("jawiki-countries-pages-articles-multistream.xml.bz2") else { return };
+    let Some(dump) = shared("data/wikitext/jawiki-countries-pages-articles-multistream.xml.bz2") else {
+        return;
+    };
     let first = extract_file(dump.clone(), 1);
     assert_eq!(first.problem(), "");
     assert_eq!(first.extraction().manifest.articles, 205);

@@ -1,40 +1,7 @@
 //! What can be open while scanning, and how it ends when its end is missing.
 
 use super::mark;
-use super::scan::Scanner;
-
-/// Something that was opened and waits for its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// `{{…}}`
-    Template,
-    /// `{{{…}}}`
-    Parameter,
-    /// `[[…]]`
-    Link,
-    /// `[http://… …]`, the address already passed over
-    ExternalLink,
-    /// `{|…|}`
-    Table,
-    /// `<table>…</table>`
-    HtmlTable,
-    /// `-{…}-`
-    Variant,
-}
-
-/// One open thing.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Frame {
-    pub kind: Kind,
-    /// Where its content starts in the buffer.
-    pub start: usize,
-    /// Its first `|` in [`Scanner::pipes`].
-    pub first_pipe: usize,
-    /// If it is never closed, the text from here on is kept: behind the last line that was plainly its own.
-    pub rescue: Option<usize>,
-    /// A line break has been seen inside.
-    pub broken: bool,
-}
+use super::state::{Frame, Kind, Scanner};
 
 /// Deeper nesting is not followed; no article needs it, and it bounds the work of closing frames.
 pub(super) const DEPTH_MAX: usize = 96;

@@ -1,8 +1,7 @@
 //! Markup that counts only at the start of a line: headings, lists, tables.
 
-use super::frame::Kind;
 use super::mark;
-use super::scan::Scanner;
+use super::state::{Kind, Scanner};
 
 impl Scanner<'_> {
     /// Looks at the start of a line and passes over its markup, if it has any.

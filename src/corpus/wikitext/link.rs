@@ -1,7 +1,6 @@
 //! Links, inside the wiki and out of it.
 
-use super::frame::Kind;
-use super::scan::Scanner;
+use super::state::{Kind, Scanner};
 
 /// What the part of a target before its first `:` makes of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Wikitext into the text a reader sees.
 //!
 //! A hand-written scanner goes over the markup once. What is open (templates, links, tables) stands on a stack of
-//! [`frame::Frame`]s; text inside is cleaned as it comes and appended to one buffer, and when a frame closes, its part of the
+//! [`state::Frame`]s; text inside is cleaned as it comes and appended to one buffer, and when a frame closes, its part of the
 //! buffer is kept, shortened or cut off. [`tidy`] then goes over the lines once: empty brackets, orphaned
 //! punctuation, headings, lists.
 //!
@@ -12,6 +12,7 @@ mod frame;
 mod line;
 mod link;
 mod scan;
+mod state;
 mod tag;
 mod template;
 mod tidy;

@@ -1,6 +1,6 @@
 //! The scanner: one pass over the bytes of the source.
 
-use super::frame::{Frame, Kind};
+use super::state::{Kind, Scanner};
 use super::{Italics, entity, mark};
 
 /// What the scanner leaves for tidying.
@@ -14,33 +14,6 @@ pub(super) fn scan(title: &str, source: &str, italics: Italics) -> Scanned {
     let mut scanner = Scanner::new(title, source, italics);
     scanner.run();
     Scanned { marked: scanner.out, disambiguation: scanner.disambiguation }
-}
-
-/// The state of a scan.
-pub(super) struct Scanner<'a> {
-    pub source: &'a str,
-    pub bytes: &'a [u8],
-    pub title: &'a str,
-    /// The page is in Japanese, so templates may put Japanese words of their own.
-    pub japanese: bool,
-    /// The next byte of the source to look at.
-    pub at: usize,
-    /// The buffer.
-    pub out: String,
-    pub frames: Vec<Frame>,
-    /// Places in the buffer where `|` separated the parts of the open frames.
-    pub pipes: Vec<usize>,
-    pub open_templates: usize,
-    /// Nothing of the current line has been read.
-    pub line_start: bool,
-    /// Where the closing `=` of a heading start, and where its line ends.
-    pub heading_end: Option<(usize, usize)>,
-    /// In a `;` line the first `:` at this depth divides term and definition.
-    pub term_depth: Option<usize>,
-    pub disambiguation: bool,
-    italics: Italics,
-    /// For each tag with raw content: where its next end was found, [`usize::MAX`] for nowhere.
-    pub raw_ends: super::tag::RawEnds,
 }
 
 /// Bytes that may mean something; all others are copied in runs.
@@ -63,28 +36,7 @@ const fn special() -> [bool; 256] {
     table
 }
 
-impl<'a> Scanner<'a> {
-    fn new(title: &'a str, source: &'a str, italics: Italics) -> Self {
-        Self {
-            source,
-            bytes: source.as_bytes(),
-            title,
-            // Other languages quote one of these at most; in Japanese the search ends at once.
-            japanese: ["の", "は", "を"].iter().all(|kana| source.contains(kana)),
-            at: 0,
-            out: String::with_capacity(source.len() / 2),
-            frames: Vec::new(),
-            pipes: Vec::new(),
-            open_templates: 0,
-            line_start: true,
-            heading_end: None,
-            term_depth: None,
-            disambiguation: false,
-            italics,
-            raw_ends: super::tag::RawEnds::default(),
-        }
-    }
-
+impl Scanner<'_> {
     fn run(&mut self) {
         while self.at < self.bytes.len() {
             if self.line_start {

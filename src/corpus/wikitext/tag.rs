@@ -1,11 +1,10 @@
 //! `<…>`: comments, tags whose content is not text, and tags that only dress text.
 
-use super::frame::Kind;
 use super::mark;
-use super::scan::Scanner;
+use super::state::{Kind, RAW_TAGS, Scanner};
 
 /// Tags whose content is passed over unread up to the closing tag, as MediaWiki does.
-const RAW: [&str; 29] = [
+const RAW: [&str; RAW_TAGS] = [
     "ref",
     "references",
     "gallery",
@@ -37,14 +36,8 @@ const RAW: [&str; 29] = [
     "phonos",
 ];
 
-/// Where the next end of each raw tag is, so that a million openings cost one search.
-#[derive(Debug, Default)]
-pub(super) struct RawEnds {
-    ends: [usize; RAW.len() + 1],
-}
-
-/// Index in [`RawEnds`] of the end of a comment.
-const COMMENT: usize = RAW.len();
+/// Index in `Scanner::raw_ends` of the end of a comment.
+const COMMENT: usize = RAW_TAGS;
 
 /// A tag has to end within this many bytes.
 const TAG_MAX: usize = 1024;
@@ -176,16 +169,16 @@ impl Scanner<'_> {
 
     /// Where the raw tag of this index ends next, at or after `from`.
     fn raw_end(&mut self, index: usize, from: usize) -> Option<usize> {
-        let known = self.raw_ends.ends[index];
+        let known = self.raw_ends[index];
         if known < from {
             let found = if index == COMMENT {
                 memchr::memmem::find(&self.bytes[from..], b"-->").map(|at| from + at)
             } else {
                 find_closing(self.bytes, from, RAW[index])
             };
-            self.raw_ends.ends[index] = found.unwrap_or(usize::MAX);
+            self.raw_ends[index] = found.unwrap_or(usize::MAX);
         }
-        let end = self.raw_ends.ends[index];
+        let end = self.raw_ends[index];
         (end != usize::MAX).then_some(end)
     }
 

@@ -92,7 +92,7 @@ mod tests {
     use approx::assert_relative_eq;
 
     use super::*;
-    use crate::tasks::tests::shared;
+    use crate::testing::shared;
 
     fn strings(texts: &[&str]) -> Vec<String> {
         texts.iter().map(|text| text.to_string()).collect()

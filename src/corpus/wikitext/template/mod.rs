@@ -8,8 +8,7 @@ use std::ops::Range;
 use arguments::Arguments;
 use names::Rule;
 
-use super::frame::{Frame, Kind};
-use super::scan::Scanner;
+use super::state::{Frame, Kind, Scanner};
 
 mod arguments;
 mod names;
