@@ -1,7 +1,7 @@
-//! The plan of a pre-training step (SPEC.md §3): generator, samples, discriminator, update.
+//! The plan of a pre-training step (`docs/spec.md` §3): generator, samples, discriminator, update.
 //!
-//! The generator's way back comes before the discriminator's forward pass: the discriminator's gradient does
-//! not reach the generator, so its activations need not wait.
+//! The generator's backward comes before the discriminator's forward: the discriminator's gradient does not reach the
+//! generator, so its activations need not wait.
 
 use anyhow::{Result, ensure};
 
@@ -9,15 +9,17 @@ use crate::batch::PackedBatch;
 use crate::ops::optimizer::Clear;
 use crate::ops::replace::Replace;
 use crate::ops::replaced_token::AUC_BINS;
-use crate::plan::{Data, Phase, Plan, PlanBuilder, Upload};
-use crate::tensor::{Element, Extent, Precision, Role, Rows, TensorId};
+use crate::plan::{Phase, Plan, PlanBuilder, Upload};
+use crate::tensor::{Element, Precision, Role, Rows, TensorId};
 
+use super::ModelConfig;
 use super::encoder::Encoder;
-use super::heads::{self, HeadOptions, LogitsChunk, Masked};
-use super::inputs::{PackedInputs, SampledWords, WordListTensors, uint_input};
-use super::parameters::LayerRates;
+use super::heads::{LogitsChunk, MaskedLanguageModel, ReplacedTokenDetection};
+use super::inputs::{Masked, PackedInputs, SampledWords, WordListTensors, WordRows};
+use super::parameters::{
+    self, DiscriminatorHead, EmbeddingParameters, EncoderParameters, EncoderSize, GeneratorHead, LayerRates,
+};
 use super::update::{OptimizerOptions, RANGE_LIMIT, clear_gradients, update};
-use super::{ModelConfig, parameters};
 
 /// Elements of the metrics tensor; `train::metrics` names the places.
 pub const METRICS: usize = 16;
@@ -77,13 +79,8 @@ impl Default for StepOptions {
 #[derive(Clone, Debug)]
 pub struct StepTensors {
     inputs: PackedInputs,
-    masked_rows: TensorId,
-    masked_ids: TensorId,
-    masked_sequences: TensorId,
-    masked_slots: TensorId,
-    slot_of_row: TensorId,
-    generator_words: Option<WordListTensors>,
-    discriminator_words: Option<WordListTensors>,
+    words: Option<NetworkWords>,
+    masked: Masked,
     /// `[M]`: the samples; uploaded in `Parity`, else written by the device.
     pub sampled: TensorId,
     /// `[METRICS]` floats.
@@ -96,6 +93,13 @@ pub struct StepTensors {
     pub discriminator_logits: TensorId,
     /// The vocabulary's logits, chunk by chunk.
     pub logits: Vec<LogitsChunk>,
+}
+
+/// Word lists of both networks; there where backward is.
+#[derive(Clone, Copy, Debug)]
+struct NetworkWords {
+    generator: WordListTensors,
+    discriminator: WordListTensors,
 }
 
 /// A plan and what is needed to feed it. `plan` goes to an executor; `tensors` stays with the caller.
@@ -114,154 +118,225 @@ impl PretrainPlan {
             capacity.max_length,
             config.max_positions
         );
-        let train = options.mode != Mode::Evaluate;
         let mut builder = PlanBuilder::new();
         builder.precision(options.precision);
-        let embeddings = parameters::embeddings(&mut builder, config);
-        let generator_size = parameters::EncoderSize::generator(config);
-        let discriminator_size = parameters::EncoderSize::discriminator(config);
-        let generator = parameters::encoder(&mut builder, "generator", generator_size, &LayerRates::equal());
-        let generator_head = parameters::generator_head(&mut builder, config);
-        let discriminator =
-            parameters::encoder(&mut builder, "discriminator", discriminator_size, &LayerRates::equal());
-        let discriminator_head = parameters::discriminator_head(&mut builder, config);
+        let networks = Networks::new(&mut builder, config);
+        let fed = Fed::new(&mut builder, capacity, options);
+        let ranges = if options.trains() { builder.parameter_ranges(RANGE_LIMIT) } else { Vec::new() };
 
-        let masked_rows = Rows::of(Extent::Masked, capacity.masked.max(1));
-        let (rows, sequences) = (capacity.tokens, capacity.sequences);
-        let inputs = PackedInputs::new(&mut builder, rows, sequences, capacity.max_length);
-        let PackedInputs { input_ids, packed } = inputs;
-        let tokens = packed.tokens;
-        let generator_words = train.then(|| WordListTensors::new(&mut builder, "generator", rows));
-        let discriminator_words = train.then(|| WordListTensors::new(&mut builder, "discriminator", rows));
-        let masked_capacity = masked_rows.capacity;
-        let mut batch = |name: &str, rows: usize| uint_input(&mut builder, name, rows);
-        let masked = Masked {
-            rows: batch("masked.rows", masked_capacity),
-            ids: batch("masked.ids", masked_capacity),
-            sequences: batch("masked.sequences", masked_capacity),
-            slots: batch("masked.slots", masked_capacity),
-            slot_of_row: batch("slot_of_row", capacity.tokens),
-            sampled: batch("masked.sampled", masked_capacity),
-            draws: options.mode != Mode::Parity,
-            extent: masked_rows,
-        };
-        let metrics = builder.tensor("metrics", Rows::fixed(METRICS), 1, Element::Float, Role::Metric);
-        let histogram =
-            builder.tensor("auc_histogram", Rows::fixed(2), AUC_BINS, Element::Uint, Role::Metric);
-
-        let ranges = if train { builder.parameter_ranges(RANGE_LIMIT) } else { Vec::new() };
         builder.phase(Phase::Clear);
         clear_gradients(&mut builder, &ranges);
-        builder.push("metrics", Clear { tensor: metrics, elements: METRICS, element: Element::Float });
-        let clear = Clear { tensor: histogram, elements: 2 * AUC_BINS, element: Element::Uint };
-        builder.push("auc_histogram", clear);
+        fed.clear(&mut builder);
 
         builder.phase(Phase::Micro);
-        let head_options = HeadOptions {
-            generator_weight: options.generator_weight,
-            discriminator_weight: options.discriminator_weight,
-            temperature: options.temperature,
-            backward: train,
-        };
-        let dropout = if train { options.dropout } else { 0.0 };
-        let attention_dropout = if train { options.attention_dropout } else { 0.0 };
-        let encoder = |size, parameters, network| Encoder {
-            size,
-            parameters,
-            embeddings: &embeddings,
-            packed,
-            dropout,
-            attention_dropout,
-            network,
-        };
-        let logits = builder.scoped_in("generator", |builder| {
-            let encoder = encoder(generator_size, &generator, 1);
-            let saved = encoder.forward(builder, input_ids);
-            let (gradient, logits) = builder.scoped_in("head", |builder| {
-                heads::masked_language_model(
-                    builder,
-                    &generator_head,
-                    &embeddings,
-                    saved.output,
-                    &packed,
-                    &masked,
-                    metrics,
-                    &head_options,
-                )
-            });
-            if let (Some(gradient), Some(words)) = (gradient, generator_words) {
-                encoder.backward(builder, &saved, gradient, words, None);
-            }
-            logits
-        });
-
-        let uint_activation = |builder: &mut PlanBuilder, name: &str| {
-            builder.tensor(name, tokens, 1, Element::Uint, Role::Activation)
-        };
-        let discriminator_ids = uint_activation(&mut builder, "discriminator.ids");
-        let labels = uint_activation(&mut builder, "discriminator.labels");
-        let detected = builder.scoped_in("discriminator", |builder| {
-            builder.push(
-                "replace",
-                Replace {
-                    input_ids,
-                    slots: masked.slot_of_row,
-                    sampled: masked.sampled,
-                    masked_ids: masked.ids,
-                    ids: discriminator_ids,
-                    labels,
-                    rows: tokens,
-                },
-            );
-            let encoder = encoder(discriminator_size, &discriminator, 2);
-            let saved = encoder.forward(builder, discriminator_ids);
-            let detected = builder.scoped_in("head", |builder| {
-                heads::replaced_token_detection(
-                    builder,
-                    &discriminator_head,
-                    saved.output,
-                    labels,
-                    tokens,
-                    metrics,
-                    histogram,
-                    &head_options,
-                )
-            });
-            if let (Some(gradient), Some(words)) = (detected.encoded_gradient, discriminator_words) {
-                let sampled =
-                    SampledWords { sampled: masked.sampled, masked_rows: masked.rows, rows: masked_rows };
-                encoder.backward(builder, &saved, gradient, words, Some(sampled));
-            }
-            detected
-        });
+        let step = Step { networks: &networks, fed: &fed, options };
+        let logits = builder.scoped_in("generator", |builder| step.generator(builder));
+        let detected = step.discriminator(&mut builder);
 
         builder.phase(Phase::Update);
-        if train {
-            update(&mut builder, &ranges, metrics, &options.optimizer);
+        if options.trains() {
+            update(&mut builder, &ranges, fed.metrics, &options.optimizer);
         }
         let keep = match options.mode {
-            Mode::Parity => vec![discriminator_ids, labels, detected.logits],
+            Mode::Parity => vec![detected.ids, detected.labels, detected.logits],
             _ => Vec::new(),
         };
         let plan = builder.build(&keep)?;
-        let tensors = StepTensors {
-            inputs,
-            masked_rows: masked.rows,
-            masked_ids: masked.ids,
-            masked_sequences: masked.sequences,
-            masked_slots: masked.slots,
-            slot_of_row: masked.slot_of_row,
-            generator_words,
-            discriminator_words,
-            sampled: masked.sampled,
-            metrics,
-            histogram,
-            discriminator_ids,
-            labels,
+        Ok(PretrainPlan { plan, tensors: fed.tensors(detected, logits), capacity })
+    }
+}
+
+impl StepOptions {
+    /// Whether the plan has backward and update.
+    fn trains(&self) -> bool {
+        self.mode != Mode::Evaluate
+    }
+}
+
+/// Sizes and parameters of both networks, in the order in which they are declared.
+struct Networks {
+    generator_size: EncoderSize,
+    discriminator_size: EncoderSize,
+    embeddings: EmbeddingParameters,
+    generator: EncoderParameters,
+    generator_head: GeneratorHead,
+    discriminator: EncoderParameters,
+    discriminator_head: DiscriminatorHead,
+}
+
+impl Networks {
+    fn new(builder: &mut PlanBuilder, config: &ModelConfig) -> Self {
+        let rates = LayerRates::equal();
+        let generator_size = EncoderSize::generator(config);
+        let discriminator_size = EncoderSize::discriminator(config);
+        Networks {
+            generator_size,
+            discriminator_size,
+            embeddings: parameters::embeddings(builder, config),
+            generator: parameters::encoder(builder, "generator", generator_size, &rates),
+            generator_head: parameters::generator_head(builder, config),
+            discriminator: parameters::encoder(builder, "discriminator", discriminator_size, &rates),
+            discriminator_head: parameters::discriminator_head(builder, config),
+        }
+    }
+}
+
+/// What comes with a micro-batch, and what is read after the step.
+struct Fed {
+    inputs: PackedInputs,
+    words: Option<NetworkWords>,
+    masked: Masked,
+    metrics: TensorId,
+    histogram: TensorId,
+}
+
+impl Fed {
+    fn new(builder: &mut PlanBuilder, capacity: BatchCapacity, options: &StepOptions) -> Self {
+        let BatchCapacity { tokens, sequences, masked, max_length } = capacity;
+        let inputs = PackedInputs::new(builder, tokens, sequences, max_length);
+        let words = options.trains().then(|| NetworkWords {
+            generator: WordListTensors::new(builder, "generator", tokens),
+            discriminator: WordListTensors::new(builder, "discriminator", tokens),
+        });
+        let masked = Masked::new(builder, tokens, masked, options.mode != Mode::Parity);
+        let metrics = builder.tensor("metrics", Rows::fixed(METRICS), 1, Element::Float, Role::Metric);
+        let histogram =
+            builder.tensor("auc_histogram", Rows::fixed(2), AUC_BINS, Element::Uint, Role::Metric);
+        Fed { inputs, words, masked, metrics, histogram }
+    }
+
+    fn clear(&self, builder: &mut PlanBuilder) {
+        let metrics = Clear { tensor: self.metrics, elements: METRICS, element: Element::Float };
+        builder.push("metrics", metrics);
+        let histogram = Clear { tensor: self.histogram, elements: 2 * AUC_BINS, element: Element::Uint };
+        builder.push("auc_histogram", histogram);
+    }
+
+    fn tensors(&self, detected: Detected, logits: Vec<LogitsChunk>) -> StepTensors {
+        StepTensors {
+            inputs: self.inputs,
+            words: self.words,
+            masked: self.masked,
+            sampled: self.masked.sampled,
+            metrics: self.metrics,
+            histogram: self.histogram,
+            discriminator_ids: detected.ids,
+            labels: detected.labels,
             discriminator_logits: detected.logits,
             logits,
+        }
+    }
+}
+
+/// What the discriminator read and said, `[T]` each.
+struct Detected {
+    ids: TensorId,
+    labels: TensorId,
+    logits: TensorId,
+}
+
+/// One micro-batch through both networks.
+struct Step<'a> {
+    networks: &'a Networks,
+    fed: &'a Fed,
+    options: &'a StepOptions,
+}
+
+impl Step<'_> {
+    /// Generator, samples and its backward; returns the vocabulary's logits.
+    fn generator(&self, builder: &mut PlanBuilder) -> Vec<LogitsChunk> {
+        let networks = self.networks;
+        let encoder = self.encoder(networks.generator_size, &networks.generator, 1);
+        let (encoded, encoder) = encoder.forward(builder, self.fed.inputs.input_ids);
+        let head = MaskedLanguageModel {
+            parameters: &networks.generator_head,
+            embeddings: &networks.embeddings,
+            masked: self.fed.masked,
+            tokens: self.fed.inputs.packed.tokens,
+            metrics: self.fed.metrics,
+            loss_weight: self.options.generator_weight,
+            temperature: self.options.temperature,
+            backward: self.options.trains(),
         };
-        Ok(PretrainPlan { plan, tensors, capacity })
+        let (logits, gradient) = builder.scoped_in("head", |builder| {
+            let (logits, tape) = head.forward(builder, encoded);
+            (logits, tape.map(|tape| tape.backward(builder)))
+        });
+        if let (Some(gradient), Some(words)) = (gradient, self.fed.words) {
+            encoder.backward(builder, gradient, &WordRows { kept: words.generator, sampled: None });
+        }
+        logits
+    }
+
+    /// Discriminator on the ids with the samples in them, and its backward.
+    fn discriminator(&self, builder: &mut PlanBuilder) -> Detected {
+        let rows = self.fed.inputs.packed.tokens;
+        let mut declare = |name: &str| builder.tensor(name, rows, 1, Element::Uint, Role::Activation);
+        let (ids, labels) = (declare("discriminator.ids"), declare("discriminator.labels"));
+        let logits = builder.scoped_in("discriminator", |builder| {
+            self.replace(builder, ids, labels);
+            self.detect(builder, ids, labels)
+        });
+        Detected { ids, labels, logits }
+    }
+
+    fn replace(&self, builder: &mut PlanBuilder, ids: TensorId, labels: TensorId) {
+        let (inputs, masked) = (&self.fed.inputs, &self.fed.masked);
+        builder.push(
+            "replace",
+            Replace {
+                input_ids: inputs.input_ids,
+                slots: masked.slot_of_row,
+                sampled: masked.sampled,
+                masked_ids: masked.ids,
+                ids,
+                labels,
+                rows: inputs.packed.tokens,
+            },
+        );
+    }
+
+    fn detect(&self, builder: &mut PlanBuilder, ids: TensorId, labels: TensorId) -> TensorId {
+        let (networks, masked) = (self.networks, &self.fed.masked);
+        let encoder = self.encoder(networks.discriminator_size, &networks.discriminator, 2);
+        let (encoded, encoder) = encoder.forward(builder, ids);
+        let head = ReplacedTokenDetection {
+            parameters: &networks.discriminator_head,
+            labels,
+            rows: self.fed.inputs.packed.tokens,
+            metrics: self.fed.metrics,
+            histogram: self.fed.histogram,
+            loss_weight: self.options.discriminator_weight,
+        };
+        let (logits, gradient) = builder.scoped_in("head", |builder| {
+            let (logits, tape) = head.forward(builder, encoded);
+            (logits, self.options.trains().then(|| tape.backward(builder)))
+        });
+        if let (Some(gradient), Some(words)) = (gradient, self.fed.words) {
+            let sampled =
+                SampledWords { sampled: masked.sampled, masked_rows: masked.rows, rows: masked.extent };
+            let words = WordRows { kept: words.discriminator, sampled: Some(sampled) };
+            encoder.backward(builder, gradient, &words);
+        }
+        logits
+    }
+
+    fn encoder<'a>(
+        &'a self,
+        size: EncoderSize,
+        parameters: &'a EncoderParameters,
+        network: u32,
+    ) -> Encoder<'a> {
+        let on = |probability: f64| if self.options.trains() { probability } else { 0.0 };
+        Encoder {
+            size,
+            parameters,
+            embeddings: &self.networks.embeddings,
+            packed: self.fed.inputs.packed,
+            dropout: on(self.options.dropout),
+            attention_dropout: on(self.options.attention_dropout),
+            network,
+        }
     }
 }
 
@@ -270,18 +345,10 @@ impl StepTensors {
     pub fn uploads<'a>(&self, batch: &'a PackedBatch) -> Vec<Upload<'a>> {
         let mut uploads = Vec::new();
         self.inputs.uploads(batch, &mut uploads);
-        for (tensor, data) in [
-            (self.masked_rows, &batch.masked_rows),
-            (self.masked_ids, &batch.masked_ids),
-            (self.masked_sequences, &batch.masked_sequences),
-            (self.masked_slots, &batch.masked_slots),
-            (self.slot_of_row, &batch.slot_of_row),
-        ] {
-            uploads.push(Upload { tensor, data: Data::Uint(data) });
-        }
-        if let (Some(generator), Some(discriminator)) = (self.generator_words, self.discriminator_words) {
-            generator.uploads(&batch.generator_words, &mut uploads);
-            discriminator.uploads(&batch.discriminator_words, &mut uploads);
+        self.masked.uploads(batch, &mut uploads);
+        if let Some(words) = &self.words {
+            words.generator.uploads(&batch.generator_words, &mut uploads);
+            words.discriminator.uploads(&batch.discriminator_words, &mut uploads);
         }
         uploads
     }

@@ -13,7 +13,7 @@ use crate::tensor::{Dropout, Element, Extent, Precision, Role, Rows, StepValues,
 use super::electra::METRICS;
 use super::encoder::Encoder;
 use super::feed::{Fed, Feed, Labelled};
-use super::inputs::{Packed, PackedInputs, WordListTensors};
+use super::inputs::{Packed, PackedInputs, WordListTensors, WordRows};
 use super::layers::site;
 use super::parameters::{self, DenseParameters, LayerRates};
 use super::update::{OptimizerOptions, RANGE_LIMIT, clear_gradients, update};
@@ -179,12 +179,13 @@ impl<H: Head> FinetunePlan<H> {
             attention_dropout: on(options.attention_dropout),
             network: DISCRIMINATOR,
         };
-        let saved = builder.scoped_in("encoder", |builder| encoder.forward(builder, inputs.packed.input_ids));
+        let (encoded, tape) =
+            builder.scoped_in("encoder", |builder| encoder.forward(builder, inputs.packed.input_ids));
         let dropout =
             |number| Dropout::new(on(options.dropout), site(DISCRIMINATOR, size.layers + 1, number));
         let place = HeadPlace {
             hidden: size.hidden,
-            encoded: saved.output,
+            encoded,
             packed: inputs.packed.packed,
             items: Rows::of(Extent::Masked, capacity.masked.max(1)),
             metrics,
@@ -196,7 +197,7 @@ impl<H: Head> FinetunePlan<H> {
         let built = builder.scoped_in("head", |builder| head.build(builder, &layers, &place, &mut feed));
         if let (Some(gradient), Some(words)) = (built.encoded_gradient, inputs.words) {
             builder.scoped_in("encoder", |builder| {
-                encoder.backward(builder, &saved, gradient, words, None);
+                tape.backward(builder, gradient, &WordRows { kept: words, sampled: None });
             });
         }
         builder.phase(Phase::Update);
@@ -206,7 +207,7 @@ impl<H: Head> FinetunePlan<H> {
         } else {
             keep = built.read;
             // A head may compute some of its outputs again, from what the encoder said.
-            keep.push(saved.output);
+            keep.push(encoded);
         }
         let plan = builder.build(&keep)?;
         Ok(FinetunePlan { plan, step: FinetuneStep { inputs, feed, outputs: built.outputs, metrics } })

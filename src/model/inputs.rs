@@ -35,12 +35,21 @@ pub struct WordListTensors {
     pub rows: TensorId,
 }
 
-/// Sampled positions, whose ids only the device knows.
+/// Sampled positions: only the device knows their ids.
 #[derive(Clone, Copy)]
 pub struct SampledWords {
     pub sampled: TensorId,
     pub masked_rows: TensorId,
     pub rows: Rows,
+}
+
+/// Which rows of a micro-batch hold which word, for the gradient of the word embeddings.
+#[derive(Clone, Copy)]
+pub struct WordRows {
+    /// Rows whose id the batch maker knows.
+    pub kept: WordListTensors,
+    /// Rows with ids that the generator sampled.
+    pub sampled: Option<SampledWords>,
 }
 
 /// Ids and coordinates of the packed rows.
@@ -54,6 +63,22 @@ pub struct PackedInputs {
 /// A tensor of `rows` integers that comes with every micro-batch.
 pub fn uint_input(builder: &mut PlanBuilder, name: &str, rows: usize) -> TensorId {
     builder.tensor(name, Rows::fixed(rows), 1, Element::Uint, Role::Batch)
+}
+
+/// The masked slots of the batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Masked {
+    /// `[M]` each: packed row, original id, local sequence, slot within the sequence.
+    pub rows: TensorId,
+    pub ids: TensorId,
+    pub sequences: TensorId,
+    pub slots: TensorId,
+    /// `[T]`: slot of a row or `u32::MAX`.
+    pub slot_of_row: TensorId,
+    /// `[M]`: the generator's samples; written by the device unless `draws` is off.
+    pub sampled: TensorId,
+    pub draws: bool,
+    pub extent: Rows,
 }
 
 impl Packed {
@@ -107,6 +132,37 @@ impl WordListTensors {
     pub fn uploads<'a>(&self, words: &'a WordLists, uploads: &mut Vec<Upload<'a>>) {
         for (tensor, data) in [(self.ids, &words.ids), (self.starts, &words.starts), (self.rows, &words.rows)]
         {
+            uploads.push(Upload { tensor, data: Data::Uint(data) });
+        }
+    }
+}
+
+impl Masked {
+    /// Declares the tensors for up to `tokens` rows and `masked` slots. The device samples where `draws` is on; else
+    /// samples come with the batch.
+    pub fn new(builder: &mut PlanBuilder, tokens: usize, masked: usize, draws: bool) -> Self {
+        let masked = masked.max(1);
+        Masked {
+            rows: uint_input(builder, "masked.rows", masked),
+            ids: uint_input(builder, "masked.ids", masked),
+            sequences: uint_input(builder, "masked.sequences", masked),
+            slots: uint_input(builder, "masked.slots", masked),
+            slot_of_row: uint_input(builder, "slot_of_row", tokens),
+            sampled: uint_input(builder, "masked.sampled", masked),
+            draws,
+            extent: Rows::of(Extent::Masked, masked),
+        }
+    }
+
+    /// All but the samples.
+    pub fn uploads<'a>(&self, batch: &'a PackedBatch, uploads: &mut Vec<Upload<'a>>) {
+        for (tensor, data) in [
+            (self.rows, &batch.masked_rows),
+            (self.ids, &batch.masked_ids),
+            (self.sequences, &batch.masked_sequences),
+            (self.slots, &batch.masked_slots),
+            (self.slot_of_row, &batch.slot_of_row),
+        ] {
             uploads.push(Upload { tensor, data: Data::Uint(data) });
         }
     }

@@ -10,15 +10,20 @@
 //!
 //! R rows (tokens, sequences or masked slots), T tokens, B sequences.
 
+mod attention;
 mod dense;
 mod dropout;
+mod embeddings;
+mod feed_forward;
 mod gather;
-mod products;
+mod norm;
+mod self_attention;
 
+pub use attention::{AttentionLayer, AttentionTape};
 pub use dense::{DenseLayer, DenseTape, GeluTape};
 pub use dropout::{DropoutLayer, DropoutTape, site};
+pub use embeddings::{EmbeddingLayer, EmbeddingTape};
+pub use feed_forward::{FeedForward, FeedForwardTape};
 pub use gather::{GatherLayer, GatherTape};
-// For the heads that are not built of layers yet.
-pub use products::{
-    NORM_EPSILON, NormWay, linear, linear_input_gradient, linear_weight_gradient, norm, norm_gradient,
-};
+pub use norm::{NormGradients, NormLayer, NormTape};
+pub use self_attention::{SelfAttention, SelfAttentionTape};
