@@ -176,8 +176,8 @@ impl Args {
         Source { path: path.to_owned(), columns, selection, limit }
     }
 
-    fn options(&self) -> Result<Options> {
-        let defaults = self.task.defaults();
+    /// Refuses numbers out of their range.
+    fn check(&self) -> Result<()> {
         for (name, value, holds, allowed) in [
             ("--warmup", self.warmup, (0.0..=1.0).contains(&self.warmup), "from 0 to 1"),
             ("--dropout", self.dropout, (0.0..1.0).contains(&self.dropout), "from 0 to below 1"),
@@ -203,6 +203,12 @@ impl Args {
                 bail!("{name} is 0; it must be 1 or more")
             }
         }
+        Ok(())
+    }
+
+    fn options(&self) -> Result<Options> {
+        self.check()?;
+        let defaults = self.task.defaults();
         Ok(Options {
             init: self.init()?,
             tokenizer: self.tokenizer.clone(),

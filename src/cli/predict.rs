@@ -11,7 +11,7 @@ use crate::device::DeviceChoice;
 use crate::finetune::apply::Model;
 use crate::tasks::data::read_text;
 use crate::tasks::source::Line;
-use crate::tasks::squad::{Answers, Squad};
+use crate::tasks::squad::{Answer, Answers, Squad};
 
 use super::tasks::PredictionOptions;
 
@@ -96,6 +96,12 @@ fn ask(args: &Args, model: &mut Model, text: &str) -> Result<()> {
         println!("{}", serde_json::to_string_pretty(&object)?);
         return Ok(());
     }
+    show(answer);
+    Ok(())
+}
+
+/// The answer on stdout, and what else is to be said on stderr.
+fn show(answer: &Answer) {
     let n_best = &answer.prediction.n_best;
     match n_best.first() {
         Some(best) if !answer.text.is_empty() => {
@@ -113,7 +119,6 @@ fn ask(args: &Args, model: &mut Model, text: &str) -> Result<()> {
             eprintln!("the text does not answer the question, says the model");
         }
     }
-    Ok(())
 }
 
 fn lines(args: &Args, model: &mut Model) -> Result<()> {

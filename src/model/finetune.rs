@@ -15,7 +15,9 @@ use super::encoder::Encoder;
 use super::feed::{Fed, Feed, Labelled};
 use super::inputs::{Packed, PackedInputs, WordListTensors, WordRows};
 use super::layers::site;
-use super::parameters::{self, DenseParameters, LayerRates};
+use super::parameters::{
+    self, DenseParameters, EmbeddingParameters, EncoderParameters, EncoderSize, LayerRates,
+};
 use super::update::{OptimizerOptions, RANGE_LIMIT, clear_gradients, update};
 use super::{BatchCapacity, ModelConfig};
 
@@ -155,36 +157,21 @@ impl<H: Head> FinetunePlan<H> {
             config.max_positions
         );
         let train = options.purpose == Purpose::Train;
-        let size = parameters::EncoderSize::discriminator(config);
-        let rates = LayerRates::new(options.layer_decay, size.layers);
         let mut builder = PlanBuilder::new();
         builder.precision(options.precision);
-        builder.learning_rate_factor(rates.embeddings());
-        let embeddings = parameters::embeddings(&mut builder, config);
-        let encoder_parameters = parameters::encoder(&mut builder, "discriminator", size, &rates);
-        let layers = head.parameters(&mut builder, size.hidden);
-
+        let parameters = Parameters::declare(&mut builder, config, head, options.layer_decay);
         let inputs = Inputs::new(&mut builder, capacity, train);
         let metrics = builder.tensor("metrics", Rows::fixed(METRICS), 1, Element::Float, Role::Metric);
         let ranges = clear(&mut builder, metrics, train);
 
         builder.phase(Phase::Micro);
-        let on = |probability: f64| if train { probability } else { 0.0 };
-        let encoder = Encoder {
-            size,
-            parameters: &encoder_parameters,
-            embeddings: &embeddings,
-            packed: inputs.packed.packed,
-            dropout: on(options.dropout),
-            attention_dropout: on(options.attention_dropout),
-            network: DISCRIMINATOR,
-        };
+        let encoder = parameters.encoder(inputs.packed.packed, options);
         let (encoded, tape) =
             builder.scoped_in("encoder", |builder| encoder.forward(builder, inputs.packed.input_ids));
-        let dropout =
-            |number| Dropout::new(on(options.dropout), site(DISCRIMINATOR, size.layers + 1, number));
+        let layer = encoder.size.layers + 1;
+        let dropout = |number| Dropout::new(encoder.dropout, site(DISCRIMINATOR, layer, number));
         let place = HeadPlace {
-            hidden: size.hidden,
+            hidden: encoder.size.hidden,
             encoded,
             packed: inputs.packed.packed,
             items: Rows::of(Extent::Masked, capacity.masked.max(1)),
@@ -194,7 +181,8 @@ impl<H: Head> FinetunePlan<H> {
             inner_dropout: dropout(1),
         };
         let mut feed = Feed::default();
-        let built = builder.scoped_in("head", |builder| head.build(builder, &layers, &place, &mut feed));
+        let built =
+            builder.scoped_in("head", |builder| head.build(builder, &parameters.head, &place, &mut feed));
         if let (Some(gradient), Some(words)) = (built.encoded_gradient, inputs.words) {
             builder.scoped_in("encoder", |builder| {
                 tape.backward(builder, gradient, &WordRows { kept: words, sampled: None });
@@ -211,6 +199,40 @@ impl<H: Head> FinetunePlan<H> {
         }
         let plan = builder.build(&keep)?;
         Ok(FinetunePlan { plan, step: FinetuneStep { inputs, feed, outputs: built.outputs, metrics } })
+    }
+}
+
+/// The parameters of the encoder and the head.
+struct Parameters {
+    size: EncoderSize,
+    embeddings: EmbeddingParameters,
+    encoder: EncoderParameters,
+    head: Vec<DenseParameters>,
+}
+
+impl Parameters {
+    fn declare(builder: &mut PlanBuilder, config: &ModelConfig, head: &impl Head, layer_decay: f64) -> Self {
+        let size = EncoderSize::discriminator(config);
+        let rates = LayerRates::new(layer_decay, size.layers);
+        builder.learning_rate_factor(rates.embeddings());
+        let embeddings = parameters::embeddings(builder, config);
+        let encoder = parameters::encoder(builder, "discriminator", size, &rates);
+        let head = head.parameters(builder, size.hidden);
+        Parameters { size, embeddings, encoder, head }
+    }
+
+    /// The encoder on this batch; it drops out in training alone.
+    fn encoder(&self, packed: Packed, options: &FinetuneOptions) -> Encoder<'_> {
+        let on = |probability| if options.purpose == Purpose::Train { probability } else { 0.0 };
+        Encoder {
+            size: self.size,
+            parameters: &self.encoder,
+            embeddings: &self.embeddings,
+            packed,
+            dropout: on(options.dropout),
+            attention_dropout: on(options.attention_dropout),
+            network: DISCRIMINATOR,
+        }
     }
 }
 

@@ -50,9 +50,7 @@ impl Head for Span {
             return logits.built(None);
         }
         let allowed = feed.uint(builder, "allowed", (rows, 1), allowed);
-        let targets = feed.uint(builder, "targets", (place.packed.sequence_rows, 2), |l| {
-            l.labels.iter().flat_map(|target| [target.first, target.last]).collect()
-        });
+        let targets = feed.uint(builder, "targets", (place.packed.sequence_rows, 2), both_ends);
         let loss = SpanTargets { label: "span", logits: tensor, allowed, targets, columns: 2, weight: 1.0 };
         let gradient = loss.push(builder, place, place::FIRST);
         logits.built(Some(layer.backward(builder, gradient, "encoded.gradient", Epilogue::None)))
@@ -67,6 +65,11 @@ pub fn allowed(labelled: &Labelled<'_, Target>) -> Vec<u32> {
         (0..length).map(move |position| u32::from(may(position)))
     });
     positions.collect()
+}
+
+/// u32 `[B, 2]`: the answers' first and last positions.
+fn both_ends(labelled: &Labelled<'_, Target>) -> Vec<u32> {
+    labelled.labels.iter().flat_map(|target| [target.first, target.last]).collect()
 }
 
 /// A loss of `[T, columns]` logits by sequences.
@@ -109,11 +112,12 @@ impl SpanTargets<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::joint_head::{ends, impossible, starts};
     use super::*;
     use crate::batch::{MaskedExample, PackedBatch};
 
     #[test]
-    fn targets_stand_where_the_head_looks() {
+    fn targets_stand_where_the_heads_look() {
         let targets = [
             Target { first: 3, last: 4, context: 2..5, impossible: false },
             Target { first: 0, last: 0, context: 2..2, impossible: true },
@@ -124,6 +128,9 @@ mod tests {
         let labels = targets.each_ref();
         let labelled = Labelled { batch: &batch, labels: &labels };
         assert_eq!(allowed(&labelled), [1, 0, 1, 1, 1, 0, 1, 0, 0]);
+        assert_eq!(both_ends(&labelled), [3, 4, 0, 0]);
+        assert_eq!((starts(&labelled), ends(&labelled)), (vec![3, 0], vec![4, 0]));
+        assert_eq!(impossible(&labelled), [0.0, 1.0]);
         assert_eq!(Span.weight(&targets[0]), 1);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::model::feed::Feed;
+use crate::model::feed::{Feed, Labelled};
 use crate::model::finetune::{Built, Head, HeadPlace, Sums, mean, place};
 use crate::model::layers::{DenseLayer, DenseTape, GeluTape};
 use crate::model::parameters::DenseParameters;
@@ -97,9 +97,7 @@ impl Head for JointSpan {
         let start = DenseLayer { label: "start", parameters: &layers[0], rows: tokens };
         let (start_logits, start) = start.logits(builder, place.encoded, "start.logits");
         let allowed = feed.uint(builder, "allowed", (tokens, 1), allowed);
-        let chosen = feed.uint(builder, "starts", (sequences, 1), |l| {
-            l.labels.iter().map(|target| target.first).collect()
-        });
+        let chosen = feed.uint(builder, "starts", (sequences, 1), starts);
         let answerability =
             layers.get(3..5).map(|layers| answer(builder, place, layers, start_logits, allowed));
         let end = end(builder, place, &layers[1..3], chosen);
@@ -115,18 +113,15 @@ impl Head for JointSpan {
         if !place.train {
             return Built { outputs, read, encoded_gradient: None };
         }
-        let ends = feed
-            .uint(builder, "ends", (sequences, 1), |l| l.labels.iter().map(|target| target.last).collect());
+        let ends = feed.uint(builder, "ends", (sequences, 1), ends);
         let loss =
             |label, logits, targets| SpanTargets { label, logits, allowed, targets, columns: 1, weight: 0.5 };
         let gradient = loss("start", start_logits, chosen).push(builder, place, place::FIRST);
         let end_gradient = loss("end", end.logits, ends).push(builder, place, place::SECOND);
-        let starts = Starts { logits: start_logits, gradient, allowed };
+        let start_scores = Starts { logits: start_logits, gradient, allowed };
         let residual = answerability.map(|answerability| {
-            let impossible = feed.float(builder, "impossible", (sequences, 1), |l| {
-                l.labels.iter().map(|target| f32::from(u8::from(target.impossible))).collect()
-            });
-            answerability.backward(builder, place, impossible, starts)
+            let impossible = feed.float(builder, "impossible", (sequences, 1), impossible);
+            answerability.backward(builder, place, impossible, start_scores)
         });
         let hidden_gradient = end.backward(builder, place, end_gradient, residual);
         let epilogue = Epilogue::Add(hidden_gradient);
@@ -138,6 +133,21 @@ impl Head for JointSpan {
         let [first, second, third] = sums.map(mean);
         0.5 * (first + second) + 0.5 * third
     }
+}
+
+/// u32 `[B]`: the answers' first positions.
+pub(super) fn starts(labelled: &Labelled<'_, Target>) -> Vec<u32> {
+    labelled.labels.iter().map(|target| target.first).collect()
+}
+
+/// u32 `[B]`: the answers' last positions.
+pub(super) fn ends(labelled: &Labelled<'_, Target>) -> Vec<u32> {
+    labelled.labels.iter().map(|target| target.last).collect()
+}
+
+/// f32 `[B]`: 1 where the window does not answer the question.
+pub(super) fn impossible(labelled: &Labelled<'_, Target>) -> Vec<f32> {
+    labelled.labels.iter().map(|target| f32::from(u8::from(target.impossible))).collect()
 }
 
 /// The first token and the mean of all, weighted by the starts' probabilities, through two layers.

@@ -21,7 +21,7 @@ pub mod score;
 pub mod settings;
 mod window_scores;
 
-pub use predictions::Answers;
+pub use predictions::{Answer, Answers};
 
 use data::SquadData;
 use head::{Span, Target};
