@@ -2,7 +2,7 @@
 
 use inazuma::ops::attention::{Attention, AttentionGradient};
 use inazuma::ops::matmul::{Epilogue, Form, MatMul};
-use inazuma::plan::{Initial, PlanBuilder};
+use inazuma::plan::{Initial, ParameterKind, PlanBuilder};
 use inazuma::tensor::{Dropout, Element, Extent, Role, Rows, StepValues, TensorId};
 
 use crate::harness::{Case, Fill, GradientCase, compare, gradient_check, product, step};
@@ -155,9 +155,9 @@ fn gradients() {
         let (rows, hidden) = (shape.rows(), shape.hidden());
         let (inner, out) = (4, 3);
         let x = builder.activation("x", rows, inner);
-        let w = builder.parameter(&[("w".into(), 3 * hidden)], inner, false, Initial::Zero);
-        let b = builder.parameter(&[("w.bias".into(), 1)], 3 * hidden, true, Initial::Zero);
-        let v = builder.parameter(&[("v".into(), out)], hidden, false, Initial::Zero);
+        let w = builder.parameter(&[("w".into(), 3 * hidden)], inner, ParameterKind::Weight, Initial::Zero);
+        let b = builder.parameter(&[("w.bias".into(), 1)], 3 * hidden, ParameterKind::Bias, Initial::Zero);
+        let v = builder.parameter(&[("v".into(), out)], hidden, ParameterKind::Weight, Initial::Zero);
         let t = shape.tensors(builder);
         let y = builder.activation("y", rows, out);
         let [dx, dy] = [("dx", inner), ("dy", out)].map(|(name, n)| builder.gradient(name, rows, n));

@@ -265,6 +265,22 @@ fn bad_text_is_one_line(folder: &Path) {
     assert_eq!(left.count(), 0);
 }
 
+/// Heads of 256 columns are beyond the GPU kernels, and are not beyond the CPU executor.
+#[test]
+fn what_kernels_cannot_take_is_one_line() {
+    let folder = prepared();
+    let wide = "--set model.hidden_size=512 --set model.heads=2 --set model.layers=1";
+    let train = TRAIN.replace("steps=6", "steps=1").replace("checkpoint_every=3", "checkpoint_every=1");
+    done(folder, &format!("{train} {wide} --out wide"));
+    let gpu = crate::harness::gpu();
+    let device = gpu.capabilities.name.split_whitespace().next().expect("a name");
+    let train = train.replace("--device cpu", &format!("--device {device}"));
+    let words = ["layer.0.attention", "256 columns of a head", "128", "more heads", "--device cpu"];
+    refused(folder, &format!("{train} {wide} --out wide-on-gpu"), &words);
+    refused(folder, &format!("pretrain --preset tiny {wide} --explain --device {device}"), &words);
+    done(folder, &format!("pretrain --preset tiny {wide} --explain --device cpu"));
+}
+
 #[test]
 fn small_fits_the_memory_of_one_card() {
     let text = done(prepared(), "pretrain --preset small --explain --device cpu --json");

@@ -6,7 +6,7 @@ use inazuma::ops::norm::{NORM_PARTIALS, NormGradient};
 use inazuma::ops::table_gradient::{
     NO_ID, PositionGradient, SEGMENT_PARTIALS, SampledWordGradient, SegmentGradient, WordGradient,
 };
-use inazuma::plan::Initial;
+use inazuma::plan::{Initial, ParameterKind};
 use inazuma::tensor::random::{Stream, root};
 use inazuma::tensor::{Dropout, Extent, Rows};
 
@@ -220,7 +220,7 @@ fn gradients() {
             builder.parameter(
                 &[(name.to_owned(), rows)],
                 if vector { 1 } else { columns },
-                vector,
+                if vector { ParameterKind::Bias } else { ParameterKind::Weight },
                 Initial::Zero,
             )
         };

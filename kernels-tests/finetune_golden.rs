@@ -210,13 +210,17 @@ impl Golden {
     /// A plan of training for micro-batches of up to `items`.
     pub fn training(&self, items: usize, dropout: f64) -> (Plan, Box<dyn LessonStep + '_>) {
         let options = self.options(Purpose::Train, dropout);
-        self.lesson().plan(&self.config, self.capacity(items), &options).expect("a plan")
+        let plan = self.lesson().plan(&self.config, self.capacity(items), &options).expect("a plan");
+        crate::decay::check(&plan.0);
+        plan
     }
 
     /// Prediction of the whole batch; `dropout` must change nothing.
     pub fn prediction(&self, dropout: f64) -> Prediction {
         let options = self.options(Purpose::Predict, dropout);
-        self.judged.predict(&self.config, self.capacity(self.items()), &options)
+        let prediction = self.judged.predict(&self.config, self.capacity(self.items()), &options);
+        crate::decay::check(&prediction.plan);
+        prediction
     }
 
     /// Fills one tensor of every parameter; a golden of one element stands for all.

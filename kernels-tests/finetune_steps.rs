@@ -9,7 +9,7 @@ use inazuma::tensor::random::{Stream, root};
 
 use crate::finetune_golden::{Golden, Prediction, heads};
 use crate::steps::{open_cpu, open_gpu};
-use crate::tolerances::{GRADIENT_CHECK, REGROUPED};
+use crate::tolerances::{GRADIENT_CHECK, REGROUPED, StepTolerances};
 
 /// What runs a golden, and how closely it must agree. The goldens are f64 rounded to f32.
 struct Device {
@@ -33,10 +33,10 @@ const DEVICES: [Device; 3] = [
     Device {
         name: "CPU f32",
         open: |plan| open_cpu::<f32>(plan, 2),
-        loss: 2e-6,
-        logits: 5e-6,
-        gradients: 1e-5,
-        key_bias: 1e-8,
+        loss: StepTolerances::CPU.scalars,
+        logits: StepTolerances::CPU.logits,
+        gradients: StepTolerances::CPU.gradients,
+        key_bias: StepTolerances::CPU.key_bias,
         shift: 1e-7,
     },
     Device {
@@ -51,10 +51,10 @@ const DEVICES: [Device; 3] = [
     Device {
         name: "GPU",
         open: open_gpu,
-        loss: 2e-6,
-        logits: 5e-6,
-        gradients: 2e-5,
-        key_bias: 1e-8,
+        loss: StepTolerances::GPU.scalars,
+        logits: StepTolerances::GPU.logits,
+        gradients: StepTolerances::GPU.gradients,
+        key_bias: StepTolerances::GPU.key_bias,
         shift: 1e-7,
     },
 ];
@@ -208,7 +208,7 @@ fn heads_take_the_golden_step() {
                 let expected = golden.by_parameter("newparam.", &parameter);
                 let before = golden.by_parameter("param.", &parameter);
                 for ((got, expected), before) in got.into_iter().zip(expected).zip(before) {
-                    let allowed = 2.4e-7 * before.abs() + 1e-4 * (expected - before).abs() + 1e-9;
+                    let allowed = StepTolerances::GPU.updated(before, expected);
                     let error = (got - expected).abs() / allowed;
                     let name = &parameter.parts[0].name;
                     assert!(error <= 1.0, "{label}: {name}: {before} became {got}, not {expected}");

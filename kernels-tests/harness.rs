@@ -7,10 +7,9 @@
 //! let values = step(5, 1, 0); // tokens, sequences, masked slots in use
 //! compare("gelu", &values, |builder| {
 //!     let rows = Rows::of(Extent::Tokens, 8); // capacity 8: rows 5.. are guard zones
-//!     let x = builder.activation("x", rows, 16);
-//!     let y = builder.activation("y", rows, 16);
-//!     builder.push("gelu", Gelu { x, y });
-//!     Case::new().fill(x, Fill::Normal(1.0)).output(y, ELEMENTWISE)
+//!     let [input, output] = ["x", "y"].map(|name| builder.activation(name, rows, 16));
+//!     builder.push("gelu", Gelu { input, output, rows, columns: 16 });
+//!     Case::new().fill(input, Fill::Normal(1.0)).output(output, ELEMENTWISE)
 //! });
 //! ```
 //!
@@ -35,6 +34,7 @@ use std::sync::{Arc, OnceLock};
 use inazuma::cpu::{CpuExecutor, PlanScalar};
 use inazuma::device::DeviceChoice;
 use inazuma::gpu::{Capabilities, Gpu, GpuExecutor, Options, Selection, adapters, selector};
+use inazuma::ops::Candidate;
 use inazuma::ops::matmul::{Epilogue, Form, MatMul};
 use inazuma::plan::{Data, Executor, Plan, PlanBuilder, Upload};
 use inazuma::tensor::random::{Stream, derive, root};
@@ -109,7 +109,7 @@ pub enum Fill {
 pub struct Case {
     fills: Vec<(TensorId, Fill)>,
     outputs: Vec<(TensorId, Tolerance)>,
-    /// Outputs that an op computes from halves which it has itself written.
+    /// Outputs that an op computes from f16 which it has itself written.
     read_back: Vec<TensorId>,
 }
 
@@ -206,12 +206,13 @@ fn compare_in(
     };
     let strategies = {
         let (plan, _) = make();
-        let fitting = |op: &inazuma::plan::PlannedOp| {
-            let candidates = op.op.candidates();
-            candidates.iter().filter(|c| selector::fits(&c.requires, &capabilities)).count()
-        };
-        plan.ops.iter().flat_map(|op| op.op.candidates()).for_each(|c| shaders::validate(&c, &plan));
-        plan.ops.iter().map(fitting).max().unwrap_or(0)
+        let candidates = |op| plan.candidates(op).unwrap_or_else(|error| panic!("{name}: {error:#}"));
+        let all: Vec<_> = (0..plan.ops.len()).map(candidates).collect();
+        for (op, candidates) in all.iter().enumerate() {
+            candidates.iter().for_each(|candidate| shaders::validate(candidate, &plan, op));
+        }
+        let fits = |candidate: &&Candidate| selector::fits(&candidate.requires, &capabilities);
+        all.iter().map(|candidates| candidates.iter().filter(fits).count()).max().unwrap_or(0)
     };
     for strategy in 0..strategies {
         for checked in [true, false] {
@@ -365,20 +366,18 @@ fn fill_values(
 }
 
 /// What half precision adds to the tolerance of an output: nothing in f32, unless what it is computed from was itself
-/// rounded to halves by this plan.
+/// rounded to f16 by this plan.
 fn rounding(plan: &Plan, case: &Case, output: TensorId) -> Tolerance {
     if plan.is_half() && case.read_back.contains(&output) {
         return HALF_CHAIN;
     }
     let mut rounded: Vec<TensorId> = Vec::new();
     for op in &plan.ops {
-        let (reads, writes) =
-            (op.io.reads.iter().chain(&op.io.updates), op.io.writes.iter().chain(&op.io.updates));
-        let chained = reads.clone().any(|id| rounded.contains(id));
-        if chained && writes.clone().any(|&id| id == output) {
+        let chained = op.inputs().any(|id| rounded.contains(&id));
+        if chained && op.results().any(|id| id == output) {
             return HALF_CHAIN;
         }
-        rounded.extend(writes.filter(|&&id| chained || plan.info(id).element == Element::Half));
+        rounded.extend(op.results().filter(|&id| chained || plan.info(id).element == Element::Half));
     }
     if plan.info(output).element == Element::Half { HALF_ROUNDING } else { EXACT }
 }

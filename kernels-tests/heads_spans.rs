@@ -145,7 +145,7 @@ fn loss_gradient() {
     }
 }
 
-/// Tensors of a pool and its way back, without their values.
+/// Tensors of a pool and its backward, without their values.
 fn pool(
     builder: &mut PlanBuilder,
     spans: &Spans,
@@ -264,7 +264,7 @@ fn pool_gradients() {
     });
 }
 
-/// Tensors of a pairing and its way back, and what the integer ones hold.
+/// Tensors of a pairing and its backward, and what the integer ones hold.
 fn pair(
     builder: &mut PlanBuilder,
     spans: &Spans,

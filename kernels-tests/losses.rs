@@ -7,7 +7,8 @@ use inazuma::ops::replaced_token::{
     AUC_BINS, PARTIALS, ReplacedToken, ReplacedTokenGradient, ReplacedTokenMetrics,
 };
 use inazuma::ops::vocabulary_loss::{RESULTS, VocabularyLoss};
-use inazuma::plan::{Initial, PlanBuilder};
+use inazuma::plan::{Initial, ParameterKind, PlanBuilder};
+use inazuma::tensor::draws::SAMPLING;
 use inazuma::tensor::{Element, Extent, Role, Rows, TensorId};
 
 use crate::harness::{Case, Fill, compare, step};
@@ -43,7 +44,7 @@ fn vocabulary_loss(vocabulary: usize, used: u32, offset: usize, draws: bool, gra
                 temperature: 0.7,
                 generator_weight: 1.5,
                 gradient,
-                site: 0xFFFF_0001,
+                site: SAMPLING,
             },
         );
         let below = Fill::Below(vocabulary as u32);
@@ -115,8 +116,9 @@ fn replaced_token_detection() {
             let rows = Rows::of(Extent::Tokens, 131);
             let hidden = builder.activation("hidden", rows, columns);
             let labels = uint(builder, "labels", rows);
-            let weight = builder.parameter(&[("weight".into(), 1)], columns, false, Initial::Zero);
-            let bias = builder.parameter(&[("bias".into(), 1)], 1, true, Initial::Zero);
+            let weight =
+                builder.parameter(&[("weight".into(), 1)], columns, ParameterKind::Weight, Initial::Zero);
+            let bias = builder.parameter(&[("bias".into(), 1)], 1, ParameterKind::Bias, Initial::Zero);
             let logits = builder.exact("logits", rows, 1);
             let results = builder.exact("results", rows, 2);
             let hidden_gradient = builder.gradient("hidden.gradient", rows, columns);

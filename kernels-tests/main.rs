@@ -1,7 +1,10 @@
 //! Kernel tests against the CPU reference, and whole-step tests. How to write one: see `harness`.
 
+use inazuma::tolerances;
+
 mod attention;
 mod command_line;
+mod decay;
 mod embedding;
 mod executor;
 mod fine_tuning;
@@ -22,4 +25,3 @@ mod optimizer;
 mod probe;
 mod shaders;
 mod steps;
-mod tolerances;

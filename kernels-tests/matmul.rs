@@ -4,7 +4,7 @@ use inazuma::ops::matmul::{Epilogue, Form, MatMul, Operand};
 use std::time::Instant;
 
 use inazuma::gpu::{GpuExecutor, Options, Selection};
-use inazuma::plan::{Executor, Initial, Phase, PlanBuilder};
+use inazuma::plan::{Executor, Initial, ParameterKind, Phase, PlanBuilder};
 use inazuma::tensor::{Element, Extent, Role, Rows};
 
 use crate::harness::{Case, Fill, GradientCase, compare, gpu, gradient_check, product, step};
@@ -40,7 +40,7 @@ fn rows_product(form: Form, after: After, s: Shape) {
         let b_rows = if form == Form::Nt { s.n } else { s.inner };
         let b_columns = if form == Form::Nt { s.inner } else { s.n };
         let fixed = |extra| Rows::fixed(extra + s.skip);
-        let a = builder.activation("a", if s.skip == 0 { rows } else { fixed(s.used) }, s.inner);
+        let a = builder.activation("a", if s.skip == 0 { rows } else { fixed(rows.capacity) }, s.inner);
         let b = builder.activation("b", fixed(b_rows), b_columns);
         let c = builder.activation("c", fixed(rows.capacity), s.n);
         let mut case = Case::new().fill(a, Fill::Normal(1.0)).fill(b, Fill::Normal(1.0)).output(c, MATMUL);
@@ -159,9 +159,9 @@ fn gradients() {
         let rows = Rows::of(Extent::Tokens, 13);
         let (inner, hidden, out) = (5, 7, 3);
         let x = builder.activation("x", rows, inner);
-        let w1 = builder.parameter(&[("w1".into(), hidden)], inner, false, Initial::Zero);
-        let b1 = builder.parameter(&[("b1.bias".into(), 1)], hidden, true, Initial::Zero);
-        let w2 = builder.parameter(&[("w2".into(), out)], hidden, false, Initial::Zero);
+        let w1 = builder.parameter(&[("w1".into(), hidden)], inner, ParameterKind::Weight, Initial::Zero);
+        let b1 = builder.parameter(&[("b1.bias".into(), 1)], hidden, ParameterKind::Bias, Initial::Zero);
+        let w2 = builder.parameter(&[("w2".into(), out)], hidden, ParameterKind::Weight, Initial::Zero);
         let before = builder.activation("before", rows, hidden);
         let h = builder.activation("h", rows, hidden);
         let y = builder.activation("y", rows, out);

@@ -2,7 +2,7 @@
 
 use inazuma::ops::matmul::Form;
 use inazuma::ops::norm::{NORM_PARTIALS, Norm, NormGradient};
-use inazuma::plan::{Initial, PlanBuilder};
+use inazuma::plan::{Initial, ParameterKind, PlanBuilder};
 use inazuma::tensor::{Dropout, Element, Extent, Role, Rows, TensorId};
 
 use crate::harness::{Case, Fill, GradientCase, compare, gradient_check, product, step};
@@ -97,7 +97,7 @@ fn forward(shape: Shape) {
     });
 }
 
-/// Where dropout acts on the way back.
+/// Where dropout acts in backward.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Dropped {
     Nothing,
@@ -225,10 +225,12 @@ fn gradients(residual: bool, dropout: f64) {
         let rows = Rows::of(Extent::Tokens, 13);
         let (inner, columns, out) = (5, 7, 3);
         let x = builder.activation("x", rows, inner);
-        let w1 = builder.parameter(&[("w1".into(), columns)], inner, false, Initial::Zero);
-        let weight = builder.parameter(&[("LayerNorm.weight".into(), columns)], 1, true, Initial::One);
-        let bias = builder.parameter(&[("LayerNorm.bias".into(), columns)], 1, true, Initial::Zero);
-        let w2 = builder.parameter(&[("w2".into(), out)], columns, false, Initial::Zero);
+        let w1 = builder.parameter(&[("w1".into(), columns)], inner, ParameterKind::Weight, Initial::Zero);
+        let weight =
+            builder.parameter(&[("LayerNorm.weight".into(), columns)], 1, ParameterKind::Norm, Initial::One);
+        let bias =
+            builder.parameter(&[("LayerNorm.bias".into(), columns)], 1, ParameterKind::Norm, Initial::Zero);
+        let w2 = builder.parameter(&[("w2".into(), out)], columns, ParameterKind::Weight, Initial::Zero);
         let [branch, other, normalised] =
             ["branch", "other", "normalised"].map(|n| builder.activation(n, rows, columns));
         let statistics = builder.exact("statistics", rows, 2);

@@ -142,8 +142,14 @@ fn the_scale_is_what_the_next_step_is_scaled_with() {
 fn a_gradient_that_is_not_finite_is_skipped() {
     for bad in [f32::NAN, f32::INFINITY] {
         let mut builder = PlanBuilder::new();
-        let [p, g, m, v, partials, metrics] = ["p", "g", "m", "v", "partials", "metrics"]
-            .map(|name| flat(&mut builder, name, if name == "metrics" { 16 } else { 64 }, Role::Metric));
+        let [p, g, m, v, partials, metrics] = ["p", "g", "m", "v", "partials", "metrics"].map(|name| {
+            let elements = match name {
+                "metrics" => 16,
+                "partials" => 1,
+                _ => 64,
+            };
+            flat(&mut builder, name, elements, Role::Metric)
+        });
         builder.push("norm", SquaredNorm { gradient: g, elements: 64, partials, first: 0 });
         builder.push("clip", ClipFactor { partials, count: 1, metrics, clip_norm: 1.0 });
         let adam = Adam {

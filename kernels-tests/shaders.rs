@@ -4,9 +4,12 @@ use std::collections::HashSet;
 use std::sync::Mutex;
 
 use inazuma::gpu::shader;
-use inazuma::ops::{Candidate, Dispatch};
-use inazuma::plan::Plan;
-use inazuma::tensor::Element;
+use inazuma::model::{BatchCapacity, Mode, ModelConfig, PretrainPlan, StepOptions};
+use inazuma::ops::gelu::Gelu;
+use inazuma::ops::immediates::Word;
+use inazuma::ops::{Binding, Candidate, Dispatch, Kind};
+use inazuma::plan::{Access, Bound, Plan, PlanBuilder};
+use inazuma::tensor::{Element, Precision, Rows};
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 
@@ -17,23 +20,27 @@ const STORAGE_BUFFERS: usize = 8;
 
 /// Validates and translates all dispatches of a candidate of this plan, each variant once, and checks that the candidate
 /// asks for what its kernels use. `compare` does this for every op it runs.
-pub fn validate(candidate: &Candidate, plan: &Plan) {
+pub fn validate(candidate: &Candidate, plan: &Plan, op: usize) {
     static DONE: Mutex<Option<HashSet<String>>> = Mutex::new(None);
     let half = plan.is_half();
-    // What rounds operands to halves is for plans in half precision.
+    // What rounds operands to f16 is for plans in half precision.
     for dispatch in candidate.dispatches.iter().filter(|_| half || !candidate.requires.half) {
-        let elements: Vec<Element> = dispatch.bindings.iter().map(|b| plan.info(b.tensor).element).collect();
+        let bound = plan.bound(op, dispatch).unwrap_or_else(|error| panic!("{error:#}"));
+        let elements: Vec<Element> = bound.iter().map(|binding| binding.element).collect();
         let (constants, requires) = (&dispatch.constants, &candidate.requires);
-        let key = format!("{} {constants:?} {elements:?} {requires:?}", dispatch.shader);
+        let fields = &dispatch.immediates.fields;
+        let key = format!("{} {constants:?} {elements:?} {requires:?} {fields:?}", dispatch.shader);
         if DONE.lock().unwrap().get_or_insert_default().insert(key) {
-            translate(dispatch, &elements, candidate);
+            translate(dispatch, &bound, candidate);
+            check_kinds(dispatch, plan, op);
         }
     }
 }
 
-fn translate(dispatch: &Dispatch, elements: &[Element], candidate: &Candidate) {
+fn translate(dispatch: &Dispatch, bound: &[Bound], candidate: &Candidate) {
+    let elements: Vec<Element> = bound.iter().map(|binding| binding.element).collect();
     let name = format!("shaders/{}.wgsl with {:?}, {elements:?}", dispatch.shader, dispatch.constants);
-    let source = shader::assemble(dispatch.shader, &dispatch.constants, elements);
+    let source = shader::assemble(dispatch.shader, &dispatch.constants, &elements);
     let source = source.unwrap_or_else(|error| panic!("{error:#}"));
     let module = naga::front::wgsl::parse_str(&source.text)
         .unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(&source.text)));
@@ -54,6 +61,8 @@ fn translate(dispatch: &Dispatch, elements: &[Element], candidate: &Candidate) {
         .validate(&module)
         .unwrap_or_else(|error| panic!("{name}: {}", error.emit_to_string(&source.text)));
     limits(&name, &module, dispatch, candidate);
+    check_bindings(&name, &module, bound);
+    check_immediates(&name, &module, dispatch);
 
     spv::write_vec(&module, &info, &spv::Options::default(), None)
         .unwrap_or_else(|error| panic!("{name}: SPIR-V: {error}"));
@@ -94,20 +103,132 @@ fn limits(name: &str, module: &naga::Module, dispatch: &Dispatch, candidate: &Ca
     let bindings = dispatch.bindings.len();
     let allowed = STORAGE_BUFFERS.max(requires.storage_buffers as usize);
     assert!(bindings <= allowed, "{name}: {bindings} storage buffers");
-    assert!(dispatch.immediates.len() <= 32, "{name}: {} words of immediates", dispatch.immediates.len());
-    check_bindings(name, module, dispatch);
+    let words = dispatch.immediates.words.len();
+    assert!(words <= 32, "{name}: {words} words of immediates");
 }
 
-/// Bindings of the shader, against those of the dispatch: number and access.
-fn check_bindings(name: &str, module: &naga::Module, dispatch: &Dispatch) {
+/// Bindings of the shader, against those of the dispatch: number, access, and whether they hold integers.
+fn check_bindings(name: &str, module: &naga::Module, bound: &[Bound]) {
+    let mut found = 0;
     for (_, variable) in module.global_variables.iter() {
         let naga::AddressSpace::Storage { access } = variable.space else { continue };
         let Some(binding) = &variable.binding else { continue };
         let index = binding.binding as usize;
-        let declared = index.checked_sub(1).and_then(|index| dispatch.bindings.get(index));
-        let declared = declared.unwrap_or_else(|| panic!("{name}: the dispatch has no binding {index}"));
+        let bound = index.checked_sub(1).and_then(|index| bound.get(index));
+        let bound = bound.unwrap_or_else(|| panic!("{name}: the dispatch has no binding {index}"));
         let writes = access.contains(naga::StorageAccess::STORE);
-        let allowed = declared.access == inazuma::ops::Access::ReadWrite;
+        let allowed = bound.access == Access::ReadWrite;
         assert!(writes == allowed, "{name}: binding {index}: access differs from the dispatch's");
+        let integers = scalar(module, variable.ty).kind == naga::ScalarKind::Uint;
+        // Zeros are the same bits in every type.
+        let wanted = bound.element == Element::Uint;
+        assert!(integers == wanted || name.contains("/clear.wgsl"), "{name}: binding {index}: not the type");
+        found += 1;
     }
+    assert!(found == bound.len(), "{name}: {found} bindings, the dispatch has {}", bound.len());
+}
+
+/// The scalar that a type is made of.
+fn scalar(module: &naga::Module, ty: naga::Handle<naga::Type>) -> naga::Scalar {
+    match module.types[ty].inner {
+        naga::TypeInner::Scalar(scalar) | naga::TypeInner::Atomic(scalar) => scalar,
+        naga::TypeInner::Vector { scalar, .. } => scalar,
+        naga::TypeInner::Array { base, .. } => scalar(module, base),
+        ref other => panic!("a binding of {other:?}"),
+    }
+}
+
+/// `struct Immediates` of the shader, against the struct in Rust: names, offsets and types of all fields, in order.
+fn check_immediates(name: &str, module: &naga::Module, dispatch: &Dispatch) {
+    let mut of_shader = Vec::new();
+    let mut bytes = 0;
+    for (_, variable) in module.global_variables.iter() {
+        if !matches!(variable.space, naga::AddressSpace::Immediate) {
+            continue;
+        }
+        let naga::TypeInner::Struct { members, span } = &module.types[variable.ty].inner else {
+            panic!("{name}: immediates are a struct");
+        };
+        bytes = *span as usize;
+        for member in members {
+            let word = match module.types[member.ty].inner {
+                naga::TypeInner::Scalar(naga::Scalar::U32) => Word::U32,
+                naga::TypeInner::Scalar(naga::Scalar::I32) => Word::I32,
+                naga::TypeInner::Scalar(naga::Scalar::F32) => Word::F32,
+                ref other => panic!("{name}: immediates of {other:?}"),
+            };
+            of_shader.push((member.name.clone().expect("members have names"), member.offset as usize, word));
+        }
+    }
+    let immediates = &dispatch.immediates;
+    let of_dispatch: Vec<(String, usize, Word)> =
+        immediates.fields.iter().map(|field| (field.name.to_owned(), field.offset, field.word)).collect();
+    assert_eq!(of_shader, of_dispatch, "{name}: fields of the immediates, in the shader and in Rust");
+    assert_eq!(bytes, 4 * immediates.words.len(), "{name}: bytes of immediates");
+}
+
+/// What an op declares as `Activation` may be of half precision: its kernels then take it so, or assembling fails.
+fn check_kinds(dispatch: &Dispatch, plan: &Plan, op: usize) {
+    let declared = |binding: &Binding| {
+        let used = plan.ops[op].tensors.iter().find(|used| used.tensor == binding.tensor());
+        match used.expect("declared").kind {
+            Kind::Activation if plan.info(binding.tensor()).element != Element::Uint => Element::Half,
+            Kind::Uint => Element::Uint,
+            _ => Element::Float,
+        }
+    };
+    let elements: Vec<Element> = dispatch.bindings.iter().map(declared).collect();
+    if dispatch.shader != "clear" {
+        shader::assemble(dispatch.shader, &dispatch.constants, &elements)
+            .unwrap_or_else(|error| panic!("{error:#}"));
+    }
+}
+
+/// The kernels of whole steps, at the widths of the presets, in both precisions.
+#[test]
+fn every_kernel_of_a_step() {
+    for (hidden_size, embedding_size) in [(256, 128), (768, 768), (33, 33)] {
+        let config = ModelConfig {
+            vocab_size: 500,
+            embedding_size,
+            hidden_size,
+            layers: 1,
+            heads: hidden_size.div_ceil(128),
+            ffn_size: 4 * hidden_size,
+            max_positions: 64,
+            generator_hidden_size: 32,
+            generator_layers: 1,
+            generator_heads: 1,
+            generator_ffn_size: 128,
+        };
+        let capacity = BatchCapacity { tokens: 128, sequences: 2, masked: 20, max_length: 64 };
+        for (mode, precision) in [
+            (Mode::Train, Precision::F32),
+            (Mode::Train, Precision::F16),
+            (Mode::Parity, Precision::F32),
+            (Mode::Evaluate, Precision::F32),
+        ] {
+            let options = StepOptions { mode, precision, ..StepOptions::default() };
+            let plan = PretrainPlan::new(&config, capacity, &options).expect("a plan").plan;
+            for op in 0..plan.ops.len() {
+                let candidates = plan.candidates(op).expect("within the limits");
+                candidates.iter().for_each(|candidate| validate(candidate, &plan, op));
+            }
+        }
+    }
+}
+
+/// Fields in another order than the shader's are found.
+#[test]
+#[should_panic(expected = "fields of the immediates")]
+fn immediates_of_other_fields_are_found() {
+    let mut builder = PlanBuilder::new();
+    let rows = Rows::fixed(4);
+    let [input, output] = ["x", "y"].map(|name| builder.activation(name, rows, 4));
+    builder.push("gelu", Gelu { input, output, rows, columns: 4 });
+    let plan = builder.build(&[]).expect("a plan");
+    let mut candidate = plan.candidates(0).expect("kernels").swap_remove(0);
+    candidate.dispatches[0].immediates.fields.swap(0, 1);
+    let bound = plan.bound(0, &candidate.dispatches[0]).expect("declared");
+    translate(&candidate.dispatches[0], &bound, &candidate);
 }

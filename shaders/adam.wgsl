@@ -1,6 +1,6 @@
 // Adam without bias correction, with decoupled weight decay, on a range of the flat parameter buffers:
-// m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², p ← p − lr·rate·(m/(√v + ε) + decay·p), g already clipped by metrics[9].
-// Nothing changes where metrics[10] says that the norm was not finite.
+// m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², p ← p − lr·rate·(m/(√v + ε) + decay·p), g clipped by the clip factor.
+// Nothing changes where the norm was not finite.
 //
 // Dispatch: 4,096 elements a workgroup of 256, in steps of 256; the range is a multiple of 4 long.
 struct Immediates {
@@ -27,10 +27,10 @@ fn main(
   @builtin(num_workgroups) groups: vec3<u32>,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  if metrics[10] > 0.0 {
+  if metrics[METRIC_NOT_FINITE] > 0.0 {
     return;
   }
-  let factor = metrics[9];
+  let factor = metrics[METRIC_CLIP_FACTOR];
   let rate = step.learning_rate * immediates.rate;
   let first = workgroup_index(group, groups) * 1024u + thread;
   for (var i = 0u; i < 4u; i += 1u) {

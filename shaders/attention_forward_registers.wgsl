@@ -62,7 +62,7 @@ fn main(
     sum = sum * correction + ((s.x + s.y) + (s.z + s.w));
     if immediates.threshold != 0u {
       let row = (head << 16u) | own;
-      s *= dropout_factors(draws, row, key / 4u, immediates.threshold, immediates.keep_scale);
+      s *= dropout_factors(draws, row, key / 4u, immediates.threshold, immediates.scale);
     }
     // The value's part begins H elements after the key's.
     let begin = at + immediates.heads * HEAD_SIZE;

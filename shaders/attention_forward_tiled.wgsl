@@ -102,7 +102,7 @@ fn main(
       partial[i] = (s[i].x + s[i].y) + (s[i].z + s[i].w);
       if immediates.threshold != 0u {
         let row = (head << 16u) | (own + i);
-        s[i] *= dropout_factors(draws, row, key / 4u, immediates.threshold, immediates.keep_scale);
+        s[i] *= dropout_factors(draws, row, key / 4u, immediates.threshold, immediates.scale);
       }
       for (var m = 0u; m < OUT; m++) {
         out[i * OUT + m] *= correction[i];

@@ -70,7 +70,7 @@ fn main(
     if immediates.threshold != 0u {
       // Four neighbouring threads draw the same block; each keeps its own quarter.
       let factors =
-        dropout_factors(draws, (head << 16u) | query, own / 4u, immediates.threshold, immediates.keep_scale);
+        dropout_factors(draws, (head << 16u) | query, own / 4u, immediates.threshold, immediates.scale);
       factor = factors[own % 4u];
     }
     let kept = probability * factor;

@@ -145,7 +145,7 @@ fn main(
         if immediates.threshold != 0u {
           let row = (head << 16u) | (query + j);
           let factor = dropout_factors(
-            draws, row, first_key / 4u + thread.y, immediates.threshold, immediates.keep_scale);
+            draws, row, first_key / 4u + thread.y, immediates.threshold, immediates.scale);
           let bits = select(vec4<u32>(0u), vec4<u32>(1u, 2u, 4u, 8u), factor > vec4<f32>(0.0));
           kept |= (bits.x | bits.y | bits.z | bits.w) << (4u * j);
           s[j] *= factor;
@@ -162,7 +162,7 @@ fn main(
       let kept = vec4<u32>(u32(stage[512u + own / 4u][own % 4u]));
       for (var j = 0u; j < 4u; j++) {
         let bits = kept & (vec4<u32>(1u, 2u, 4u, 8u) << vec4<u32>(4u * j));
-        s[j] *= select(vec4<f32>(0.0), vec4<f32>(immediates.keep_scale), bits != vec4<u32>(0u));
+        s[j] *= select(vec4<f32>(0.0), vec4<f32>(immediates.scale), bits != vec4<u32>(0u));
       }
     }
     let tile = half * HALF;

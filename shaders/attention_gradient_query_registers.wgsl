@@ -85,7 +85,7 @@ fn main(
         dot(u, load_qkv(begin.z, c)), dot(u, load_qkv(begin.w, c)));
     }
     if immediates.threshold != 0u {
-      g *= dropout_factors(draws, (head << 16u) | own, key / 4u, immediates.threshold, immediates.keep_scale);
+      g *= dropout_factors(draws, (head << 16u) | own, key / 4u, immediates.threshold, immediates.scale);
     }
     g = select(vec4<f32>(0.0), exp(s - shift), exists) * (g - mean) * SCORE_SCALE;
     rest += g;

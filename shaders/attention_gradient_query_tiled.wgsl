@@ -156,7 +156,7 @@ fn main(
     for (var i = 0u; i < 4u; i++) {
       if immediates.threshold != 0u {
         let row = (head << 16u) | (own + i);
-        g[i] *= dropout_factors(draws, row, key / 4u, immediates.threshold, immediates.keep_scale);
+        g[i] *= dropout_factors(draws, row, key / 4u, immediates.threshold, immediates.scale);
       }
       g[i] = s[i] * (g[i] - stage_number(64u + 4u * thread.y + i));
       stage[256u + thread.x * 16u + thread.y][i] = (g[i].x + g[i].y) + (g[i].z + g[i].w);

@@ -8,7 +8,7 @@ struct Immediates {
   max_length: u32,
   heads: u32,
   threshold: u32,
-  keep_scale: f32,
+  scale: f32,
   site: u32,
 }
 var<immediate> immediates: Immediates;

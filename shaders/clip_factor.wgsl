@@ -1,4 +1,4 @@
-// metrics[8] = norm of all gradients, [9] = min(1, clip / norm) / loss scale, [10] = 1 where the norm is not finite.
+// Norm of all gradients, clip factor min(1, clip / norm) / loss scale, and whether the norm is not finite, into the metrics.
 //
 // partials: sums of squares of blocks. Dispatch: one workgroup; a fixed order.
 // Numerics: compilers may assume that there is no NaN, so it is found by its bits.
@@ -35,8 +35,8 @@ fn main(@builtin(local_invocation_index) thread: u32) {
     if immediates.clip_norm > 0.0 && norm > immediates.clip_norm {
       factor = immediates.clip_norm / norm;
     }
-    metrics[8] = norm;
-    metrics[9] = factor / step.loss_scale;
-    metrics[10] = select(1.0, 0.0, finite);
+    metrics[METRIC_GRADIENT_NORM] = norm;
+    metrics[METRIC_CLIP_FACTOR] = factor / step.loss_scale;
+    metrics[METRIC_NOT_FINITE] = select(1.0, 0.0, finite);
   }
 }

@@ -1,4 +1,4 @@
-// output [T, C]: output[t] = gradient[slots[t]], or 0 where row t is in no slot (0xffffffff, or padding: 0xfffffffe).
+// output [T, C]: output[t] = gradient[slots[t]], or 0 where row t is in no slot (NO_SLOT, or padding).
 //
 // Bindings: gradient [M, C], slots [T], output.
 // Dispatch: one workgroup for each ROWS rows of the output.
@@ -22,9 +22,6 @@ var<immediate> immediates: Immediates;
 @group(0) @binding(2) var<storage, read> slots: array<u32>;
 @group(0) @binding(3) var<storage, read_write> output: array<L3>;
 
-// No slot is 0xffffffff, padding one less.
-const FIRST_NONE: u32 = 0xfffffffeu;
-
 @compute @workgroup_size(WIDTH)
 fn main(
   @builtin(workgroup_id) group: vec3<u32>,
@@ -40,7 +37,8 @@ fn main(
   let slot = slots[row];
   for (var lane = local % THREADS; lane < lanes; lane += THREADS) {
     var value = Lane(0.0);
-    if (slot < FIRST_NONE) {
+    // PADDING is the lowest that is no slot.
+    if (slot < PADDING) {
       value = Lane(gradient[slot * lanes + lane]);
     }
     output[row * lanes + lane] = L3(value);

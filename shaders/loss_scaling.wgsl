@@ -1,6 +1,6 @@
 // Dynamic loss scaling: state = [scale, finite steps since it changed, steps skipped]. After a step whose gradients were
-// not finite (metrics[10]) the scale is halved, after INTERVAL finite ones it is doubled, within 1 and 2^24.
-// metrics[12] = the scale that this step was computed with, metrics[13] = 1 where it was skipped.
+// not finite the scale is halved, after `interval` finite ones it is doubled, within the lowest and the highest.
+// The metrics get the scale that this step was computed with, and whether it was skipped.
 //
 // Bindings: state [3], metrics. Dispatch: one workgroup of one thread.
 // Numerics: powers of two, so that scaling rounds nothing.
@@ -15,15 +15,15 @@ var<immediate> immediates: Immediates;
 @compute @workgroup_size(1)
 fn main() {
   let scale = state[0];
-  let skipped = metrics[10];
-  metrics[12] = scale;
-  metrics[13] = skipped;
+  let skipped = metrics[METRIC_NOT_FINITE];
+  metrics[METRIC_SCALE] = scale;
+  metrics[METRIC_SKIPPED] = skipped;
   if skipped != 0.0 {
-    state[0] = max(scale * 0.5, 1.0);
+    state[0] = max(scale * 0.5, f32(LOWEST_LOSS_SCALE));
     state[1] = 0.0;
     state[2] += 1.0;
   } else if state[1] + 1.0 >= f32(immediates.interval) {
-    state[0] = min(scale * 2.0, 16777216.0);
+    state[0] = min(scale * 2.0, f32(HIGHEST_LOSS_SCALE));
     state[1] = 0.0;
   } else {
     state[1] += 1.0;

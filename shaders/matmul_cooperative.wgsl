@@ -1,6 +1,6 @@
 enable f16;
 enable wgpu_cooperative_matrix;
-// Matrix product on cooperative matrices (tensor cores): operands rounded to halves, products summed in f32. For plans in
+// Matrix product on cooperative matrices (tensor cores): operands rounded to f16, products summed in f32. For plans in
 // half precision, and dimensions that are multiples of 4.
 //
 //   FORM 0 (Nt): C[m,n]  = A[m,k] · B[n,k]ᵀ    m rows in use, k = inner
@@ -11,7 +11,7 @@ enable wgpu_cooperative_matrix;
 // Dispatch: one workgroup of four subgroups, LANES lanes each, for each tile of C and each split.
 // Tiles: C in BM × BN, a quarter of it a subgroup, in matrices of MATRIX × MATRIX (8 or 16: what the device has); k in
 //   steps of BK. Operands lie in workgroup memory as they lie in memory, along k or across it, and are loaded as rows or
-//   as columns: nothing is transposed. Rows are padded by 8 halves against bank conflicts. The next step's elements
+//   as columns: nothing is transposed. Rows are padded by 8 f16 against bank conflicts. The next step's elements
 //   are fetched into registers while this one's are multiplied. Sums leave through workgroup memory, a matrix at a
 //   time, so that the epilogue knows where it is.
 // Numerics: f16 · f16 → f32, sums in the device's own order within a matrix, over k in steps.

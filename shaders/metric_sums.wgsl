@@ -1,11 +1,11 @@
 // metrics[target k] += Σ over rows of source[row, k], k = 0..2.
 //
-// source [R, 3]; metrics [16].
+// source [R, 3]; metrics [METRICS].
 // Dispatch: one workgroup; R is at most some ten thousand, and one workgroup keeps the order fixed.
 struct Immediates {
-  rows_extent: u32,
-  rows_offset: u32,
-  rows_capacity: u32,
+  extent: u32,
+  offset: u32,
+  capacity: u32,
   target_0: u32,
   target_1: u32,
   target_2: u32,
@@ -20,7 +20,7 @@ var<workgroup> sums: array<vec3<f32>, THREADS>;
 
 @compute @workgroup_size(256)
 fn main(@builtin(local_invocation_index) thread: u32) {
-  let rows = rows_in_use(immediates.rows_extent, immediates.rows_offset, immediates.rows_capacity);
+  let rows = rows_in_use(immediates.extent, immediates.offset, immediates.capacity);
   var sum = vec3<f32>(0.0);
   for (var row = thread; row < rows; row += THREADS) {
     sum += vec3<f32>(source[row * 3u], source[row * 3u + 1u], source[row * 3u + 2u]);

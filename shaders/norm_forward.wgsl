@@ -1,5 +1,5 @@
 // output = LayerNorm(sum)·weight + bias over rows of C channels, with what surrounds it.
-//   RESIDUAL 1: sum [R, C] = residual [R, C] + dropout(input [R, C]), left in `input` for the way back;
+//   RESIDUAL 1: sum [R, C] = residual [R, C] + dropout(input [R, C]), left in `input` for backward;
 //   RESIDUAL 0: sum is `input`, only read.
 //   DROPOUT 0: none; 1: of input (needs RESIDUAL 1); 2: of output (the embeddings).
 // Also writes statistics [R, 2]: mean and 1/σ of each row.

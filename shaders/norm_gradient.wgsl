@@ -1,4 +1,4 @@
-// The way back through a norm, row by row: with x̂ = (sum − mean)/σ and g = output_gradient·weight,
+// Backward of a norm, row by row: with x̂ = (sum − mean)/σ and g = output_gradient·weight,
 //   sum_gradient [R, C] = (g − mean(g) − x̂·mean(g·x̂))/σ,
 //   input_gradient [R, C] = sum_gradient, under the dropout of the branch (BRANCH 1 only).
 //   DROPOUT 0: none; 1: of the branch; 2: of output_gradient (it followed the norm: embeddings).

@@ -3,9 +3,9 @@
 // input_ids, slots, ids, labels [T]; sampled, masked_ids [M].
 // Dispatch: one thread a row, 64 a workgroup: the work is a look-up, and neighbouring rows read neighbouring words.
 struct Immediates {
-  rows_extent: u32,
-  rows_offset: u32,
-  rows_capacity: u32,
+  extent: u32,
+  offset: u32,
+  capacity: u32,
 }
 var<immediate> immediates: Immediates;
 
@@ -23,14 +23,14 @@ fn main(
   @builtin(local_invocation_index) thread: u32,
 ) {
   let row = workgroup_index(group, groups) * 64u + thread;
-  if row >= rows_in_use(immediates.rows_extent, immediates.rows_offset, immediates.rows_capacity) {
+  if row >= rows_in_use(immediates.extent, immediates.offset, immediates.capacity) {
     return;
   }
   let slot = slots[row];
-  if slot >= 0xfffffffeu {
-    // No slot, or padding, whose label 2 means that it does not count.
+  if slot >= PADDING {
+    // No slot, or padding, which does not count.
     ids[row] = input_ids[row];
-    labels[row] = select(2u, 0u, slot == 0xffffffffu);
+    labels[row] = select(IGNORED, 0u, slot == NO_SLOT);
   } else {
     ids[row] = sampled[slot];
     labels[row] = select(0u, 1u, sampled[slot] != masked_ids[slot]);

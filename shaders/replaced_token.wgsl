@@ -5,9 +5,9 @@
 // Numerics: max(x, 0) − x·y + ln(1 + e^−|x|) cannot overflow; for small e^−|x| the logarithm is taken as the
 // series, which the plain form would round away.
 struct Immediates {
-  rows_extent: u32,
-  rows_offset: u32,
-  rows_capacity: u32,
+  extent: u32,
+  offset: u32,
+  capacity: u32,
   columns: u32,
   discriminator_weight: f32,
 }
@@ -28,7 +28,7 @@ fn main(
   @builtin(num_workgroups) groups: vec3<u32>,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  let rows = rows_in_use(immediates.rows_extent, immediates.rows_offset, immediates.rows_capacity);
+  let rows = rows_in_use(immediates.extent, immediates.offset, immediates.capacity);
   let row = workgroup_index(group, groups) * 16u + thread / 16u;
   let lane = thread % 16u;
   var sum = 0.0;
@@ -55,8 +55,7 @@ fn main(
     let loss = max(x, 0.0) - x * label + log_part;
     let gradient =
       (sigmoid - label) * immediates.discriminator_weight * step.loss_scale / (step.tokens_total + 1e-6);
-    // Label 2 is padding.
-    let counts = labels[row] != 2u;
+    let counts = labels[row] != IGNORED;
     results[row * 2u] = select(0.0, loss, counts);
     results[row * 2u + 1u] = select(0.0, gradient, counts);
   }

@@ -3,9 +3,9 @@
 // hidden, hidden_gradient [T, H]; results [T, 2] (second column g); weight [H]; partials [PARTIALS, H + 1].
 // Dispatch: PARTIALS workgroups, each a block of ceil(rows / PARTIALS) rows in order; threads stride over columns.
 struct Immediates {
-  rows_extent: u32,
-  rows_offset: u32,
-  rows_capacity: u32,
+  extent: u32,
+  offset: u32,
+  capacity: u32,
   columns: u32,
 }
 var<immediate> immediates: Immediates;
@@ -26,7 +26,7 @@ fn main(
   if part >= PARTIALS {
     return;
   }
-  let rows = rows_in_use(immediates.rows_extent, immediates.rows_offset, immediates.rows_capacity);
+  let rows = rows_in_use(immediates.extent, immediates.offset, immediates.capacity);
   let block = (rows + PARTIALS - 1u) / PARTIALS;
   let first = min(part * block, rows);
   let last = min(first + block, rows);

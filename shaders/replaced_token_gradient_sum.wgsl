@@ -3,9 +3,9 @@
 // partials [PARTIALS, H + 1]; weight_gradient [H], bias_gradient [1].
 // Dispatch: one thread a column, 64 a workgroup; neighbouring threads read neighbouring columns.
 struct Immediates {
-  rows_extent: u32,
-  rows_offset: u32,
-  rows_capacity: u32,
+  extent: u32,
+  offset: u32,
+  capacity: u32,
   columns: u32,
 }
 var<immediate> immediates: Immediates;

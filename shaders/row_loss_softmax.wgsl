@@ -1,6 +1,6 @@
 // Cross-entropy of rows of C logits: results [R, 3] = (loss, whether the target is the likeliest class, 1), and
 // gradient [R, C] = factor · (softmax − onehot(target)) where GRADIENT is 1, with factor = weight · loss_scale /
-// masked_total. Rows whose target is 0xffffffff get zeros in both.
+// masked_total. Rows whose target is NO_TARGET get zeros in both.
 //
 // Bindings: logits [R, C], targets [R], results; gradient where GRADIENT is 1.
 // Dispatch: one workgroup for each ROWS rows.
@@ -9,7 +9,6 @@
 // Numerics: f32; the largest logit is taken off before exp; sums in a fixed tree; ties go to the lowest class.
 
 const WIDTH: u32 = THREADS * ROWS;
-const NO_TARGET: u32 = 0xffffffffu;
 
 struct Immediates {
   extent: u32,
@@ -51,7 +50,7 @@ fn main(
 
   // The largest logit and its class, the lowest where logits tie.
   var top = MASKED_SCORE;
-  var top_class = NO_TARGET;
+  var top_class = NO_INDEX;
   for (var c = thread; c < columns; c += THREADS) {
     let x = logits[base + c];
     if (x > top) {

@@ -11,7 +11,6 @@
 // token.
 
 const THREADS: u32 = 64u;
-const NOBODY: u32 = 0xffffffffu;
 
 struct Immediates {
   extent: u32,
@@ -81,7 +80,7 @@ fn main(
   var correct = 1.0;
   for (var column = 0u; column < columns; column++) {
     var top = MASKED_SCORE;
-    var top_token = NOBODY;
+    var top_token = NO_INDEX;
     for (var t = thread; t < length; t += THREADS) {
       let x = logits[(first + t) * columns + column];
       if (allowed[first + t] != 0u && x > top) {

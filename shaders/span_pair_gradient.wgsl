@@ -1,4 +1,4 @@
-// The way back through span_pair: with c_t ‖ h_t the gradient of row t of its output, hidden_gradient [T, H] =
+// Backward of span_pair: with c_t ‖ h_t the gradient of row t of its output, hidden_gradient [T, H] =
 // h_t, + residual[t] where RESIDUAL is 1, + Σ c_t′ over the rows t′ of the sequence where t is its chosen row.
 //
 // Bindings: output_gradient [T, 2H], starts [B + 1], chosen [B], hidden_gradient; residual [T, H] where RESIDUAL

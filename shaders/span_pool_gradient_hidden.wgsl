@@ -1,4 +1,4 @@
-// The way back through span_pool to the hidden rows: hidden_gradient[t] = p_t · g_pool, and g_first besides at the
+// Backward of span_pool to the hidden rows: hidden_gradient[t] = p_t · g_pool, and g_first besides at the
 // first row of a sequence, with g_first ‖ g_pool its row of the output's gradient. p is 0 where not allowed.
 //
 // Bindings: logits [T], allowed [T], starts [B + 1], statistics [B, 2], output_gradient [B, 2H], hidden_gradient
@@ -6,7 +6,7 @@
 // Dispatch: SPLITS workgroups a sequence, each with every SPLITS-th group of ROWS rows: few sequences fill a GPU.
 // Tiles: THREADS threads a row, each a lane of 4 channels at a time (1 where H does not divide by 4: VEC 0), so
 // that writes are contiguous.
-// Numerics: f32; p from the largest logit and the sum that the way forward left.
+// Numerics: f32; p from the largest logit and the sum that forward left.
 
 #include lanes
 

@@ -1,4 +1,4 @@
-// The way back through span_pool to the logits: logits_gradient[t] += p_t · g_pool·(hidden[t] − pooled) for every
+// Backward of span_pool to the logits: logits_gradient[t] += p_t · g_pool·(hidden[t] − pooled) for every
 // allowed token, with g_pool and pooled the second halves of its sequence's rows of output_gradient and output.
 //
 // Bindings: hidden [T, H], logits [T], allowed [T], starts [B + 1], statistics [B, 2], output [B, 2H],

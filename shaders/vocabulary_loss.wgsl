@@ -6,9 +6,9 @@
 // largest logit and the largest Gumbel score; Σ exp; the gradient. Reductions are trees in a fixed order.
 // Numerics: f32; noise by our own logarithm, the same polynomial as the CPU's; ties go to the lowest id.
 struct Immediates {
-  rows_extent: u32,
-  rows_offset: u32,
-  rows_capacity: u32,
+  extent: u32,
+  offset: u32,
+  capacity: u32,
   vocabulary: u32,
   site: u32,
   inverse_temperature: f32,
@@ -62,22 +62,22 @@ fn main(
   @builtin(local_invocation_index) thread: u32,
 ) {
   let row = workgroup_index(group, groups);
-  if row >= rows_in_use(immediates.rows_extent, immediates.rows_offset, immediates.rows_capacity) {
+  if row >= rows_in_use(immediates.extent, immediates.offset, immediates.capacity) {
     return;
   }
-  let m = row + immediates.rows_offset;
+  let m = row + immediates.offset;
   let size = immediates.vocabulary;
   let base = row * size;
   let target_id = targets[m];
 
   // Threads take tokens in pairs, as the draws come.
   var top = MASKED_SCORE;
-  var top_index = 0xffffffffu;
+  var top_index = NO_INDEX;
 #if DRAWS
   let key = sequence_key(immediates.site, sequences[m]);
   let slot = slots[m];
   var best = MASKED_SCORE;
-  var best_index = 0xffffffffu;
+  var best_index = NO_INDEX;
 #endif
   for (var pair = thread; pair * 2u < size; pair += THREADS) {
 #if DRAWS

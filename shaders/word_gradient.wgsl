@@ -1,6 +1,6 @@
 // table [V, E]: table[id] += Σ gradient[row] over the rows listed for id; the batch brings the lists, by id.
 //
-// Bindings: gradient [T, E], table, ids [T] (the distinct ids, then 0xffffffff), starts [T + 1] (where each id's
+// Bindings: gradient [T, E], table, ids [T] (the distinct ids, then NO_ID), starts [T + 1] (where each id's
 // rows start in list), list [T].
 // Dispatch: one workgroup for each token: the first of them have an id to do, the rest end at once.
 // Tiles: THREADS threads across a row, each a lane of 4 channels (1 where E does not divide by 4: VEC 0), and ROWS
@@ -24,8 +24,6 @@ var<immediate> immediates: Immediates;
 @group(0) @binding(3) var<storage, read> ids: array<u32>;
 @group(0) @binding(4) var<storage, read> starts: array<u32>;
 @group(0) @binding(5) var<storage, read> list: array<u32>;
-
-const NO_ID: u32 = 0xffffffffu;
 
 #include lane_total
 

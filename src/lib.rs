@@ -21,6 +21,7 @@ pub mod store;
 pub mod tasks;
 pub mod tensor;
 pub mod tokenizer;
+pub mod tolerances;
 pub mod train;
 
 #[cfg(test)]

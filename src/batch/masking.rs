@@ -3,6 +3,7 @@
 use anyhow::{Result, ensure};
 
 use crate::store::examples::Example;
+use crate::tensor::draws::MASKING;
 use crate::tensor::random::{Stream, derive};
 use crate::tokenizer::SpecialIds;
 
@@ -10,9 +11,6 @@ use super::MaskedExample;
 
 /// A chosen position is shown as `[MASK]` with this probability, else as it is.
 const MASK_PROBABILITY: f64 = 0.85;
-
-/// Coordinate of these draws beside the sites of dropout and sampling.
-const MASKING_SITE: u32 = 0xFFFF_0002;
 
 /// N = ⌊(p + 0.005) · max length⌋, the most slots a sequence has.
 ///
@@ -61,7 +59,7 @@ impl Masker {
     /// Chosen without replacement from the tokens other than `[CLS]`, `[SEP]`, `[MASK]`; slots are in the
     /// order of the positions.
     pub fn mask(&self, example: &Example, key: [u32; 2], sequence: usize) -> MaskedExample {
-        let mut draws = Stream::new(derive(key, MASKING_SITE, sequence as u32));
+        let mut draws = Stream::new(derive(key, MASKING, sequence as u32));
         let SpecialIds { cls, sep, mask, .. } = self.special;
         let mut ids = example.ids.clone();
         let mut positions: Vec<u32> = (0..ids.len() as u32)

@@ -1,6 +1,7 @@
 //! Sequences packed into rows without padding, with the lists that kernels need to read and sum them.
 
-use crate::ops::gather::PADDING;
+pub use crate::ops::constants::NO_ID;
+use crate::ops::constants::{NO_SLOT, PADDING};
 
 /// A sequence after masking.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,9 +21,6 @@ impl MaskedExample {
         MaskedExample { input_ids, segments, masked }
     }
 }
-
-/// Fills a list of distinct ids up to the rows in use.
-pub const NO_ID: u32 = u32::MAX;
 
 /// Rows by the id they hold, for the gradient of the word embeddings (`ops::table_gradient`).
 ///
@@ -75,7 +73,7 @@ pub struct PackedBatch {
     pub masked_ids: Vec<u32>,
     pub masked_sequences: Vec<u32>,
     pub masked_slots: Vec<u32>,
-    /// `[T]`: the masked slot of a row, or `u32::MAX`.
+    /// `[T]`: the masked slot of a row, or [`NO_SLOT`].
     pub slot_of_row: Vec<u32>,
     /// All rows by the id the generator reads.
     pub generator_words: WordLists,
@@ -93,7 +91,7 @@ impl PackedBatch {
         let tokens = batch.tokens();
         let pair = |(row, &id): (usize, &u32)| u64::from(id) << 32 | row as u64;
         let all = batch.input_ids.iter().enumerate();
-        let kept = all.clone().filter(|&(row, _)| batch.slot_of_row[row] == u32::MAX);
+        let kept = all.clone().filter(|&(row, _)| batch.slot_of_row[row] == NO_SLOT);
         let discriminator_words = WordLists::new(kept.map(pair).collect(), tokens);
         batch.generator_words = WordLists::new(all.map(pair).collect(), tokens);
         batch.discriminator_words = discriminator_words;
@@ -126,7 +124,7 @@ impl PackedBatch {
         self.segments.extend_from_slice(&example.segments);
         self.positions.extend(0..length as u32);
         self.sequences.extend(std::iter::repeat_n(sequence, length));
-        self.slot_of_row.extend(std::iter::repeat_n(u32::MAX, length));
+        self.slot_of_row.extend(std::iter::repeat_n(NO_SLOT, length));
         for (slot, &(position, id)) in example.masked.iter().enumerate() {
             let row = first + position;
             self.slot_of_row[row as usize] = self.masked_rows.len() as u32;
@@ -181,7 +179,7 @@ mod tests {
         assert_eq!(batch.masked_ids, [8, 7, 9]);
         assert_eq!(batch.masked_sequences, [0, 1, 1]);
         assert_eq!(batch.masked_slots, [0, 0, 1]);
-        const NONE: u32 = u32::MAX;
+        const NONE: u32 = NO_SLOT;
         assert_eq!(batch.slot_of_row, [NONE, 0, NONE, NONE, NONE, NONE, NONE, 1, 2, NONE]);
     }
 

@@ -6,6 +6,7 @@ use half::f16;
 use crate::interop::checkpoint::LossScalingState;
 use crate::plan::{Executor, Phase, Upload};
 use crate::tensor::{Element, StepValues, TensorId};
+use crate::tolerances::{HALF_CHAIN, HALF_OP, OP};
 use crate::train::examples::StepBatch;
 use crate::train::feeding::{Feeding, PHASES};
 
@@ -13,17 +14,7 @@ use crate::train::feeding::{Feeding, PHASES};
 const POISON: f32 = f32::NAN;
 const POISON_ID: u32 = 0xDEAD_BEEF;
 
-/// What a float may be off by, relative to the largest element of its tensor (and never asked to be closer than
-/// 1e-3 of that): sums of some hundred products in f32 in another order.
-pub const FLOAT_TOLERANCE: f64 = 5e-5;
-
-/// The same for one kept in half precision: a unit in its 11 bits, since drivers round either way.
-pub const HALF_TOLERANCE: f64 = FLOAT_TOLERANCE + 1.0 / 1024.0;
-
-/// The same for what an op computes from halves it has itself written: some of these units.
-const READ_BACK_TOLERANCE: f64 = 4.0 / 1024.0;
-
-/// Ops that do so: the sum of the embeddings is written, then normalised.
+/// Ops that read halves which they have themselves written: the sum of the embeddings is written, then normalised.
 const READING_BACK: &[&str] = &["embedding"];
 
 /// The scale of the losses of a half-precision step that is compared: its few sequences have large gradients, and what
@@ -50,9 +41,9 @@ impl Deviation {
     /// Whether floats are as close as they must be; integers are another matter.
     pub fn floats_agree(&self) -> bool {
         match self.element {
-            Element::Float | Element::Half if self.read_back => self.error <= READ_BACK_TOLERANCE,
-            Element::Float => self.error <= FLOAT_TOLERANCE,
-            Element::Half => self.error <= HALF_TOLERANCE,
+            Element::Float | Element::Half if self.read_back => self.error <= HALF_CHAIN.relative,
+            Element::Float => self.error <= OP,
+            Element::Half => self.error <= HALF_OP,
             Element::Uint => true,
         }
     }
@@ -123,8 +114,14 @@ impl Pair<'_> {
     pub fn compare(&mut self, op: usize, values: &StepValues) -> Result<Vec<Deviation>> {
         let Pair { reference, subject } = self;
         let (reference, subject) = (&mut **reference, &mut **subject);
-        let io = reference.plan().ops[op].io.clone();
-        for &id in io.reads.iter().chain(&io.updates) {
+        let planned = &reference.plan().ops[op];
+        let [inputs, scratch, writes, results]: [Vec<TensorId>; 4] = [
+            planned.inputs().collect(),
+            planned.scratch().collect(),
+            planned.writes().collect(),
+            planned.results().collect(),
+        ];
+        for id in inputs {
             match reference.plan().info(id).element {
                 Element::Float => subject.write(id, &reference.read(id)?)?,
                 Element::Half => {
@@ -137,11 +134,11 @@ impl Pair<'_> {
                 Element::Uint => subject.write_uint(id, &reference.read_uint(id)?)?,
             }
         }
-        for &id in &io.scratch {
+        for id in scratch {
             poison(subject, id)?;
         }
         let mut kept = Vec::new();
-        for &id in &io.writes {
+        for id in writes {
             poison(subject, id)?;
             if reference.plan().info(id).element != Element::Uint {
                 kept.push((id, reference.read(id)?));
@@ -150,11 +147,10 @@ impl Pair<'_> {
         }
         reference.run(op..op + 1, values, &[])?;
         subject.run(op..op + 1, values, &[])?;
-        let written = io.writes.iter().chain(&io.updates);
         let plan = reference.plan();
         let read_back = plan.is_half() && READING_BACK.contains(&plan.ops[op].op.name());
-        let compared = |&id| Ok(Deviation { read_back, ..compare(reference, subject, id, values)? });
-        let deviations = written.map(compared).collect();
+        let compared = |id| Ok(Deviation { read_back, ..compare(reference, subject, id, values)? });
+        let deviations = results.into_iter().map(compared).collect();
         for (id, before) in kept {
             restore(reference, id, &before)?;
         }

@@ -65,7 +65,7 @@ pub fn run(options: &Options) -> Result<Report> {
     }
     let profile = profiler.finish(executor.as_ref(), step_seconds, peaks);
     Ok(Report {
-        device: executor.describe(),
+        device: executor.identity().to_string(),
         micro_batch: config.micro_batch,
         max_length: config.max_length,
         checked,
@@ -94,7 +94,7 @@ fn check(mut pair: Pair<'_>, feeding: &Feeding, batch: &StepBatch) -> Result<(us
                 "{kind} {label}: {} is off by {:.1e} of its largest element on {}",
                 deviation.tensor,
                 deviation.error,
-                pair.subject.describe()
+                pair.subject.identity()
             );
         }
         Ok(())

@@ -16,14 +16,12 @@ use crate::tasks::lesson::{Lesson, SAMPLE_LENGTH, SAMPLE_VOCABULARY};
 use crate::tasks::registry::TASKS;
 use crate::tensor::random::{derive, root};
 use crate::tensor::{Precision, StepValues};
+use crate::tolerances::OP_INTEGERS;
 use crate::train::config::{Sources, Surroundings, TrainConfig};
 use crate::train::examples::{self, Batcher};
 use crate::train::feeding::Feeding;
 
 use super::compare::{Pair, Run};
-
-/// The share of integers that may differ: samples at near-ties, and counts beside the border of a bin.
-const INTEGER_TOLERANCE: f64 = 0.03;
 
 /// Configurations that together run every op of pre-training: head sizes that divide by 4 and that do not, widths
 /// that are no multiple of a tile, an embedding as wide as the model, dropout on.
@@ -91,10 +89,10 @@ fn pretraining(device: &Device, set: &[&str], precision: Precision, report: &mut
         ["batch_size=3", "micro_batch=3", "model.layers=1", "model.generator_layers=1"].map(Into::into),
     );
     set.extend(["model.vocab_size=517", "model.max_positions=131"].map(Into::into));
+    set.push(format!("precision={}", precision.name()));
     let sources = Sources { preset: Some("tiny".into()), set, ..Sources::default() };
     let surroundings = Surroundings { vocab_size: 517, gpu: device.is_gpu() };
-    let mut config = TrainConfig::resolve(sources.settings()?.0, surroundings)?;
-    config.options.precision = precision;
+    let config = TrainConfig::resolve(sources.settings()?.0, surroundings)?;
     let feeding = Feeding::of(examples::plan(&config)?.tensors);
     let batch = Batcher::full_length(&config)?.step(1);
     let run = Run::pretraining(&feeding, &batch, 1e-3);
@@ -174,7 +172,7 @@ fn compare_all(
         if before.as_ref() == Some(&strategies) {
             break;
         }
-        report.device = subject.describe();
+        report.device = subject.identity().to_string();
         let mut reference = CpuExecutor::<f64>::new(make()?, 0)?;
         parameters::initialise(&mut reference, 1)?;
         parameters::initialise(subject.as_mut(), 1)?;
@@ -208,7 +206,7 @@ fn compare_new(
             line.compared += 1;
             if deviation.integers() {
                 line.integers = line.integers.max(deviation.error);
-                line.passed &= deviation.error <= INTEGER_TOLERANCE;
+                line.passed &= deviation.error <= OP_INTEGERS;
             } else {
                 line.passed &= deviation.floats_agree();
                 if deviation.error >= line.worst {

@@ -73,7 +73,7 @@ pub fn run(options: &Options) -> Result<Report> {
         // The padding of each sequence is a sequence of its own.
         capacity.sequences *= 2;
     }
-    let plan = PretrainPlan::new(&config.model, capacity, &config.options)?;
+    let plan = PretrainPlan::new(&config.model, capacity, &config.step_options())?;
     let plan_bytes = plan.plan.bytes();
     let (mut executor, feeding) = Feeding::open(&device, plan)?;
     parameters::initialise(executor.as_mut(), config.seed)?;
@@ -101,7 +101,7 @@ pub fn run(options: &Options) -> Result<Report> {
         mean(|batch| batch.totals.squared_lengths),
     );
     Ok(Report {
-        device: executor.describe(),
+        device: executor.identity().to_string(),
         batch_size: config.batch_size,
         max_length: config.max_length,
         micro_batch: config.micro_batch,

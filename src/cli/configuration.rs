@@ -4,11 +4,20 @@ use std::path::PathBuf;
 
 use crate::tensor::Precision;
 use crate::train::config::Sources;
+use crate::train::presets::{DEFAULT_PRESET, preset_names};
+
+use super::arguments::precisions;
+
+/// The help of `--preset`.
+fn presets() -> String {
+    let mut names: Vec<&str> = preset_names().collect();
+    let last = names.pop().unwrap_or_default();
+    format!("{} or {last} [default: {DEFAULT_PRESET}]", names.join(", "))
+}
 
 #[derive(clap::Args)]
 pub struct Configuration {
-    /// tiny, small, small-128, small-plus-plus, base or large [default: small]
-    #[arg(long)]
+    #[arg(long, help = presets())]
     preset: Option<String>,
     /// Configuration in TOML
     #[arg(long, value_name = "FILE.toml")]
@@ -20,22 +29,14 @@ pub struct Configuration {
     #[arg(long, value_name = "JSON")]
     hparams: Option<String>,
     /// f32; or f16: activations in half precision, on GPUs that have it [default: f32]
-    #[arg(long, value_parser = PRECISIONS)]
-    precision: Option<String>,
-}
-
-/// What `--precision` takes.
-pub const PRECISIONS: [&str; 2] = ["f32", "f16"];
-
-/// One of [`PRECISIONS`].
-pub fn precision(text: &str) -> Precision {
-    if text == "f16" { Precision::F16 } else { Precision::F32 }
+    #[arg(long, value_parser = precisions())]
+    precision: Option<Precision>,
 }
 
 impl Configuration {
     pub fn sources(self) -> Sources {
         let mut set = self.set;
-        set.extend(self.precision.map(|precision| format!("precision={precision}")));
+        set.extend(self.precision.map(|precision| format!("precision={}", precision.name())));
         Sources { preset: self.preset, file: self.config, hparams: self.hparams, set }
     }
 }

@@ -3,6 +3,8 @@ use std::io::Write;
 use anyhow::Result;
 use serde_json::{Value, json};
 
+use super::arguments::OutputArgs;
+
 use crate::device::DeviceChoice;
 use crate::gpu::{Capabilities, adapters};
 
@@ -10,9 +12,8 @@ use crate::gpu::{Capabilities, adapters};
 #[derive(clap::Args)]
 #[command(after_help = "Example: inazuma devices --json")]
 pub struct Args {
-    /// Print one JSON object.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 pub fn run(args: Args) -> Result<()> {
@@ -21,13 +22,13 @@ pub fn run(args: Args) -> Result<()> {
         Some(index) => format!("gpu:{index}"),
         None => "cpu".to_owned(),
     };
-    let mut out = std::io::stdout().lock();
-    if args.json {
-        let gpus: Vec<Value> = found.iter().enumerate().map(|(index, c)| describe(index, c)).collect();
-        let cpu = json!({ "threads": super::cores(), "vector_bits": vector_bits() });
-        writeln!(out, "{}", json!({ "auto": auto, "cpu": cpu, "adapters": gpus }))?;
-        return Ok(());
-    }
+    let gpus: Vec<Value> = found.iter().enumerate().map(|(index, c)| describe(index, c)).collect();
+    let cpu = json!({ "threads": super::cores(), "vector_bits": vector_bits() });
+    let report = json!({ "auto": auto, "cpu": cpu, "adapters": gpus });
+    args.output.show(&report, |out| print(out, &auto, &found))
+}
+
+fn print(out: &mut dyn Write, auto: &str, found: &[Capabilities]) -> Result<()> {
     let mark = |device: &str| if auto == device { "  (auto)" } else { "" };
     let cpu = format!("CPU executor, {} threads, {}-bit vectors", super::cores(), vector_bits());
     writeln!(out, "{:<6} {cpu}{}", "cpu", mark("cpu"))?;

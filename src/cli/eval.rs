@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 
-use crate::device::DeviceChoice;
 use crate::finetune::apply::Model;
 use crate::finetune::predictions::{shown, write_predictions};
 use crate::tasks::source::Source;
 use crate::tasks::table::Selection;
 use crate::tasks::task::Task;
 
+use super::arguments::{DeviceArgs, OutputArgs};
 use super::finetune::ColumnArgs;
 use super::tasks::{PredictionOptions, task_parser};
 
@@ -40,19 +40,14 @@ pub struct Args {
     predictions: Option<PathBuf>,
     #[command(flatten)]
     prediction: PredictionOptions,
-    /// auto, cpu, gpu, gpu:N, or part of an adapter's name
-    #[arg(long, default_value = "auto")]
-    device: DeviceChoice,
-    /// Threads of the CPU executor; 0 means one for each core
-    #[arg(long, default_value_t = 0)]
-    threads: usize,
-    /// Print one JSON object on stdout
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let mut model = Model::open(&args.model, &args.device, args.threads)?;
+    let mut model = Model::open(&args.model, &args.device.device, args.device.threads)?;
     let task = model.description.task;
     ensure!(
         task.name() == args.task.name(),
@@ -72,13 +67,7 @@ pub fn run(args: Args) -> Result<()> {
         "{}: has no labels to score against; --predictions OUT writes what the model says",
         args.data.display()
     );
-    match args.json {
-        true => {
-            let scores: serde_json::Map<String, serde_json::Value> =
-                outcome.scores.iter().map(|(name, score)| ((*name).to_owned(), (*score).into())).collect();
-            println!("{}", serde_json::to_string_pretty(&scores)?);
-        }
-        false => println!("{}", shown(&outcome.scores)),
-    }
-    Ok(())
+    let scores: serde_json::Map<String, serde_json::Value> =
+        outcome.scores.iter().map(|(name, score)| ((*name).to_owned(), (*score).into())).collect();
+    args.output.show(&scores, |out| Ok(writeln!(out, "{}", shown(&outcome.scores))?))
 }

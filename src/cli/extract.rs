@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Result, bail};
 
+use super::arguments::{OutputArgs, ThreadArgs};
 use super::progress::Reporter;
 use crate::corpus::{self, Format, Headings, Italics, Manifest, Settings, Style};
 
@@ -31,9 +32,8 @@ pub struct Args {
     /// jsonl: one object a line; text: a paragraph a line, a blank line after each article
     #[arg(long, value_enum, default_value = "jsonl")]
     format: Format,
-    /// Threads that decode and clean [default: all cores]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
+    #[command(flatten)]
+    threads: ThreadArgs,
     /// Skip articles of fewer characters
     #[arg(long, value_name = "N", default_value_t = 0)]
     min_chars: usize,
@@ -49,9 +49,8 @@ pub struct Args {
     /// Replace a complete extraction in DIR (an incomplete one is always replaced)
     #[arg(long)]
     force: bool,
-    /// Print the manifest as JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// Runs the extraction and reports it.
@@ -63,7 +62,7 @@ pub fn run(args: Args) -> Result<()> {
         dumps: args.dumps,
         out: args.out,
         format: args.format,
-        threads: args.threads.map_or_else(super::cores, usize::from),
+        threads: args.threads.count(),
         min_chars: args.min_chars,
         style: Style { headings: args.headings, italics: args.italics },
         file_bytes: 64 << 20,
@@ -82,7 +81,7 @@ pub fn run(args: Args) -> Result<()> {
         ))
         .into());
     }
-    print(&extraction.manifest, args.json)?;
+    args.output.show(&extraction.manifest, |out| print(out, &extraction.manifest))?;
     let Some((first, more)) = extraction.problems.split_first() else {
         return Ok(());
     };
@@ -103,12 +102,7 @@ pub fn run(args: Args) -> Result<()> {
     )
 }
 
-fn print(manifest: &Manifest, json: bool) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    if json {
-        writeln!(out, "{}", serde_json::to_string(manifest)?)?;
-        return Ok(());
-    }
+fn print(out: &mut dyn Write, manifest: &Manifest) -> Result<()> {
     let skipped = manifest.skipped;
     writeln!(
         out,

@@ -1,11 +1,9 @@
 //! `inazuma finetune`: from an encoder to a model of a task.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
-use crate::device::DeviceChoice;
 use crate::finetune::fit::FitOptions;
 use crate::finetune::run::{self, Init, Options};
 use crate::tasks::source::Source;
@@ -13,7 +11,7 @@ use crate::tasks::table::{Columns, Selection};
 use crate::tasks::task::Task;
 
 use super::Interrupted;
-use super::configuration::{PRECISIONS, precision};
+use super::arguments::{DeviceArgs, OutputArgs, PrecisionArgs, interruptible};
 use super::tasks::{PredictionOptions, TaskOptions, task_parser};
 
 /// Fine-tune an encoder on a task
@@ -97,9 +95,8 @@ pub struct Args {
     /// Tokens of a sequence at most [default: squad 512, others 128, or what the model can read]
     #[arg(long)]
     max_length: Option<usize>,
-    /// f32; or f16: activations in half precision, on GPUs that have it
-    #[arg(long, default_value = "f32", value_parser = PRECISIONS)]
-    precision: String,
+    #[command(flatten)]
+    precision: PrecisionArgs,
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Train so many times, with seeds that follow each other; mean and spread are reported
@@ -109,15 +106,10 @@ pub struct Args {
     task_options: TaskOptions,
     #[command(flatten)]
     prediction: PredictionOptions,
-    /// auto, cpu, gpu, gpu:N, or part of an adapter's name
-    #[arg(long, default_value = "auto")]
-    device: DeviceChoice,
-    /// Threads of the CPU executor; 0 means one for each core
-    #[arg(long, default_value_t = 0)]
-    threads: usize,
-    /// Print one JSON object on stdout
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// The columns of a table.
@@ -147,9 +139,6 @@ impl ColumnArgs {
         }
     }
 }
-
-/// Set by Ctrl-C.
-static STOP: AtomicBool = AtomicBool::new(false);
 
 /// Examples under which more epochs are the default.
 const FEW: u64 = 1000;
@@ -221,7 +210,7 @@ impl Args {
             description: self.task_options.describe(self.task)?,
             max_length: self.max_length,
             fit: FitOptions {
-                precision: precision(&self.precision),
+                precision: self.precision.precision,
                 epochs: self.epochs.unwrap_or(defaults.epochs),
                 batch_size: self.batch_size,
                 learning_rate: self.learning_rate.unwrap_or(defaults.learning_rate),
@@ -235,25 +224,17 @@ impl Args {
             few_epochs: self.epochs.is_none().then_some((FEW, 10)),
             prediction: self.prediction.settings(self.task)?,
             trials: self.trials,
-            device: self.device.clone(),
-            threads: self.threads,
+            device: self.device.device.clone(),
+            threads: self.device.threads,
         })
     }
 }
 
 pub fn run(args: Args) -> Result<()> {
     let options = args.options()?;
-    let on_interrupt = || {
-        if STOP.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        eprintln!("finishing the step; Ctrl-C again stops at once");
-    };
-    ctrlc::set_handler(on_interrupt).context("cannot watch for Ctrl-C")?;
-    let report = run::run(&options, &STOP)?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    }
+    let stop = interruptible("finishing the step")?;
+    let report = run::run(&options, stop)?;
+    args.output.show_json(&report)?;
     if report.interrupted {
         return Err(Interrupted(format!("interrupted; the model is in {}", options.out.display())).into());
     }

@@ -7,12 +7,12 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
-use crate::device::DeviceChoice;
 use crate::finetune::apply::Model;
 use crate::tasks::data::read_text;
 use crate::tasks::source::Line;
 use crate::tasks::squad::{Answer, Answers, Squad};
 
+use super::arguments::{DeviceArgs, OutputArgs};
 use super::tasks::PredictionOptions;
 
 /// Use a fine-tuned model
@@ -42,20 +42,15 @@ pub struct Args {
     /// Lines that are predicted together
     #[arg(long, default_value_t = 256)]
     batch: usize,
-    /// auto, cpu, gpu, gpu:N, or part of an adapter's name
-    #[arg(long, default_value = "auto")]
-    device: DeviceChoice,
-    /// Threads of the CPU executor; 0 means one for each core
-    #[arg(long, default_value_t = 0)]
-    threads: usize,
-    /// Print one JSON object on stdout (with --question)
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 pub fn run(args: Args) -> Result<()> {
     ensure!(args.batch > 0, "--batch is 0; it must be 1 or more");
-    let mut model = Model::open(&args.model, &args.device, args.threads)?;
+    let mut model = Model::open(&args.model, &args.device.device, args.device.threads)?;
     match &args.question {
         Some(text) => ask(&args, &mut model, text),
         None => lines(&args, &mut model),
@@ -86,15 +81,14 @@ fn ask(args: &Args, model: &mut Model, text: &str) -> Result<()> {
     let answers = (outcome.predictions.as_ref() as &dyn Any).downcast_ref::<Answers>();
     let answer = answers.and_then(|answers| answers.0.first());
     let answer = answer.context("no answer came; please report this")?;
-    if args.json {
+    if args.output.json {
         let object = json!({
             "answer": answer.text,
             "probability": answer.probability(),
             "no_answer": answer.prediction.no_answer,
             "n_best": answer.candidates(),
         });
-        println!("{}", serde_json::to_string_pretty(&object)?);
-        return Ok(());
+        return args.output.show_json(&object);
     }
     show(answer);
     Ok(())

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use super::progress::Reporter;
+use super::arguments::ThreadArgs;
+use super::progress::{Reporter, left};
 use crate::corpus::input::Documents;
 use crate::files::with_suffix;
 use crate::store::Lines;
@@ -26,9 +27,8 @@ pub struct Args {
     tokenizer: PathBuf,
     #[arg(long, value_name = "STORE")]
     out: PathBuf,
-    /// Threads that encode [default: all cores]; the store is the same for any number
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
+    #[command(flatten)]
+    threads: ThreadArgs,
     /// Do not lower-case the text first
     #[arg(long)]
     no_lower: bool,
@@ -54,11 +54,7 @@ pub(super) fn parse_share(text: &str) -> Result<f64, String> {
 pub fn run(args: Args) -> Result<()> {
     let tokenizer = Tokenizer::open(&args.tokenizer, !args.no_lower)?;
     let documents = Documents::open(&args.input)?;
-    let options = Options {
-        lines: args.lines,
-        threads: args.threads.map_or_else(super::cores, usize::from),
-        held_out: args.held_out,
-    };
+    let options = Options { lines: args.lines, threads: args.threads.count(), held_out: args.held_out };
     let mut reporter = Reporter::new();
     let report = |progress| reporter.report(|seconds| line(progress, seconds));
     let summary = prepare(documents, &tokenizer, &args.out, &options, report)?;
@@ -94,6 +90,6 @@ fn line(progress: Progress, seconds: f64) -> String {
         100.0 * share,
         progress.tokens as f64 / 1e6,
         progress.tokens as f64 / seconds / 1e6,
-        seconds / share.max(1e-6) * (1.0 - share)
+        left(seconds, share)
     )
 }

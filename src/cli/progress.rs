@@ -60,3 +60,8 @@ impl Reporter {
         }
     }
 }
+
+/// Seconds that are left when `share` of the work took `seconds`.
+pub fn left(seconds: f64, share: f64) -> f64 {
+    seconds / share.max(1e-6) * (1.0 - share)
+}

@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::Subcommand;
 use serde_json::Value;
 
+use super::arguments::OutputArgs;
 use crate::store::{Store, tfrecord, verify};
 use crate::tokenizer::Tokenizer;
 
@@ -23,17 +24,15 @@ enum Command {
     #[command(after_help = "Example:\n  inazuma store info wiki.store --json")]
     Info {
         store: PathBuf,
-        /// One JSON object on standard output
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        output: OutputArgs,
     },
     /// Read the whole store against its checksums
     #[command(after_help = "Example:\n  inazuma store verify wiki.store")]
     Verify {
         store: PathBuf,
-        /// One JSON object on standard output
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        output: OutputArgs,
     },
     /// Write the examples of an epoch as the reference implementation reads them
     #[command(
@@ -78,15 +77,10 @@ enum Command {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    let out = &mut stdout;
     match args.command {
-        Command::Info { store, json } => {
+        Command::Info { store, output } => {
             let info = verify::info(&Store::open(&store)?);
-            match json {
-                true => writeln!(out, "{info}")?,
-                false => print(out, "", &info)?,
-            }
+            output.show(&info, |out| print(out, "", &info))?;
         }
         Command::Export { store, out, max_length, files, seed, epoch, .. } => {
             let store = Store::open(&store)?;
@@ -98,27 +92,21 @@ pub fn run(args: Args) -> Result<()> {
             let imported = tfrecord::import(&input, &tokenizer, &out)?;
             eprintln!("wrote {}: {} examples, {} tokens", out.display(), imported.records, imported.tokens);
         }
-        Command::Verify { store, json } => {
+        Command::Verify { store, output } => {
             let store = verify::verify(&store)?;
             let (documents, tokens) = (store.documents(), store.tokens());
-            match json {
-                true => {
-                    let report = serde_json::json!({"ok": true, "documents": documents, "tokens": tokens});
-                    writeln!(out, "{report}")?;
-                }
-                false => writeln!(
-                    out,
-                    "{}: whole, {documents} documents, {tokens} tokens",
-                    store.path().display()
-                )?,
-            }
+            let report = serde_json::json!({"ok": true, "documents": documents, "tokens": tokens});
+            output.show(&report, |out| {
+                let path = store.path().display();
+                Ok(writeln!(out, "{path}: whole, {documents} documents, {tokens} tokens")?)
+            })?;
         }
     }
     Ok(())
 }
 
 /// An object as indented `key  value` lines; a histogram as one line a bin.
-fn print(out: &mut impl Write, indent: &str, value: &Value) -> Result<()> {
+fn print(out: &mut dyn Write, indent: &str, value: &Value) -> Result<()> {
     let Some(object) = value.as_object() else {
         return Ok(writeln!(out, "{indent}{value}")?);
     };

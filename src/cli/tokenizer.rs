@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use rayon::prelude::*;
 
-use super::progress::Reporter;
+use super::progress::{Reporter, left};
 use crate::corpus::input::Documents;
 use crate::store::sentences;
 use crate::tokenizer::Tokenizer;
@@ -127,7 +127,7 @@ fn add_sentences(documents: &mut Documents, training: &mut Training, reporter: &
                 documents.bytes_total as f64 / 1e6,
                 training.sample().seen(),
                 training.sample().kept(),
-                seconds / share.max(1e-6) * (1.0 - share)
+                left(seconds, share)
             )
         });
     }

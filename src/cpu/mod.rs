@@ -1,15 +1,14 @@
 //! Runs a plan on the processor, on all cores: f32 is the product on machines without a GPU, f64 the reference.
 
-use std::cell::UnsafeCell;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::ops::memory::Buffer;
+use crate::ops::memory::{Buffer, Buffers, Requests};
 use crate::ops::{CpuOp, Memory, Op, Scalar};
-use crate::plan::{Data, Executor, Plan, Upload};
+use crate::plan::{Data, Executor, Identity, Plan, Upload};
 use crate::tensor::{Element, StepValues, TensorId};
 
 /// A scalar that plans can be run in.
@@ -37,9 +36,6 @@ pub struct CpuExecutor<S: PlanScalar> {
     pending: VecDeque<(u64, Vec<Vec<u32>>)>,
 }
 
-// SAFETY: the cells are only reached through `&mut self`.
-unsafe impl<S: PlanScalar> Send for CpuExecutor<S> {}
-
 impl<S: PlanScalar> CpuExecutor<S> {
     /// Allocates all memory of the plan; `threads` 0 means one for each core.
     pub fn new(plan: Plan, threads: usize) -> Result<Self> {
@@ -52,10 +48,8 @@ impl<S: PlanScalar> CpuExecutor<S> {
             .buffers
             .iter()
             .map(|info| match info.element {
-                Element::Float | Element::Half => {
-                    Buffer::Float(UnsafeCell::new(vec![S::ZERO; info.elements]))
-                }
-                Element::Uint => Buffer::Uint(UnsafeCell::new(vec![0; info.elements])),
+                Element::Float | Element::Half => Buffer::Float(vec![S::ZERO; info.elements].into()),
+                Element::Uint => Buffer::Uint(vec![0; info.elements].into()),
             })
             .collect();
         Ok(CpuExecutor { plan, buffers, pool, pending: VecDeque::new() })
@@ -64,7 +58,7 @@ impl<S: PlanScalar> CpuExecutor<S> {
     fn float(&mut self, id: TensorId) -> Result<&mut [S]> {
         let place = self.plan.placement(id);
         match self.buffers.get_mut(place.buffer) {
-            Some(Buffer::Float(cell)) => Ok(&mut cell.get_mut()[place.offset..place.offset + place.length]),
+            Some(Buffer::Float(cells)) => Ok(&mut cells.get_mut()[place.offset..place.offset + place.length]),
             _ => bail!("tensor {} holds no floats", self.plan.info(id).name),
         }
     }
@@ -72,7 +66,7 @@ impl<S: PlanScalar> CpuExecutor<S> {
     fn uint(&mut self, id: TensorId) -> Result<&mut [u32]> {
         let place = self.plan.placement(id);
         match self.buffers.get_mut(place.buffer) {
-            Some(Buffer::Uint(cell)) => Ok(&mut cell.get_mut()[place.offset..place.offset + place.length]),
+            Some(Buffer::Uint(cells)) => Ok(&mut cells.get_mut()[place.offset..place.offset + place.length]),
             _ => bail!("tensor {} holds no integers", self.plan.info(id).name),
         }
     }
@@ -96,10 +90,14 @@ impl<S: PlanScalar> CpuExecutor<S> {
             values.loss_scale = scale[0].to_f64() as f32;
         }
         let CpuExecutor { plan, buffers, pool, .. } = self;
-        // SAFETY: the placements are the plan's, which `build` has checked; `&mut self` keeps all others away.
-        let memory = unsafe { Memory::new(buffers, &plan.placements, &values) };
+        let (plan, buffers, values) = (&*plan, &buffers[..], &values);
         pool.install(|| {
             for planned in &plan.ops[ops] {
+                let buffers = Buffers { buffers, placements: &plan.placements };
+                let requests = Requests::new(&planned.label, &planned.tensors);
+                // SAFETY: op and placements are the plan's, which `build` has checked; `&mut self` keeps all others
+                // away, and the ops run one after the other.
+                let memory = unsafe { Memory::new(buffers, requests, values) };
                 f(&|| S::run(planned.op.as_ref(), &memory));
             }
         });
@@ -200,8 +198,7 @@ impl<S: PlanScalar> Executor for CpuExecutor<S> {
         Ok(self.pending.pop_front())
     }
 
-    fn describe(&self) -> String {
-        let bits = 8 * size_of::<S>();
-        format!("CPU executor, f{bits}, {} threads", self.pool.current_num_threads())
+    fn identity(&self) -> Identity {
+        Identity::Cpu { bits: 8 * size_of::<S>(), threads: self.pool.current_num_threads() }
     }
 }

@@ -9,12 +9,13 @@ use serde::Serialize;
 use crate::device::Device;
 use crate::model::finetune::{FinetuneOptions, Purpose, Sums, place};
 use crate::model::{BatchCapacity, ModelConfig, OptimizerOptions};
-use crate::ops::loss_scaling::{LOWEST_SCALE, METRIC_SCALE};
-use crate::ops::optimizer::{METRIC_GRADIENT_NORM, METRIC_NOT_FINITE};
+use crate::ops::constants::{METRIC_GRADIENT_NORM, METRIC_NOT_FINITE, METRIC_SCALE};
+use crate::ops::loss_scaling::LOWEST_SCALE;
 use crate::plan::{Executor, IN_FLIGHT, InFlight, Phase};
 use crate::tasks::items::{Size, capacity, split};
 use crate::tasks::lesson::{Lesson, LessonStep};
 use crate::tasks::predictor::micro_tokens;
+use crate::tensor::draws::SHUFFLE;
 use crate::tensor::random::{Stream, derive, root};
 use crate::tensor::{Precision, StepValues};
 use crate::train::schedule;
@@ -228,6 +229,3 @@ fn shuffled(count: usize, seed: u64, epoch: usize) -> Vec<usize> {
     }
     order
 }
-
-/// Coordinate of shuffling among a run's draws; far from any step number.
-const SHUFFLE: u32 = 0xFFFF_FFFD;

@@ -192,7 +192,7 @@ impl<'a> Setting<'a> {
         let mut predictor = self.dev.as_ref().map(|_| predictor()).transpose()?;
         fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
         let metrics = JsonLines::open(&out.join("metrics.jsonl"), 0)?;
-        eprintln!("{} steps of {} items on {}", fit.steps(), options.batch_size, fit.executor().describe());
+        eprintln!("{} steps of {} items on {}", fit.steps(), options.batch_size, fit.executor().identity());
         let trial = Trial { seed, best_epoch: 0, scores: Map::new(), interrupted: false };
         let mut keeper = Keeper { setting: self, out, metrics, best: f64::NEG_INFINITY, trial };
         for number in 0..options.epochs {

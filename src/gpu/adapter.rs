@@ -35,7 +35,7 @@ pub struct Capabilities {
     pub subgroups: bool,
     pub subgroup_sizes: [u32; 2],
     pub half: bool,
-    /// Sizes of cooperative matrices that multiply halves and sum in f32.
+    /// Sizes of cooperative matrices that multiply f16 and sum in f32.
     pub cooperative: Vec<u32>,
     pub timestamps: bool,
     /// Bytes of workgroup memory.
@@ -104,7 +104,7 @@ impl Capabilities {
         }
     }
 
-    /// What is left for a plan without halves.
+    /// What is left for a plan without f16.
     pub fn without_half(&self) -> Self {
         Capabilities { half: false, cooperative: Vec::new(), ..self.clone() }
     }

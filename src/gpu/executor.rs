@@ -9,25 +9,17 @@ use anyhow::{Context, Result, bail};
 use half::f16;
 
 use crate::ops::memory::Placement;
-use crate::ops::{Access, Dispatch, Grid};
-use crate::plan::{Data, Executor, Plan, Upload};
+use crate::ops::{Dispatch, Grid};
+use crate::plan::{Bound, Data, Executor, Identity, Plan, Upload};
 use crate::tensor::{Element, Extents, Role, StepValues, TensorId};
 
-use super::adapter::IMMEDIATE_BYTES;
+use super::Gpu;
 use super::buffers::make_buffers;
+use super::choice::{Chosen, Options, choose, fold};
 use super::pipelines::Pipeline;
 use super::readback::{Readback, read_now};
 use super::timestamps::{self, Clock};
 use super::uploads::{Copy, Uploads};
-use super::{Gpu, Selection, selector};
-
-/// How the kernels are chosen and compiled.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Options {
-    pub selection: Selection,
-    /// Test every index in the kernels and clear workgroup memory: slower, for tests.
-    pub checked: bool,
-}
 
 /// A dispatch with everything that does not vary from step to step.
 struct Kernel {
@@ -55,6 +47,7 @@ impl GpuExecutor {
         if plan.is_half() && !gpu.capabilities.half {
             bail!("{} has no half precision (SHADER_F16): use precision f32", gpu.capabilities.name);
         }
+        let chosen = choose(&gpu, &plan, options)?;
         let buffers = make_buffers(&gpu, &plan)?;
         let uniform = gpu.guarded(|| {
             gpu.device.create_buffer(&wgpu::BufferDescriptor {
@@ -67,33 +60,17 @@ impl GpuExecutor {
         let batch: usize =
             plan.tensors.iter().filter(|t| t.role == Role::Batch).map(|t| t.elements() + 1).sum();
         let uploads = Uploads::new(&gpu, 4 * batch as u64)?;
-        let capabilities =
-            if plan.is_half() { gpu.capabilities.clone() } else { gpu.capabilities.without_half() };
-        let mut candidates = Vec::with_capacity(plan.ops.len());
-        for (index, op) in plan.ops.iter().enumerate() {
-            let all = op.op.candidates();
-            let tuned = match options.selection {
-                Selection::Best => gpu.tuned(&plan.signature(index), &all, &capabilities),
-                Selection::Nth(_) => None,
-            };
-            let chosen = match tuned {
-                Some(candidate) => Ok(candidate),
-                None => selector::select(all, &capabilities, options.selection),
-            };
-            candidates.push(chosen.with_context(|| op.label.clone())?);
-        }
-        let dispatches = candidates.iter().flat_map(|c| &c.dispatches);
-        let dispatches = dispatches.map(|dispatch| (dispatch, elements(&plan, dispatch)));
+        let dispatches = chosen.iter().flat_map(|chosen| &chosen.dispatches);
         gpu.pipelines.compile_all(&gpu, dispatches, options.checked)?;
-        let (kernels, readback) = (Vec::with_capacity(candidates.len()), Readback::default());
+        let (kernels, readback) = (Vec::with_capacity(chosen.len()), Readback::default());
         let mut executor = GpuExecutor { gpu, plan, buffers, uniform, kernels, uploads, readback };
-        for (index, candidate) in candidates.iter().enumerate() {
-            let kernels = candidate.dispatches.iter().map(|dispatch| {
+        for (index, Chosen { strategy, dispatches }) in chosen.iter().enumerate() {
+            let kernels = dispatches.iter().map(|(dispatch, bound)| {
                 let place = || format!("{}: kernel {}", executor.plan.ops[index].label, dispatch.shader);
-                executor.kernel(dispatch, options.checked).with_context(place)
+                executor.kernel(dispatch, bound, options.checked).with_context(place)
             });
             let kernels = kernels.collect::<Result<_>>()?;
-            executor.kernels.push((candidate.strategy, kernels));
+            executor.kernels.push((*strategy, kernels));
         }
         Ok(executor)
     }
@@ -103,15 +80,11 @@ impl GpuExecutor {
         self.kernels.iter().map(|(strategy, _)| *strategy).collect()
     }
 
-    fn kernel(&self, dispatch: &Dispatch, checked: bool) -> Result<Kernel> {
-        if 4 * dispatch.immediates.len() > IMMEDIATE_BYTES as usize {
-            bail!("{} words of immediates, 32 at most", dispatch.immediates.len());
-        }
-        self.check_bindings(dispatch)?;
-        let pipeline = self.gpu.pipelines.get(dispatch, &elements(&self.plan, dispatch), checked)?;
+    fn kernel(&self, dispatch: &Dispatch, bound: &[Bound], checked: bool) -> Result<Kernel> {
+        let pipeline = self.gpu.pipelines.get(dispatch, bound, checked)?;
         let mut entries =
             vec![wgpu::BindGroupEntry { binding: 0, resource: self.uniform.as_entire_binding() }];
-        for (index, binding) in dispatch.bindings.iter().enumerate() {
+        for (index, binding) in bound.iter().enumerate() {
             let resource = wgpu::BindingResource::Buffer(wgpu::BufferBinding {
                 buffer: &self.buffers[self.plan.placement(binding.tensor).buffer],
                 offset: self.offset(binding.tensor),
@@ -126,26 +99,8 @@ impl GpuExecutor {
                 entries: &entries,
             })
         })?;
-        let (immediates, grid) = (dispatch.immediates.clone(), dispatch.grid.clone());
+        let (immediates, grid) = (dispatch.immediates.words.clone(), dispatch.grid.clone());
         Ok(Kernel { pipeline, bind_group, immediates, grid })
-    }
-
-    /// wgpu would find these mistakes only at the first submission, and would name no tensor.
-    fn check_bindings(&self, dispatch: &Dispatch) -> Result<()> {
-        let buffer = |tensor| self.plan.placement(tensor).buffer;
-        let name = |tensor| self.plan.info(tensor).name.as_str();
-        for binding in &dispatch.bindings {
-            if self.plan.placement(binding.tensor).length == 0 {
-                bail!("{} has no elements", name(binding.tensor));
-            }
-            let writer = dispatch.bindings.iter().find(|other| {
-                other.access == Access::ReadWrite && buffer(other.tensor) == buffer(binding.tensor)
-            });
-            if let (Access::Read, Some(writer)) = (binding.access, writer) {
-                bail!("reads {} and writes {} in one buffer", name(binding.tensor), name(writer.tensor));
-            }
-        }
-        Ok(())
     }
 
     /// Where a tensor begins in its buffer, in bytes.
@@ -168,7 +123,7 @@ impl GpuExecutor {
         if elements > place.length {
             bail!("{elements} elements do not fit into {} ({})", info.name, place.length);
         }
-        // An odd number of halves ends within a word: only at the end of the tensor is nothing behind it.
+        // An odd number of f16 ends within a word: only at the end of the tensor is nothing behind it.
         if info.element == Element::Half && elements % 2 == 1 && elements < place.length {
             bail!("{elements} elements of half precision end within a word of {}", info.name);
         }
@@ -185,9 +140,9 @@ impl GpuExecutor {
         if self.plan.info(tensor).element == Element::Float {
             return bytemuck::cast_slice(data).into();
         }
-        let mut halves: Vec<f16> = data.iter().map(|&x| f16::from_f32(x)).collect();
-        halves.resize(data.len().next_multiple_of(2), f16::ZERO);
-        halves.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>().into()
+        let mut rounded: Vec<f16> = data.iter().map(|&x| f16::from_f32(x)).collect();
+        rounded.resize(data.len().next_multiple_of(2), f16::ZERO);
+        rounded.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>().into()
     }
 
     /// Submits the uploads and what `record` records after them.
@@ -252,21 +207,6 @@ impl GpuExecutor {
         }
         Ok(())
     }
-}
-
-/// The element types of a dispatch's bindings, in order.
-fn elements(plan: &Plan, dispatch: &Dispatch) -> Vec<Element> {
-    dispatch.bindings.iter().map(|binding| plan.info(binding.tensor).element).collect()
-}
-
-/// Folds a number of workgroups into two dimensions of at most `limit`. The product may exceed the number:
-/// kernels return where theirs is beyond their work.
-fn fold(workgroups: usize, limit: usize) -> Result<[u32; 2]> {
-    let y = workgroups.div_ceil(limit);
-    if y > limit {
-        bail!("{workgroups} workgroups are more than a grid can hold");
-    }
-    Ok([workgroups.div_ceil(y) as u32, y as u32])
 }
 
 impl Executor for GpuExecutor {
@@ -343,8 +283,8 @@ impl Executor for GpuExecutor {
         if self.plan.info(tensor).element == Element::Float {
             return Ok(bytemuck::cast_vec(words));
         }
-        let halves = words.iter().flat_map(|&word| [word as u16, (word >> 16) as u16]);
-        Ok(halves.take(place.length).map(|bits| f16::from_bits(bits).to_f32()).collect())
+        let elements = words.iter().flat_map(|&word| [word as u16, (word >> 16) as u16]);
+        Ok(elements.take(place.length).map(|bits| f16::from_bits(bits).to_f32()).collect())
     }
 
     fn read_uint(&mut self, tensor: TensorId) -> Result<Vec<u32>> {
@@ -366,25 +306,9 @@ impl Executor for GpuExecutor {
         self.readback.poll(&self.gpu, wait)
     }
 
-    fn describe(&self) -> String {
+    fn identity(&self) -> Identity {
         let c = &self.gpu.capabilities;
-        format!("{} ({}, {}, {})", c.name, c.kind, c.backend, c.driver)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn grids_fold_into_two_dimensions() {
-        assert_eq!(fold(1, 65_535).unwrap(), [1, 1]);
-        assert_eq!(fold(65_535, 65_535).unwrap(), [65_535, 1]);
-        for n in [65_536, 65_537, 3 * 65_536 + 1, 10_000_019] {
-            let [x, y] = fold(n, 65_535).unwrap();
-            assert!((x * y) as usize >= n && x <= 65_535 && y <= 65_535, "{n}: {x}×{y}");
-            assert!((x * y) as usize - n < y as usize, "{n}: {x}×{y} wastes");
-        }
-        assert!(fold(65_535 * 65_535 + 1, 65_535).is_err());
+        let [name, backend, driver] = [&c.name, &c.backend, &c.driver].map(String::clone);
+        Identity::Gpu { name, kind: c.kind, backend, driver }
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod adapter;
 mod buffers;
+mod choice;
 mod executor;
 mod handle;
 mod open;
@@ -18,7 +19,8 @@ pub mod tuning;
 mod uploads;
 
 pub use adapter::{Adapter, Capabilities, adapters};
-pub use executor::{GpuExecutor, Options};
+pub use choice::Options;
+pub use executor::GpuExecutor;
 pub use handle::Handle;
 pub use open::Gpu;
 pub use selector::Selection;

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 
-use crate::ops::{Access, Dispatch};
+use crate::ops::Dispatch;
+use crate::plan::{Access, Bound};
 use crate::tensor::Element;
 
 use super::adapter::IMMEDIATE_BYTES;
@@ -72,13 +73,13 @@ impl PipelineCache {
 }
 
 impl PipelineKey {
-    fn of(dispatch: &Dispatch, elements: &[Element], checked: bool) -> Self {
+    fn of(dispatch: &Dispatch, bound: &[Bound], checked: bool) -> Self {
         PipelineKey {
             shader: dispatch.shader,
             constants: dispatch.constants.clone(),
-            elements: elements.to_vec(),
-            written: dispatch.bindings.iter().map(|binding| binding.access == Access::ReadWrite).collect(),
-            immediate_words: dispatch.immediates.len(),
+            elements: bound.iter().map(|binding| binding.element).collect(),
+            written: bound.iter().map(|binding| binding.access == Access::ReadWrite).collect(),
+            immediate_words: dispatch.immediates.words.len(),
             checked,
         }
     }
@@ -100,17 +101,16 @@ impl Pipelines {
         self.compiled.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Compiles what these dispatches, each with the element types of its bindings, need: each pipeline once, on all
-    /// cores. `checked` modules test every index and zero workgroup memory: slower, for tests. What was compiled is
+    /// Compiles what these dispatches, each with its bindings, need: each pipeline once, on all cores. `checked` modules test every index and zero workgroup memory: slower, for tests. What was compiled is
     /// kept for the next run.
     pub fn compile_all<'a>(
         &self,
         handle: &Handle,
-        dispatches: impl Iterator<Item = (&'a Dispatch, Vec<Element>)>,
+        dispatches: impl Iterator<Item = &'a (Dispatch, Vec<Bound>)>,
         checked: bool,
     ) -> Result<()> {
         let mut keys: Vec<PipelineKey> =
-            dispatches.map(|(dispatch, elements)| PipelineKey::of(dispatch, &elements, checked)).collect();
+            dispatches.map(|(dispatch, bound)| PipelineKey::of(dispatch, bound, checked)).collect();
         let mut seen = HashSet::new();
         keys.retain(|key| seen.insert(key.clone()) && !self.compiled().contains_key(key));
         keys.into_par_iter().try_for_each(|key| {
@@ -125,8 +125,8 @@ impl Pipelines {
     }
 
     /// The compiled pipeline of a dispatch.
-    pub fn get(&self, dispatch: &Dispatch, elements: &[Element], checked: bool) -> Result<Arc<Pipeline>> {
-        let found = self.compiled().get(&PipelineKey::of(dispatch, elements, checked)).cloned();
+    pub fn get(&self, dispatch: &Dispatch, bound: &[Bound], checked: bool) -> Result<Arc<Pipeline>> {
+        let found = self.compiled().get(&PipelineKey::of(dispatch, bound, checked)).cloned();
         found.with_context(|| format!("{} was not compiled", dispatch.shader))
     }
 

@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::ops::constants::shared;
 use crate::tensor::Element;
 
 include!(concat!(env!("OUT_DIR"), "/shaders.rs"));
@@ -51,7 +52,7 @@ fn embedded(name: &str) -> Result<&'static str> {
 }
 
 /// The module of `shaders/<name>.wgsl` with these constants and element types of its bindings (f32 where none is
-/// given): `const NAME: u32 = value;` lines, aliases, the prelude, and the source with its `#if` lines resolved.
+/// given): `const NAME: u32 = value;` lines, of the shared constants those that it names; aliases, the prelude, and the source with its `#if` lines resolved.
 pub fn assemble(name: &str, constants: &[(&str, u32)], elements: &[Element]) -> Result<Source> {
     assemble_text(name, embedded(name)?, constants, elements)
 }
@@ -77,6 +78,9 @@ pub fn assemble_text(
     }
     enabled.iter().for_each(|line| text += &format!("{line}\n"));
     for (constant, value) in constants {
+        text += &format!("const {constant}: u32 = {value}u;\n");
+    }
+    for (constant, value) in shared().filter(|(constant, _)| lines.iter().any(|line| line.names(constant))) {
         text += &format!("const {constant}: u32 = {value}u;\n");
     }
     let vectors = constants.contains(&("VEC", 1));
@@ -111,6 +115,15 @@ struct Line {
     text: String,
     origin: Origin,
 }
+
+impl Line {
+    /// Whether the code of the line, not its comment, has this word.
+    fn names(&self, word: &str) -> bool {
+        let code = self.text.split("//").next().unwrap_or("");
+        code.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).any(|other| other == word)
+    }
+}
+
 /// One open `#if`.
 struct Block {
     line: usize,
@@ -236,6 +249,25 @@ mod tests {
         let expected = 1 + own.lines().position(|l| l.starts_with("fn main")).unwrap();
         assert_eq!(source.locate(line("fn main")), format!("shaders/matmul_sum_splits.wgsl:{expected}"));
         assert!(assemble("nothing", &[], &[]).unwrap_err().to_string().contains("shaders/nothing.wgsl"));
+    }
+
+    #[test]
+    fn shared_constants_are_named_not_numbered() {
+        let text = assemble("replace", &[], &[]).unwrap().text;
+        assert!(text.contains("const PADDING: u32 = 4294967294u;\n") && !text.contains("METRIC_"));
+        let numbers = ["4294967295", "4294967294", "0xffffffff", "0xfffffffe"];
+        for (name, source) in SHADERS {
+            for (number, line) in source.lines().enumerate() {
+                let code = line.split("//").next().unwrap_or("").to_lowercase();
+                let at = format!("shaders/{name}.wgsl:{}: {line}", number + 1);
+                let slot = code.split("metrics[").nth(1).and_then(|rest| rest.trim_start().chars().next());
+                assert!(!slot.is_some_and(|first| first.is_ascii_digit()), "{at}: use METRIC_…");
+                assert!(!numbers.iter().any(|number| code.contains(number)), "{at}: see ops::constants");
+                let declares = shared()
+                    .any(|(constant, _)| code.contains(&format!("const {}:", constant.to_lowercase())));
+                assert!(!declares, "{at}: declared by ops::constants");
+            }
+        }
     }
 
     #[test]

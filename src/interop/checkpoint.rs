@@ -268,7 +268,7 @@ mod tests {
     use super::*;
     use crate::cpu::CpuExecutor;
     use crate::ops::optimizer::Clear;
-    use crate::plan::{Initial, Phase, PlanBuilder};
+    use crate::plan::{Initial, ParameterKind, Phase, PlanBuilder};
     use crate::tensor::Element;
     use safetensors::SafeTensors;
 
@@ -276,8 +276,8 @@ mod tests {
     fn executor(columns: usize) -> CpuExecutor<f32> {
         let mut builder = PlanBuilder::new();
         let parts = [("a.query.weight".to_owned(), 3), ("a.key.weight".to_owned(), 2)];
-        let weight = builder.parameter(&parts, columns, false, Initial::Zero);
-        let bias = builder.parameter(&[("a.bias".to_owned(), 5)], 1, true, Initial::Zero);
+        let weight = builder.parameter(&parts, columns, ParameterKind::Weight, Initial::Zero);
+        let bias = builder.parameter(&[("a.bias".to_owned(), 5)], 1, ParameterKind::Bias, Initial::Zero);
         builder.phase(Phase::Clear);
         for parameter in [&weight, &bias] {
             for tensor in [parameter.value, parameter.first_moment, parameter.second_moment] {

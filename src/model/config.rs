@@ -1,10 +1,13 @@
-//! Sizes of the model, resolved and checked, and the work they mean (SPEC.md §2 and §7).
+//! Sizes of the model, resolved and checked, and the work they mean (`docs/spec.md` §2 and §7).
 
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
 /// Width of an attention head where the number of heads is derived.
 const HEAD_SIZE: usize = 64;
+
+/// The largest of all sizes.
+pub const LARGEST_SIZE: usize = 1 << 24;
 
 /// Widest head the attention kernels take.
 const LARGEST_HEAD: usize = 256;
@@ -48,22 +51,15 @@ pub fn generator_ffn_size(generator_hidden_size: usize) -> usize {
 impl ModelConfig {
     /// Refuses sizes that make no model, naming the key.
     pub fn validate(&self) -> Result<()> {
-        let sizes = [
-            ("vocab_size", self.vocab_size),
-            ("embedding_size", self.embedding_size),
-            ("hidden_size", self.hidden_size),
-            ("layers", self.layers),
-            ("heads", self.heads),
-            ("ffn_size", self.ffn_size),
-            ("max_positions", self.max_positions),
-            ("generator_hidden_size", self.generator_hidden_size),
-            ("generator_layers", self.generator_layers),
-            ("generator_heads", self.generator_heads),
-            ("generator_ffn_size", self.generator_ffn_size),
-        ];
-        for (name, size) in sizes {
-            ensure!(size > 0, "model.{name} is 0; it must be 1 or more");
-            ensure!(size <= 1 << 24, "model.{name} is {size}; it must be at most {}", 1 << 24);
+        // Every field is a size.
+        if let serde_json::Value::Object(sizes) = serde_json::to_value(self)? {
+            for (name, size) in sizes {
+                let most = LARGEST_SIZE as u64;
+                ensure!(
+                    size.as_u64().is_some_and(|size| (1..=most).contains(&size)),
+                    "model.{name} is {size}; it must be a whole number, 1 to {most}"
+                );
+            }
         }
         for (prefix, hidden, heads) in [
             ("", self.hidden_size, self.heads),
@@ -82,7 +78,7 @@ impl ModelConfig {
         Ok(())
     }
 
-    /// Training FLOPs of a batch as SPEC.md §7 counts them: 6 × the multiply-adds of the matrix products of
+    /// Training FLOPs of a batch as `docs/spec.md` §7 counts them: 6 × the multiply-adds of the matrix products of
     /// the forward pass. Embedding look-ups are free; the vocabulary's logits count for masked slots alone;
     /// attention counts the pairs of real tokens.
     ///

@@ -6,9 +6,9 @@
 use anyhow::{Result, ensure};
 
 use crate::batch::PackedBatch;
+use crate::ops::constants::{AUC_BINS, METRICS};
 use crate::ops::optimizer::Clear;
 use crate::ops::replace::Replace;
-use crate::ops::replaced_token::AUC_BINS;
 use crate::plan::{Phase, Plan, PlanBuilder, Upload};
 use crate::tensor::{Element, Precision, Role, Rows, TensorId};
 
@@ -20,9 +20,6 @@ use super::parameters::{
     self, DiscriminatorHead, EmbeddingParameters, EncoderParameters, EncoderSize, GeneratorHead, LayerRates,
 };
 use super::update::{OptimizerOptions, RANGE_LIMIT, clear_gradients, update};
-
-/// Elements of the metrics tensor; `train::metrics` names the places.
-pub const METRICS: usize = 16;
 
 /// What one micro-batch can hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,11 +6,11 @@ use std::fmt::Debug;
 use anyhow::{Result, ensure};
 
 use crate::batch::PackedBatch;
+use crate::ops::constants::METRICS;
 use crate::ops::optimizer::Clear;
 use crate::plan::{ParameterRange, Phase, Plan, PlanBuilder, Upload};
 use crate::tensor::{Dropout, Element, Extent, Precision, Role, Rows, StepValues, TensorId};
 
-use super::electra::METRICS;
 use super::encoder::Encoder;
 use super::feed::{Fed, Feed, Labelled};
 use super::inputs::{Packed, PackedInputs, WordListTensors, WordRows};
@@ -110,15 +110,8 @@ pub struct FinetuneOptions {
     pub optimizer: OptimizerOptions,
 }
 
-/// Places in the metrics tensor: sums over rows of loss, rows that are right, rows.
-pub mod place {
-    /// Of the only loss, or of the starts.
-    pub const FIRST: [usize; 3] = [0, 1, 2];
-    /// Of the ends of joint spans.
-    pub const SECOND: [usize; 3] = [3, 4, 5];
-    /// Of answerability. (8 to 10 are the optimiser's, 12 and 13 loss scaling's.)
-    pub const THIRD: [usize; 3] = [6, 7, 11];
-}
+/// Slots of the metrics tensor: sums over rows of loss, rows that are right, rows.
+pub use crate::ops::constants::finetuning as place;
 
 /// Tensors of a plan by which every head's step is fed.
 #[derive(Clone, Copy, Debug)]

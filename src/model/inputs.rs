@@ -73,7 +73,7 @@ pub struct Masked {
     pub ids: TensorId,
     pub sequences: TensorId,
     pub slots: TensorId,
-    /// `[T]`: slot of a row or `u32::MAX`.
+    /// `[T]`: slot of a row or `NO_SLOT`.
     pub slot_of_row: TensorId,
     /// `[M]`: the generator's samples; written by the device unless `draws` is off.
     pub sampled: TensorId,

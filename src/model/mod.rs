@@ -1,6 +1,7 @@
 //! ELECTRA: its configuration, its parameters, and the plan of a training step.
 //!
-//! There is one description of the model; pre-training, evaluation and fine-tuning are plans built from it. Forward and backward of a layer stand side by side in `encoder`.
+//! There is one description of the model; pre-training, evaluation and fine-tuning are plans built from it. Each layer
+//! has forward and backward in one file of `layers`; `encoder` and `heads` are made of layers, plans of these.
 
 pub mod config;
 pub mod electra;

@@ -1,8 +1,9 @@
-//! The parameters of both networks: names (SPEC.md §6), shapes, and how they start (SPEC.md §2).
+//! The parameters of both networks: names (`docs/spec.md` §6), shapes, and how they start (`docs/spec.md` §2).
 
 use anyhow::Result;
 
-use crate::plan::{Executor, Initial, Parameter, PlanBuilder};
+use crate::plan::{Executor, Initial, Parameter, ParameterKind, PlanBuilder};
+use crate::tensor::draws::INITIALISATION;
 use crate::tensor::random::{self, Stream};
 
 use super::ModelConfig;
@@ -110,8 +111,8 @@ pub fn dense(
         names.iter().map(|name| (format!("{name}.{kind}"), outputs)).collect()
     };
     DenseParameters {
-        weight: builder.parameter(&parts("weight"), inputs, false, initial),
-        bias: builder.parameter(&parts("bias"), 1, true, Initial::Zero),
+        weight: builder.parameter(&parts("weight"), inputs, ParameterKind::Weight, initial),
+        bias: builder.parameter(&parts("bias"), 1, ParameterKind::Bias, Initial::Zero),
         inputs,
         outputs: outputs * names.len(),
     }
@@ -119,8 +120,8 @@ pub fn dense(
 
 fn norm(builder: &mut PlanBuilder, name: &str, size: usize) -> NormParameters {
     NormParameters {
-        weight: builder.parameter(&[(format!("{name}.weight"), size)], 1, true, Initial::One),
-        bias: builder.parameter(&[(format!("{name}.bias"), size)], 1, true, Initial::Zero),
+        weight: builder.parameter(&[(format!("{name}.weight"), size)], 1, ParameterKind::Norm, Initial::One),
+        bias: builder.parameter(&[(format!("{name}.bias"), size)], 1, ParameterKind::Norm, Initial::Zero),
     }
 }
 
@@ -128,7 +129,7 @@ pub fn embeddings(builder: &mut PlanBuilder, config: &ModelConfig) -> EmbeddingP
     let root = "discriminator.electra.embeddings";
     let mut table = |name: &str, rows: usize| {
         let name = format!("{root}.{name}.weight");
-        builder.parameter(&[(name, rows)], config.embedding_size, false, NORMAL)
+        builder.parameter(&[(name, rows)], config.embedding_size, ParameterKind::Weight, NORMAL)
     };
     EmbeddingParameters {
         word: table("word_embeddings", config.vocab_size),
@@ -138,7 +139,7 @@ pub fn embeddings(builder: &mut PlanBuilder, config: &ModelConfig) -> EmbeddingP
     }
 }
 
-/// Layer-wise decay of the learning rate (SPEC.md §5): layer k of L has decay^(L−k), embeddings and
+/// Layer-wise decay of the learning rate (`docs/spec.md` §5): layer k of L has decay^(L−k), embeddings and
 /// `embeddings_project` decay^(L+1), heads 1.
 #[derive(Clone, Copy, Debug)]
 pub struct LayerRates {
@@ -212,7 +213,7 @@ pub fn generator_head(builder: &mut PlanBuilder, config: &ModelConfig) -> Genera
         output_bias: builder.parameter(
             &[("generator.generator_lm_head.bias".to_owned(), config.vocab_size)],
             1,
-            true,
+            ParameterKind::Bias,
             Initial::Zero,
         ),
     }
@@ -226,9 +227,6 @@ pub fn discriminator_head(builder: &mut PlanBuilder, config: &ModelConfig) -> Di
         prediction: dense(builder, &[format!("{root}.dense_prediction")], hidden, 1, Initial::GlorotUniform),
     }
 }
-
-/// Coordinate of initialisation among a run's draws; far from any step number.
-const INITIALISATION: u32 = 0xFFFF_FFFF;
 
 /// Draws all parameters of the executor's plan. Each named part has a stream of its own, so a parameter's
 /// start depends on the seed and its name alone, not on how the plan fuses or orders it.

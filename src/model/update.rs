@@ -8,7 +8,7 @@ use crate::tensor::{Element, Role, Rows, TensorId};
 /// Elements of a parameter range at most: 64 MiB, half of the binding limit every adapter has.
 pub const RANGE_LIMIT: usize = 16 << 20;
 
-/// The optimiser of SPEC.md §3.7 and §3.8.
+/// The optimiser of `docs/spec.md` §3.7 and §3.8.
 #[derive(Clone, Copy, Debug)]
 pub struct OptimizerOptions {
     pub clip_norm: f32,

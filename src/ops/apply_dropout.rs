@@ -2,19 +2,22 @@
 
 use rayon::prelude::*;
 
-use crate::tensor::{Dropout, Extents, Rows, TensorId};
+use crate::tensor::{Dropout, Rows, TensorId};
 
+use super::Kind::{Activation, Uint};
 use super::dropout::RowDropout;
-use super::lanes::{Lanes, immediates};
-use super::{Candidate, CpuOp, Describe, Dispatch, Io, Kernels, Memory, Requirements, Scalar};
-use super::{read, simd, write};
+use super::immediates::{DropoutWords, RowsColumns, immediates};
+use super::lanes::Lanes;
+use super::simd;
+use super::tensor_use::{read, write};
+use super::{Candidate, CpuOp, Describe, Dispatch, Kernels, Memory, Scalar, TensorUse, bind};
 
 /// Rows a task of the CPU computes.
 const TASK_ROWS: usize = 64;
 
 /// output = input × factor, each factor 0 or the dropout's scale; a copy where dropout is off.
 ///
-/// Its own way back: applied to the gradient of the output, with the same site, it draws the same factors.
+/// Its own backward: applied to the gradient of the output, with the same site, it draws the same factors.
 #[derive(Clone, Debug)]
 pub struct ApplyDropout {
     /// `[R, C]`
@@ -35,16 +38,17 @@ impl Describe for ApplyDropout {
         "apply_dropout"
     }
 
-    fn io(&self) -> Io {
-        let mut reads = vec![self.input];
+    fn tensors(&self) -> Vec<TensorUse> {
+        let (rows, columns) = (self.rows, self.columns);
+        let mut tensors = vec![
+            read("input", self.input, Activation, (rows, columns)),
+            write("output", self.output, Activation, (rows, columns)),
+        ];
         if self.dropout.is_on() {
-            reads.extend([self.positions, self.sequences]);
+            tensors.push(read("positions", self.positions, Uint, (rows, 1)));
+            tensors.push(read("sequences", self.sequences, Uint, (rows, 1)));
         }
-        Io { reads, writes: vec![self.output], ..Io::default() }
-    }
-
-    fn flops(&self, _: &Extents) -> f64 {
-        0.0
+        tensors
     }
 }
 
@@ -70,17 +74,24 @@ impl<S: Scalar> CpuOp<S> for ApplyDropout {
     }
 }
 
+immediates! {
+    struct Immediates {
+        shape: RowsColumns,
+        dropout: DropoutWords,
+    }
+}
+
 impl Kernels for ApplyDropout {
     fn candidates(&self) -> Vec<Candidate> {
         let lanes = Lanes::elementwise(self.columns);
         let mut constants = lanes.constants();
         constants.push(("DROPOUT", u32::from(self.dropout.is_on())));
-        let mut bindings = vec![read(self.input), write(self.output)];
+        let mut bindings = bind([self.input, self.output]);
         if self.dropout.is_on() {
-            bindings.extend([read(self.positions), read(self.sequences)]);
+            bindings.extend(bind([self.positions, self.sequences]));
         }
-        let mut immediates = immediates(self.rows, self.columns);
-        immediates.extend(self.dropout.immediates());
+        let shape = RowsColumns::new(self.rows, self.columns);
+        let immediates = Immediates { shape, dropout: self.dropout.into() }.into();
         let dispatch = Dispatch {
             shader: "apply_dropout",
             constants,
@@ -88,6 +99,6 @@ impl Kernels for ApplyDropout {
             immediates,
             grid: lanes.grid(self.rows),
         };
-        vec![Candidate { strategy: "rows", requires: Requirements::default(), dispatches: vec![dispatch] }]
+        Candidate::only("rows", dispatch)
     }
 }

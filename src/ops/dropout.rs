@@ -1,5 +1,7 @@
 //! Dropout of packed rows on the CPU: the factors of a row, drawn again wherever they are needed.
 
+use anyhow::{Result, ensure};
+
 use crate::tensor::{Dropout, TensorId, random};
 
 use super::{Memory, Scalar};
@@ -9,6 +11,17 @@ const DRAWS: usize = 16;
 
 /// Channels whose factors are made together: four 16-bit draws a counter.
 const CHANNELS: usize = 4 * DRAWS;
+
+/// Fails where dropout is on, and there are no coordinates to draw at.
+pub(super) fn check_coordinates(
+    dropouts: &[Dropout],
+    positions: Option<TensorId>,
+    sequences: Option<TensorId>,
+) -> Result<()> {
+    let given = positions.is_some() && sequences.is_some();
+    ensure!(given || !dropouts.iter().any(Dropout::is_on), "dropout needs positions and sequences");
+    Ok(())
+}
 
 /// Dropout at one site over the rows of a micro-batch.
 #[derive(Clone, Copy)]
@@ -21,20 +34,23 @@ pub(super) struct RowDropout<'a> {
 }
 
 impl<'a> RowDropout<'a> {
-    /// `None` where dropout is off; `positions` and `sequences` (u32 `[rows]`) must be there where it is on.
+    /// `None` where dropout is off, or without `positions` and `sequences` (u32 `[rows]`), of which ops check with
+    /// [`check_coordinates`] that they are there where it is on.
     pub fn new<S: Scalar>(
         memory: &Memory<'a, S>,
         dropout: Dropout,
         positions: Option<TensorId>,
         sequences: Option<TensorId>,
     ) -> Option<Self> {
-        let coordinates = |id: Option<TensorId>| memory.read_uint(id.expect("dropout needs coordinates"));
-        dropout.is_on().then(|| RowDropout {
+        let (true, Some(positions), Some(sequences)) = (dropout.is_on(), positions, sequences) else {
+            return None;
+        };
+        Some(RowDropout {
             dropout,
             key: memory.values.key,
             first_sequence: memory.values.first_sequence,
-            positions: coordinates(positions),
-            sequences: coordinates(sequences),
+            positions: memory.read_uint(positions),
+            sequences: memory.read_uint(sequences),
         })
     }
 

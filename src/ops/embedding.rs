@@ -2,14 +2,17 @@
 
 use rayon::prelude::*;
 
-use crate::tensor::{Dropout, Extents, Rows, TensorId};
+use crate::tensor::{Dropout, Rows, TensorId};
 
+use super::Kind::{Activation, Exact, Uint};
 use super::dropout::RowDropout;
-use super::lanes::{Lanes, immediates};
+use super::immediates::RowsColumns;
+use super::lanes::Lanes;
 use super::norm::{Norm, TASK_ROWS, normalise};
 use super::norm_kernels::{self, Side};
-use super::{Candidate, CpuOp, Describe, Dispatch, Io, Kernels, Memory, Scalar};
-use super::{read, simd, write};
+use super::simd;
+use super::tensor_use::{read, table, vector, write};
+use super::{Binding, Candidate, CpuOp, Describe, Dispatch, Kernels, Memory, Scalar, TensorUse, bind};
 
 /// sum = word[id] + position[p] + segment[s]; output = dropout(LayerNorm(sum)·weight + bias).
 #[derive(Clone, Debug)]
@@ -49,17 +52,25 @@ impl Describe for Embedding {
         "embedding"
     }
 
-    fn io(&self) -> Io {
-        let mut reads = vec![self.ids, self.positions, self.segments];
-        reads.extend([self.word, self.position, self.segment, self.weight, self.bias]);
+    fn tensors(&self) -> Vec<TensorUse> {
+        let (rows, columns) = (self.rows, self.columns);
+        let mut tensors = vec![
+            read("ids", self.ids, Uint, (rows, 1)),
+            read("positions", self.positions, Uint, (rows, 1)),
+            read("segments", self.segments, Uint, (rows, 1)),
+            read("word", self.word, Exact, table(columns)),
+            read("position", self.position, Exact, table(columns)),
+            read("segment", self.segment, Exact, (2, columns)),
+            read("weight", self.weight, Exact, vector(columns)),
+            read("bias", self.bias, Exact, vector(columns)),
+            write("sum", self.sum, Activation, (rows, columns)),
+            write("statistics", self.statistics, Exact, (rows, 2)),
+            write("output", self.output, Activation, (rows, columns)),
+        ];
         if self.dropout.is_on() {
-            reads.push(self.sequences);
+            tensors.push(read("sequences", self.sequences, Uint, (rows, 1)));
         }
-        Io { reads, writes: vec![self.sum, self.statistics, self.output], ..Io::default() }
-    }
-
-    fn flops(&self, _: &Extents) -> f64 {
-        0.0
+        tensors
     }
 }
 
@@ -123,23 +134,25 @@ impl Kernels for Embedding {
     /// Look-ups and norm in two kernels: together they would need twelve bindings of WebGPU's eight.
     fn candidates(&self) -> Vec<Candidate> {
         let lanes = Lanes::elementwise(self.columns);
-        let mut bindings = [self.ids, self.positions, self.segments, self.word, self.position, self.segment]
-            .map(read)
-            .to_vec();
-        bindings.push(write(self.sum));
+        let tables = [self.word, self.position, self.segment];
+        let mut bindings = bind([self.ids, self.positions, self.segments]);
+        bindings.extend(bind(tables));
+        bindings.push(self.sum.into());
         let look_up = Dispatch {
             shader: "embedding_forward",
             constants: lanes.constants(),
             bindings,
-            immediates: immediates(self.rows, self.columns),
+            immediates: RowsColumns::new(self.rows, self.columns).into(),
             grid: lanes.grid(self.rows),
         };
+        // The second kernel normalises what the first has written.
+        let sum = Binding::ReadBack(self.sum);
         let candidate = |(strategy, lanes, requires)| Candidate {
             strategy,
             requires,
             dispatches: vec![
                 look_up.clone(),
-                norm_kernels::forward(&self.norm(), (self.dropout, Side::Output), lanes),
+                norm_kernels::forward(&self.norm(), sum, (self.dropout, Side::Output), lanes),
             ],
         };
         norm_kernels::layouts(self.columns).into_iter().map(candidate).collect()

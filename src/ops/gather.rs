@@ -1,20 +1,20 @@
-//! Some rows of a tensor, picked by a list, and the way back.
+//! Some rows of a tensor, picked by a list, and backward.
 
 use rayon::prelude::*;
 
-use crate::tensor::{Extents, Rows, TensorId};
+use crate::tensor::{Rows, TensorId};
 
-use super::lanes::{Lanes, immediates};
-use super::{Candidate, CpuOp, Describe, Dispatch, Io, Kernels, Memory, Requirements, Scalar};
-use super::{read, write};
+use super::Kind::{Activation, Uint};
+use super::immediates::RowsColumns;
+use super::lanes::Lanes;
+use super::tensor_use::{read, table, write};
+use super::{Candidate, CpuOp, Describe, Dispatch, Kernels, Memory, Scalar, TensorUse, bind};
 
 /// Rows a task of the CPU copies.
 const TASK_ROWS: usize = 64;
 
-/// Says that a row is in no slot (`GatherGradient::slots`).
-pub const NO_SLOT: u32 = u32::MAX;
-/// As `NO_SLOT`, for rows that are padding. Packed batches have none; padded ones, made to compare with, do.
-pub const PADDING: u32 = u32::MAX - 1;
+/// What `GatherGradient::slots` holds of rows in no slot.
+pub use super::constants::{NO_SLOT, PADDING};
 
 /// output[m] = input[list[m]].
 #[derive(Clone, Debug)]
@@ -35,12 +35,12 @@ impl Describe for Gather {
         "gather"
     }
 
-    fn io(&self) -> Io {
-        Io { reads: vec![self.input, self.list], writes: vec![self.output], ..Io::default() }
-    }
-
-    fn flops(&self, _: &Extents) -> f64 {
-        0.0
+    fn tensors(&self) -> Vec<TensorUse> {
+        vec![
+            read("input", self.input, Activation, table(self.columns)),
+            read("list", self.list, Uint, (self.rows, 1)),
+            write("output", self.output, Activation, (self.rows, self.columns)),
+        ]
     }
 }
 
@@ -78,12 +78,12 @@ impl Describe for GatherGradient {
         "gather_gradient"
     }
 
-    fn io(&self) -> Io {
-        Io { reads: vec![self.gradient, self.slots], writes: vec![self.output], ..Io::default() }
-    }
-
-    fn flops(&self, _: &Extents) -> f64 {
-        0.0
+    fn tensors(&self) -> Vec<TensorUse> {
+        vec![
+            read("gradient", self.gradient, Activation, table(self.columns)),
+            read("slots", self.slots, Uint, (self.rows, 1)),
+            write("output", self.output, Activation, (self.rows, self.columns)),
+        ]
     }
 }
 
@@ -113,11 +113,11 @@ impl Kernels for Gather {
         let dispatch = Dispatch {
             shader: "gather_forward",
             constants,
-            bindings: vec![read(self.input), read(self.list), write(self.output)],
-            immediates: immediates(self.rows, self.columns),
+            bindings: bind([self.input, self.list, self.output]),
+            immediates: RowsColumns::new(self.rows, self.columns).into(),
             grid: lanes.grid(self.rows),
         };
-        vec![Candidate { strategy: "rows", requires: Requirements::default(), dispatches: vec![dispatch] }]
+        Candidate::only("rows", dispatch)
     }
 }
 
@@ -128,10 +128,10 @@ impl Kernels for GatherGradient {
         let dispatch = Dispatch {
             shader: "gather_gradient",
             constants,
-            bindings: vec![read(self.gradient), read(self.slots), write(self.output)],
-            immediates: immediates(self.rows, self.columns),
+            bindings: bind([self.gradient, self.slots, self.output]),
+            immediates: RowsColumns::new(self.rows, self.columns).into(),
             grid: lanes.grid(self.rows),
         };
-        vec![Candidate { strategy: "rows", requires: Requirements::default(), dispatches: vec![dispatch] }]
+        Candidate::only("rows", dispatch)
     }
 }

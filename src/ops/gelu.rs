@@ -2,11 +2,14 @@
 
 use rayon::prelude::*;
 
-use crate::tensor::{Extents, Rows, TensorId};
+use crate::tensor::{Rows, TensorId};
 
-use super::lanes::{Lanes, immediates};
-use super::{Candidate, CpuOp, Describe, Dispatch, Io, Kernels, Memory, Requirements, Scalar};
-use super::{read, simd, write};
+use super::Kind::Activation;
+use super::immediates::RowsColumns;
+use super::lanes::Lanes;
+use super::simd;
+use super::tensor_use::{read, write};
+use super::{Candidate, CpuOp, Describe, Dispatch, Kernels, Memory, Scalar, TensorUse, bind};
 
 /// Elements a task of the CPU computes.
 const TASK_ELEMENTS: usize = 8192;
@@ -27,12 +30,9 @@ impl Describe for Gelu {
         "gelu"
     }
 
-    fn io(&self) -> Io {
-        Io { reads: vec![self.input], writes: vec![self.output], ..Io::default() }
-    }
-
-    fn flops(&self, _: &Extents) -> f64 {
-        0.0
+    fn tensors(&self) -> Vec<TensorUse> {
+        let shape = (self.rows, self.columns);
+        vec![read("input", self.input, Activation, shape), write("output", self.output, Activation, shape)]
     }
 }
 
@@ -72,16 +72,13 @@ impl Describe for GeluGradient {
         "gelu_gradient"
     }
 
-    fn io(&self) -> Io {
-        Io {
-            reads: vec![self.input, self.output_gradient],
-            writes: vec![self.input_gradient],
-            ..Io::default()
-        }
-    }
-
-    fn flops(&self, _: &Extents) -> f64 {
-        0.0
+    fn tensors(&self) -> Vec<TensorUse> {
+        let shape = (self.rows, self.columns);
+        vec![
+            read("input", self.input, Activation, shape),
+            read("output_gradient", self.output_gradient, Activation, shape),
+            write("input_gradient", self.input_gradient, Activation, shape),
+        ]
     }
 }
 
@@ -112,11 +109,11 @@ impl Kernels for Gelu {
         let dispatch = Dispatch {
             shader: "gelu",
             constants,
-            bindings: vec![read(self.input), write(self.output)],
-            immediates: immediates(self.rows, self.columns),
+            bindings: bind([self.input, self.output]),
+            immediates: RowsColumns::new(self.rows, self.columns).into(),
             grid: lanes.grid(self.rows),
         };
-        vec![Candidate { strategy: "rows", requires: Requirements::default(), dispatches: vec![dispatch] }]
+        Candidate::only("rows", dispatch)
     }
 }
 
@@ -128,10 +125,10 @@ impl Kernels for GeluGradient {
         let dispatch = Dispatch {
             shader: "gelu",
             constants,
-            bindings: vec![read(self.input), write(self.input_gradient), read(self.output_gradient)],
-            immediates: immediates(self.rows, self.columns),
+            bindings: bind([self.input, self.input_gradient, self.output_gradient]),
+            immediates: RowsColumns::new(self.rows, self.columns).into(),
             grid: lanes.grid(self.rows),
         };
-        vec![Candidate { strategy: "rows", requires: Requirements::default(), dispatches: vec![dispatch] }]
+        Candidate::only("rows", dispatch)
     }
 }

@@ -48,9 +48,3 @@ impl Lanes {
         Grid(vec![Count::Rows { rows, per: self.rows }])
     }
 }
-
-/// Extent, offset, capacity, columns: how the immediates of these kernels start.
-pub(super) fn immediates(rows: Rows, columns: usize) -> Vec<u32> {
-    let [extent, offset, capacity] = rows.immediates();
-    vec![extent, offset, capacity, columns as u32]
-}

@@ -2,23 +2,23 @@
 //! range because the losses are multiplied by a scale that follows them. Adam divides by it, and makes no step where
 //! a gradient overflowed.
 
-use crate::tensor::{Extents, TensorId};
+use crate::tensor::TensorId;
 
+use super::Kind::Exact;
+use super::immediates::immediates;
 use super::optimizer::METRIC_NOT_FINITE;
-use super::{
-    Candidate, Count, CpuOp, Describe, Dispatch, Grid, Io, Kernels, Memory, Requirements, Scalar, write,
-};
+use super::tensor_use::{accumulate, flat, vector};
+use super::{Candidate, Count, CpuOp, Describe, Dispatch, Grid, Kernels, Memory, Scalar, TensorUse, bind};
 
 /// The scale that a run begins with. Too high costs a few skipped steps.
 const FIRST_SCALE: f32 = 65536.0;
-pub const LOWEST_SCALE: f32 = 1.0;
-const HIGHEST_SCALE: f32 = 16_777_216.0;
+pub const LOWEST_SCALE: f32 = super::constants::LOWEST_LOSS_SCALE as f32;
+const HIGHEST_SCALE: f32 = super::constants::HIGHEST_LOSS_SCALE as f32;
 /// Steps without overflow after which a higher scale is tried.
 pub const INTERVAL: u32 = 1000;
 
-/// Places in the metrics tensor.
-pub const METRIC_SCALE: usize = 12;
-pub const METRIC_SKIPPED: usize = 13;
+/// Slots of the metrics tensor.
+pub use super::constants::{METRIC_SCALE, METRIC_SKIPPED};
 
 /// Elements of the state: scale, finite steps since it changed, steps skipped.
 pub const STATE: usize = 3;
@@ -41,12 +41,11 @@ impl Describe for LossScaling {
         "loss_scaling"
     }
 
-    fn io(&self) -> Io {
-        Io { updates: vec![self.state, self.metrics], ..Io::default() }
-    }
-
-    fn flops(&self, _: &Extents) -> f64 {
-        0.0
+    fn tensors(&self) -> Vec<TensorUse> {
+        vec![
+            accumulate("state", self.state, Exact, vector(STATE)),
+            accumulate("metrics", self.metrics, Exact, flat(METRIC_SKIPPED + 1)),
+        ]
     }
 }
 
@@ -70,15 +69,21 @@ impl<S: Scalar> CpuOp<S> for LossScaling {
     }
 }
 
+immediates! {
+    struct Immediates {
+        interval: u32,
+    }
+}
+
 impl Kernels for LossScaling {
     fn candidates(&self) -> Vec<Candidate> {
         let dispatch = Dispatch {
             shader: "loss_scaling",
             constants: vec![],
-            bindings: vec![write(self.state), write(self.metrics)],
-            immediates: vec![self.interval],
+            bindings: bind([self.state, self.metrics]),
+            immediates: Immediates { interval: self.interval }.into(),
             grid: Grid(vec![Count::Fixed(1)]),
         };
-        vec![Candidate { strategy: "single", requires: Requirements::default(), dispatches: vec![dispatch] }]
+        Candidate::only("single", dispatch)
     }
 }

@@ -10,13 +10,16 @@
 
 use std::ops::Range;
 
+use anyhow::{Result, ensure};
 use rayon::prelude::*;
 
 use crate::tensor::{Extents, Rows, TensorId};
 
+use super::Kind::{Activation, Exact};
 use super::scalar::Strided;
 use super::strip::Strip;
-use super::{CpuOp, Describe, Io, Memory, Scalar, simd};
+use super::tensor_use::{accumulate, part, read, scratch, vector, write};
+use super::{CpuOp, Describe, Memory, Scalar, TensorUse, simd};
 
 mod kernels;
 
@@ -51,7 +54,7 @@ pub enum Epilogue {
         bias: TensorId,
         before: TensorId,
     },
-    /// C = AB · gelu′(before): the way back through `BiasGelu`.
+    /// C = AB · gelu′(before): backward of `BiasGelu`.
     GeluGradient {
         before: TensorId,
     },
@@ -89,6 +92,14 @@ impl MatMul {
         }
     }
 
+    /// Rows of C.
+    fn rows_of_c(&self) -> Rows {
+        match self.form {
+            Form::Tn => Rows::fixed(self.inner),
+            _ => self.rows,
+        }
+    }
+
     fn k(&self, extents: &Extents) -> usize {
         match self.form {
             Form::Tn => self.rows.count(extents),
@@ -109,24 +120,53 @@ impl Describe for MatMul {
         "matmul"
     }
 
-    fn io(&self) -> Io {
-        let mut io = Io { reads: vec![self.a.tensor, self.b.tensor], ..Io::default() };
-        match self.form {
-            Form::Tn => io.updates.push(self.c.tensor),
-            _ => io.writes.push(self.c.tensor),
-        }
+    fn tensors(&self) -> Vec<TensorUse> {
+        let (rows, n, inner) = (self.rows, self.n, self.inner);
+        let (weights, of_c) = (Rows::fixed, self.rows_of_c());
+        let (b_rows, b_columns, a_columns) = match self.form {
+            Form::Nt => (weights(n), inner, inner),
+            Form::Nn => (weights(inner), n, inner),
+            Form::Tn => (rows, n, inner),
+        };
+        let operand = |operand: Operand, rows, columns| part(operand.first_row, rows, columns);
+        let mut tensors = vec![
+            read("a", self.a.tensor, Activation, operand(self.a, rows, a_columns)),
+            read("b", self.b.tensor, Activation, operand(self.b, b_rows, b_columns)),
+        ];
+        let c = match self.form {
+            Form::Tn => accumulate,
+            _ => write,
+        };
+        tensors.push(c("c", self.c.tensor, Activation, operand(self.c, of_c, n)));
         match self.epilogue {
             Epilogue::None => {}
-            Epilogue::Bias(tensor) | Epilogue::Add(tensor) => io.reads.push(tensor),
+            Epilogue::Bias(bias) => tensors.push(read("bias", bias, Exact, vector(n))),
             Epilogue::BiasGelu { bias, before } => {
-                io.reads.push(bias);
-                io.writes.push(before);
+                tensors.push(read("bias", bias, Exact, vector(n)));
+                tensors.push(write("before", before, Activation, (of_c, n)));
             }
-            Epilogue::GeluGradient { before } => io.reads.push(before),
+            Epilogue::GeluGradient { before } => tensors.push(read("before", before, Activation, (of_c, n))),
+            Epilogue::Add(residual) => tensors.push(read("residual", residual, Activation, (of_c, n))),
         }
-        io.updates.extend(self.bias_gradient);
-        io.scratch.extend(self.partials.map(|(tensor, _)| tensor));
-        io
+        if let Some(bias) = self.bias_gradient {
+            tensors.push(accumulate("bias_gradient", bias, Exact, vector(inner)));
+        }
+        if let Some((partials, splits)) = self.partials {
+            let sums = match self.form {
+                Form::Tn => inner * n + inner,
+                _ => rows.capacity * n,
+            };
+            tensors.push(scratch("partials", partials, Exact, (splits, sums)));
+        }
+        tensors
+    }
+
+    fn check(&self) -> Result<()> {
+        let split = self.form != Form::Nt && matches!(self.epilogue, Epilogue::None);
+        ensure!(split || self.partials.is_none(), "{:?} with {:?} cannot be split", self.form, self.epilogue);
+        let rows_of_a = self.form == Form::Tn || self.bias_gradient.is_none();
+        ensure!(rows_of_a, "{:?} has no gradient of a bias", self.form);
+        Ok(())
     }
 
     fn flops(&self, extents: &Extents) -> f64 {

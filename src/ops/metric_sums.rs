@@ -1,9 +1,11 @@
 //! Sums of per-row results into the step's metrics.
 
-use crate::tensor::{Extents, Rows, TensorId};
+use crate::tensor::{Rows, TensorId};
 
-use super::{Candidate, Count, CpuOp, Describe, Dispatch, Grid, Io, Kernels, Memory, Requirements, Scalar};
-use super::{read, write};
+use super::Kind::Exact;
+use super::immediates::{RowWords, immediates};
+use super::tensor_use::{accumulate, flat, read};
+use super::{Candidate, Count, CpuOp, Describe, Dispatch, Grid, Kernels, Memory, Scalar, TensorUse, bind};
 
 /// metrics[targets[k]] += Σ over rows of source[row, k], for the first three columns.
 #[derive(Clone, Debug)]
@@ -20,12 +22,12 @@ impl Describe for MetricSums {
         "metric_sums"
     }
 
-    fn io(&self) -> Io {
-        Io { reads: vec![self.source], updates: vec![self.metrics], ..Io::default() }
-    }
-
-    fn flops(&self, _: &Extents) -> f64 {
-        0.0
+    fn tensors(&self) -> Vec<TensorUse> {
+        let places = self.targets.into_iter().max().unwrap_or(0) + 1;
+        vec![
+            read("source", self.source, Exact, (self.rows, 3)),
+            accumulate("metrics", self.metrics, Exact, flat(places)),
+        ]
     }
 }
 
@@ -46,20 +48,26 @@ impl<S: Scalar> CpuOp<S> for MetricSums {
     }
 }
 
+immediates! {
+    struct Immediates {
+        rows: RowWords,
+        target_0: u32,
+        target_1: u32,
+        target_2: u32,
+    }
+}
+
 impl Kernels for MetricSums {
     fn candidates(&self) -> Vec<Candidate> {
-        let mut immediates = self.rows.immediates().to_vec();
-        immediates.extend(self.targets.map(|target| target as u32));
-        vec![Candidate {
-            strategy: "one workgroup",
-            requires: Requirements::default(),
-            dispatches: vec![Dispatch {
-                shader: "metric_sums",
-                constants: vec![],
-                bindings: vec![read(self.source), write(self.metrics)],
-                immediates,
-                grid: Grid(vec![Count::Fixed(1)]),
-            }],
-        }]
+        let [target_0, target_1, target_2] = self.targets.map(|target| target as u32);
+        let immediates = Immediates { rows: self.rows.into(), target_0, target_1, target_2 };
+        let dispatch = Dispatch {
+            shader: "metric_sums",
+            constants: vec![],
+            bindings: bind([self.source, self.metrics]),
+            immediates: immediates.into(),
+            grid: Grid(vec![Count::Fixed(1)]),
+        };
+        Candidate::only("one workgroup", dispatch)
     }
 }

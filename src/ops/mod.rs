@@ -7,14 +7,20 @@
 //! Conventions: activations are packed rows `[tokens, width]`; parameter gradients are accumulated (`+=`)
 //! into buffers cleared once a step; activation gradients are written (`=`).
 
+use std::fmt::{self, Display};
+
+use anyhow::Result;
+
 use crate::tensor::{Extents, Rows, TensorId};
 
 pub mod apply_dropout;
 pub mod attention;
+pub mod constants;
 mod dropout;
 pub mod embedding;
 pub mod gather;
 pub mod gelu;
+pub mod immediates;
 mod lanes;
 pub mod loss_scaling;
 pub mod matmul;
@@ -35,31 +41,31 @@ mod spans;
 mod strip;
 pub mod table_gradient;
 mod table_gradient_kernels;
+pub mod tensor_use;
 pub mod vocabulary_loss;
 
+pub use immediates::Immediates;
 pub use memory::Memory;
 pub use scalar::{Scalar, simd};
-
-/// Which tensors an op touches, and how.
-#[derive(Clone, Debug, Default)]
-pub struct Io {
-    /// Only read.
-    pub reads: Vec<TensorId>,
-    /// Written without being read: what was there before is gone.
-    pub writes: Vec<TensorId>,
-    /// Read and written in place (accumulated gradients, in-place forms).
-    pub updates: Vec<TensorId>,
-    /// Used by this op alone.
-    pub scratch: Vec<TensorId>,
-}
+pub use tensor_use::{Kind, Shape, TensorUse, Touch};
 
 /// What every op says of itself.
 pub trait Describe {
     /// The kind of op, in snake case: `matmul`, `attention`, …
     fn name(&self) -> &'static str;
-    fn io(&self) -> Io;
+    /// Every tensor the op touches, once.
+    ///
+    /// Where an order matters (signatures, `--explain`), it is this one: those read, then those written, then those
+    /// accumulated.
+    fn tensors(&self) -> Vec<TensorUse>;
     /// Multiply-adds count two; look-ups and moves are free.
-    fn flops(&self, extents: &Extents) -> f64;
+    fn flops(&self, _: &Extents) -> f64 {
+        0.0
+    }
+    /// What the op needs besides the shapes of its tensors; `PlanBuilder::build` returns the error.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// The op on the processor, in the scalar `S`: f32 is the product, f64 the reference.
@@ -69,8 +75,13 @@ pub trait CpuOp<S: Scalar> {
 
 /// The op on a GPU.
 pub trait Kernels {
-    /// Ways to compute this op, best first; the last one fits every adapter.
+    /// Ways to compute this op, best first; the last one fits every adapter. Callers go through `Plan::candidates`,
+    /// which checks the limits first.
     fn candidates(&self) -> Vec<Candidate>;
+    /// What the kernels can take at most.
+    fn limits(&self) -> Vec<Limit> {
+        Vec::new()
+    }
 }
 
 /// An op of a plan.
@@ -85,7 +96,7 @@ pub struct Requirements {
     pub invocations: u32,
     pub storage_buffers: u32,
     pub subgroups: bool,
-    /// Rounds operands to halves: for plans in half precision only.
+    /// Rounds operands to f16: for plans in half precision only.
     pub half: bool,
     /// Size of the cooperative matrices (f16 · f16 → f32) it is made of, and the lanes of a subgroup it is made for.
     pub cooperative: Option<(u32, u32)>,
@@ -95,12 +106,43 @@ pub struct Requirements {
     pub software: bool,
 }
 
+/// A bound of an op's kernels, with what this op needs of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// In the plural: "columns of a head".
+    pub what: &'static str,
+    pub value: usize,
+    pub most: usize,
+    /// What to do where the value is beyond it.
+    pub advice: &'static str,
+}
+
+impl Limit {
+    pub fn is_kept(&self) -> bool {
+        self.value <= self.most
+    }
+}
+
+impl Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Limit { what, value, most, advice } = self;
+        write!(f, "{value} {what} are more than the {most} that GPU kernels take: {advice}")
+    }
+}
+
 /// One way to compute an op: dispatches in order.
 #[derive(Clone, Debug)]
 pub struct Candidate {
     pub strategy: &'static str,
     pub requires: Requirements,
     pub dispatches: Vec<Dispatch>,
+}
+
+impl Candidate {
+    /// For ops with one way to compute them, a single dispatch that fits every adapter.
+    pub fn only(strategy: &'static str, dispatch: Dispatch) -> Vec<Candidate> {
+        vec![Candidate { strategy, requires: Requirements::default(), dispatches: vec![dispatch] }]
+    }
 }
 
 /// One kernel launch, as data.
@@ -112,31 +154,37 @@ pub struct Dispatch {
     pub constants: Vec<(&'static str, u32)>,
     /// Tensors at bindings 1, 2, … of group 0. Binding 0 is the step uniform.
     pub bindings: Vec<Binding>,
-    /// Words of `var<immediate>`, at most 32.
-    pub immediates: Vec<u32>,
+    /// What `var<immediate>` holds, at most 32 words.
+    pub immediates: Immediates,
     pub grid: Grid,
 }
 
+/// A tensor as a dispatch binds it: `plan::Plan::bound` finds the access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    Read,
-    ReadWrite,
+pub enum Binding {
+    /// For reading where the op only reads the tensor, else for reading and writing.
+    Declared(TensorId),
+    /// For reading, though the op writes it: an earlier dispatch of this candidate has written it.
+    ReadBack(TensorId),
 }
 
-#[derive(Clone, Copy, Debug)]
-pub struct Binding {
-    pub tensor: TensorId,
-    pub access: Access,
+impl Binding {
+    pub fn tensor(self) -> TensorId {
+        match self {
+            Binding::Declared(tensor) | Binding::ReadBack(tensor) => tensor,
+        }
+    }
 }
 
-/// Binds a tensor as `var<storage, read>`.
-pub fn read(tensor: TensorId) -> Binding {
-    Binding { tensor, access: Access::Read }
+impl From<TensorId> for Binding {
+    fn from(tensor: TensorId) -> Self {
+        Binding::Declared(tensor)
+    }
 }
 
-/// Binds a tensor as `var<storage, read_write>`.
-pub fn write(tensor: TensorId) -> Binding {
-    Binding { tensor, access: Access::ReadWrite }
+/// Binds tensors as the op declares them.
+pub fn bind<const N: usize>(tensors: [TensorId; N]) -> Vec<Binding> {
+    tensors.map(Binding::Declared).to_vec()
 }
 
 /// A factor of the number of workgroups.
@@ -167,6 +215,15 @@ impl Count {
 pub struct Grid(pub Vec<Count>);
 
 impl Grid {
+    /// The number with every row in use.
+    pub fn most(&self) -> usize {
+        let all = |count: &Count| match *count {
+            Count::Fixed(n) => n,
+            Count::Rows { rows, per } => rows.capacity.div_ceil(per),
+        };
+        self.0.iter().map(all).product()
+    }
+
     pub fn workgroups(&self, extents: &Extents) -> usize {
         self.0.iter().map(|count| count.value(extents)).product()
     }

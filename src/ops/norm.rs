@@ -3,12 +3,15 @@
 //! Variance in two passes (mean, then mean of squared deviations), always in f32 or better: the one-pass form
 //! E[x²] − E[x]² cancels where the mean is large against the deviation.
 
+use anyhow::Result;
 use rayon::prelude::*;
 
-use crate::tensor::{Dropout, Extents, Rows, TensorId};
+use crate::tensor::{Dropout, Rows, TensorId};
 
-use super::dropout::RowDropout;
-use super::{CpuOp, Describe, Io, Memory, Scalar, simd};
+use super::Kind::{Activation, Exact, Uint};
+use super::dropout::{RowDropout, check_coordinates};
+use super::tensor_use::{accumulate, read, scratch, vector, write};
+use super::{CpuOp, Describe, Memory, Scalar, TensorUse, simd};
 
 /// Partial sums of the weight and bias gradients: each sums one contiguous block of rows. A constant, so that
 /// the order of summation depends on the number of rows alone; 128 for each 64 channels fill a GPU.
@@ -20,7 +23,7 @@ pub(super) const TASK_ROWS: usize = 32;
 /// output = LayerNorm(sum)·weight + bias with sum = residual + dropout(input).
 #[derive(Clone, Debug)]
 pub struct Norm {
-    /// `[R, C]`; where there is a residual it is overwritten with the sum, which the way back needs.
+    /// `[R, C]`; where there is a residual it is overwritten with the sum, which backward needs.
     pub input: TensorId,
     /// `[R, C]`
     pub residual: Option<TensorId>,
@@ -49,28 +52,30 @@ impl Describe for Norm {
         "norm"
     }
 
-    fn io(&self) -> Io {
-        let mut io = Io {
-            reads: vec![self.weight, self.bias],
-            writes: vec![self.statistics, self.output],
-            ..Io::default()
-        };
+    fn tensors(&self) -> Vec<TensorUse> {
+        let (rows, columns) = (self.rows, self.columns);
+        let mut tensors = vec![
+            read("weight", self.weight, Exact, vector(columns)),
+            read("bias", self.bias, Exact, vector(columns)),
+            write("statistics", self.statistics, Exact, (rows, 2)),
+            write("output", self.output, Activation, (rows, columns)),
+        ];
         match self.residual {
             Some(residual) => {
-                io.reads.push(residual);
-                io.updates.push(self.input);
+                tensors.push(read("residual", residual, Activation, (rows, columns)));
+                tensors.push(accumulate("input", self.input, Activation, (rows, columns)));
             }
-            None => io.reads.push(self.input),
+            None => tensors.push(read("input", self.input, Activation, (rows, columns))),
         }
         if self.dropout.is_on() {
-            io.reads.extend(self.positions);
-            io.reads.extend(self.sequences);
+            tensors.extend(self.positions.map(|positions| read("positions", positions, Uint, (rows, 1))));
+            tensors.extend(self.sequences.map(|sequences| read("sequences", sequences, Uint, (rows, 1))));
         }
-        io
+        tensors
     }
 
-    fn flops(&self, _: &Extents) -> f64 {
-        0.0
+    fn check(&self) -> Result<()> {
+        check_coordinates(&[self.dropout], self.positions, self.sequences)
     }
 }
 
@@ -185,7 +190,7 @@ fn tree<S: Scalar>(mut lanes: [S; LANES]) -> S {
     lanes[0]
 }
 
-/// The way back through [`Norm`], and through the norm of `Embedding`.
+/// Backward of [`Norm`], and of the norm of `Embedding`.
 ///
 /// With x̂ = (sum − mean)/σ and g = output_gradient·weight:
 /// sum_gradient = (g − mean(g) − x̂·mean(g·x̂))/σ, weight_gradient += Σ rows of output_gradient·x̂,
@@ -235,23 +240,31 @@ impl Describe for NormGradient {
         "norm_gradient"
     }
 
-    fn io(&self) -> Io {
-        let mut io = Io {
-            reads: vec![self.output_gradient, self.sum, self.statistics, self.weight],
-            writes: vec![self.sum_gradient],
-            updates: vec![self.weight_gradient, self.bias_gradient],
-            scratch: vec![self.partials],
-        };
-        io.writes.extend(self.input_gradient);
-        if self.output_dropout.is_on() || self.branch_dropout().is_on() {
-            io.reads.extend(self.positions);
-            io.reads.extend(self.sequences);
+    fn tensors(&self) -> Vec<TensorUse> {
+        let (rows, columns) = (self.rows, self.columns);
+        let mut tensors = vec![
+            read("output_gradient", self.output_gradient, Activation, (rows, columns)),
+            read("sum", self.sum, Activation, (rows, columns)),
+            read("statistics", self.statistics, Exact, (rows, 2)),
+            read("weight", self.weight, Exact, vector(columns)),
+            write("sum_gradient", self.sum_gradient, Activation, (rows, columns)),
+            accumulate("weight_gradient", self.weight_gradient, Exact, vector(columns)),
+            accumulate("bias_gradient", self.bias_gradient, Exact, vector(columns)),
+            scratch("partials", self.partials, Exact, (NORM_PARTIALS, 2 * columns)),
+        ];
+        if let Some(gradient) = self.input_gradient {
+            tensors.push(write("input_gradient", gradient, Activation, (rows, columns)));
         }
-        io
+        if self.output_dropout.is_on() || self.branch_dropout().is_on() {
+            tensors.extend(self.positions.map(|positions| read("positions", positions, Uint, (rows, 1))));
+            tensors.extend(self.sequences.map(|sequences| read("sequences", sequences, Uint, (rows, 1))));
+        }
+        tensors
     }
 
-    fn flops(&self, _: &Extents) -> f64 {
-        0.0
+    fn check(&self) -> Result<()> {
+        let dropouts = [self.output_dropout, self.branch_dropout()];
+        check_coordinates(&dropouts, self.positions, self.sequences)
     }
 }
 

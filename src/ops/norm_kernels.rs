@@ -2,10 +2,10 @@
 
 use crate::tensor::{Dropout, Rows, TensorId};
 
-use super::lanes::{Lanes, immediates};
+use super::immediates::{DropoutWords, RowsColumns, immediates};
+use super::lanes::Lanes;
 use super::norm::{NORM_PARTIALS, Norm, NormGradient};
-use super::{Candidate, Count, Dispatch, Grid, Kernels, Requirements};
-use super::{read, write};
+use super::{Binding, Candidate, Count, Dispatch, Grid, Kernels, Limit, Requirements, bind};
 
 /// Which side of a norm is under dropout: the constant `DROPOUT` of the norm kernels.
 #[derive(Clone, Copy)]
@@ -31,8 +31,16 @@ pub(super) fn layouts(columns: usize) -> Vec<(&'static str, Lanes, Requirements)
     layouts
 }
 
-/// The forward dispatch: of [`Norm`], and of `Embedding` after its look-ups.
-pub(super) fn forward(norm: &Norm, dropout: (Dropout, Side), lanes: Lanes) -> Dispatch {
+immediates! {
+    struct ForwardImmediates {
+        shape: RowsColumns,
+        epsilon: f32,
+        dropout: DropoutWords,
+    }
+}
+
+/// The forward dispatch: of [`Norm`], and of `Embedding` after its look-ups. `input` binds the norm's input.
+pub(super) fn forward(norm: &Norm, input: Binding, dropout: (Dropout, Side), lanes: Lanes) -> Dispatch {
     let (dropout, at) = dropout;
     let mut constants = lanes.constants();
     constants.extend([
@@ -40,17 +48,15 @@ pub(super) fn forward(norm: &Norm, dropout: (Dropout, Side), lanes: Lanes) -> Di
         ("RESIDUAL", u32::from(norm.residual.is_some())),
         ("DROPOUT", side(dropout, at)),
     ]);
-    let input = if norm.residual.is_some() { write(norm.input) } else { read(norm.input) };
-    let mut bindings =
-        vec![input, read(norm.weight), read(norm.bias), write(norm.statistics), write(norm.output)];
-    bindings.extend(norm.residual.map(read));
+    let mut bindings = vec![input];
+    bindings.extend(bind([norm.weight, norm.bias, norm.statistics, norm.output]));
+    bindings.extend(norm.residual.map(Binding::from));
     if dropout.is_on() {
-        bindings.extend(norm.positions.map(read));
-        bindings.extend(norm.sequences.map(read));
+        bindings.extend(norm.positions.map(Binding::from));
+        bindings.extend(norm.sequences.map(Binding::from));
     }
-    let mut immediates = immediates(norm.rows, norm.columns);
-    immediates.push(norm.epsilon.to_bits());
-    immediates.extend(dropout.immediates());
+    let shape = RowsColumns::new(norm.rows, norm.columns);
+    let immediates = ForwardImmediates { shape, epsilon: norm.epsilon, dropout: dropout.into() }.into();
     Dispatch { shader: "norm_forward", constants, bindings, immediates, grid: lanes.grid(norm.rows) }
 }
 
@@ -59,32 +65,57 @@ impl Kernels for Norm {
         let candidate = |(strategy, lanes, requires)| Candidate {
             strategy,
             requires,
-            dispatches: vec![forward(self, (self.dropout, Side::Input), lanes)],
+            dispatches: vec![forward(self, self.input.into(), (self.dropout, Side::Input), lanes)],
         };
         layouts(self.columns).into_iter().map(candidate).collect()
     }
 }
 
+immediates! {
+    struct RowsImmediates {
+        shape: RowsColumns,
+        dropout: DropoutWords,
+    }
+}
+
+immediates! {
+    struct ParametersImmediates {
+        shape: RowsColumns,
+        partials: u32,
+        dropout: DropoutWords,
+    }
+}
+
+immediates! {
+    /// Of the kernels of a sum over rows in two stages: the first stage leaves so many partial sums.
+    pub(super) struct PartialsImmediates {
+        shape: RowsColumns,
+        partials: u32,
+    }
+}
+
 impl NormGradient {
+    /// What dropout draws at, where it is on.
+    fn coordinates(&self, dropout: Dropout) -> Vec<Binding> {
+        let coordinates = [self.positions, self.sequences].into_iter().flatten();
+        coordinates.filter(|_| dropout.is_on()).map(Binding::from).collect()
+    }
+
     fn rows_dispatch(&self, lanes: Lanes) -> Dispatch {
         let (input, output) = (self.branch_dropout(), self.output_dropout);
-        assert!(!(input.is_on() && output.is_on()), "norm_gradient: dropout on both sides has no kernel");
         let mut constants = lanes.constants();
         constants.extend([
             ("PER_THREAD", lanes.per_thread() as u32),
             ("BRANCH", u32::from(self.input_gradient.is_some())),
             ("DROPOUT", side(input, Side::Input) + side(output, Side::Output)),
         ]);
-        let mut bindings = vec![read(self.output_gradient), read(self.sum), read(self.statistics)];
-        bindings.extend([read(self.weight), write(self.sum_gradient)]);
-        bindings.extend(self.input_gradient.map(write));
+        let mut bindings =
+            bind([self.output_gradient, self.sum, self.statistics, self.weight, self.sum_gradient]);
+        bindings.extend(self.input_gradient.map(Binding::from));
         let dropout = if input.is_on() { input } else { output };
-        if dropout.is_on() {
-            bindings.extend(self.positions.map(read));
-            bindings.extend(self.sequences.map(read));
-        }
-        let mut immediates = immediates(self.rows, self.columns);
-        immediates.extend(dropout.immediates());
+        bindings.extend(self.coordinates(dropout));
+        let shape = RowsColumns::new(self.rows, self.columns);
+        let immediates = RowsImmediates { shape, dropout: dropout.into() }.into();
         Dispatch { shader: "norm_gradient", constants, bindings, immediates, grid: lanes.grid(self.rows) }
     }
 
@@ -93,15 +124,14 @@ impl NormGradient {
         let dropout = self.output_dropout;
         let mut constants = lanes.constants();
         constants.push(("DROPOUT", u32::from(dropout.is_on())));
-        let mut bindings = vec![read(self.output_gradient), read(self.sum), read(self.statistics)];
-        bindings.push(write(self.partials));
-        if dropout.is_on() {
-            bindings.extend(self.positions.map(read));
-            bindings.extend(self.sequences.map(read));
-        }
-        let mut immediates = immediates(self.rows, self.columns);
-        immediates.push(NORM_PARTIALS as u32);
-        immediates.extend(dropout.immediates());
+        let mut bindings = bind([self.output_gradient, self.sum, self.statistics, self.partials]);
+        bindings.extend(self.coordinates(dropout));
+        let immediates = ParametersImmediates {
+            shape: RowsColumns::new(self.rows, self.columns),
+            partials: NORM_PARTIALS as u32,
+            dropout: dropout.into(),
+        };
+        let immediates = immediates.into();
         let grid = Grid(vec![Count::Fixed(NORM_PARTIALS), Count::Fixed(lanes.per_thread())]);
         Dispatch { shader: "norm_parameter_gradient", constants, bindings, immediates, grid }
     }
@@ -121,6 +151,16 @@ impl Kernels for NormGradient {
         };
         layouts(self.columns).into_iter().map(candidate).collect()
     }
+
+    fn limits(&self) -> Vec<Limit> {
+        let sides = [self.branch_dropout(), self.output_dropout];
+        vec![Limit {
+            what: "sides of a norm under dropout",
+            value: sides.iter().filter(|side| side.is_on()).count(),
+            most: 1,
+            advice: "use --device cpu",
+        }]
+    }
 }
 
 /// The second stage of a sum over rows: adds the `count` partial sums of `columns` columns to the targets, one,
@@ -133,10 +173,10 @@ pub(super) fn sum_partials(
     columns: usize,
 ) -> Dispatch {
     const COLUMNS: usize = 16;
-    let mut bindings = vec![read(partials)];
-    bindings.extend(targets.iter().copied().map(write));
-    let mut immediates = immediates(rows, columns);
-    immediates.push(count as u32);
+    let mut bindings = vec![Binding::ReadBack(partials)];
+    bindings.extend(targets.iter().copied().map(Binding::from));
+    let shape = RowsColumns::new(rows, columns);
+    let immediates = PartialsImmediates { shape, partials: count as u32 }.into();
     Dispatch {
         shader: "sum_partials",
         constants: vec![("COLUMNS", COLUMNS as u32), ("PARTS", 16), ("OUTPUTS", targets.len() as u32)],

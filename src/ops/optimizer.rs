@@ -3,18 +3,19 @@
 
 use rayon::prelude::*;
 
-use crate::tensor::{Element, Extents, TensorId};
+use crate::tensor::{Element, Extents, Rows, TensorId};
 
-use super::{Candidate, Count, CpuOp, Describe, Dispatch, Grid, Io, Kernels, Memory, Requirements, Scalar};
-use super::{read, simd, write};
+use super::Kind::{Activation, Exact, Uint};
+use super::immediates::{Words, immediates};
+use super::simd;
+use super::tensor_use::{accumulate, flat, part, read, vector, write};
+use super::{Candidate, Count, CpuOp, Describe, Dispatch, Grid, Kernels, Memory, Scalar, TensorUse, bind};
 
 /// Elements a workgroup (or a task of the CPU) treats at once; a partial sum of squares covers as many.
 pub const BLOCK: usize = 4096;
 
-/// Places in the metrics tensor.
-pub const METRIC_GRADIENT_NORM: usize = 8;
-pub const METRIC_CLIP_FACTOR: usize = 9;
-pub const METRIC_NOT_FINITE: usize = 10;
+/// Slots of the metrics tensor.
+pub use super::constants::{METRIC_CLIP_FACTOR, METRIC_GRADIENT_NORM, METRIC_NOT_FINITE};
 
 /// tensor ← 0.
 #[derive(Clone, Debug)]
@@ -29,12 +30,9 @@ impl Describe for Clear {
         "clear"
     }
 
-    fn io(&self) -> Io {
-        Io { writes: vec![self.tensor], ..Io::default() }
-    }
-
-    fn flops(&self, _: &Extents) -> f64 {
-        0.0
+    fn tensors(&self) -> Vec<TensorUse> {
+        let kind = if self.element == Element::Uint { Uint } else { Activation };
+        vec![write("tensor", self.tensor, kind, flat(self.elements))]
     }
 }
 
@@ -47,10 +45,17 @@ impl<S: Scalar> CpuOp<S> for Clear {
     }
 }
 
+immediates! {
+    struct ClearImmediates {
+        elements: u32,
+    }
+}
+
 impl Kernels for Clear {
     fn candidates(&self) -> Vec<Candidate> {
         // Zero has the same bits in both element types.
-        single("clear", vec![write(self.tensor)], vec![self.elements as u32], self.elements.div_ceil(BLOCK))
+        let immediates = ClearImmediates { elements: self.elements as u32 };
+        single("clear", bind([self.tensor]), immediates, self.elements.div_ceil(BLOCK))
     }
 }
 
@@ -58,20 +63,12 @@ impl Kernels for Clear {
 fn single(
     shader: &'static str,
     bindings: Vec<super::Binding>,
-    immediates: Vec<u32>,
+    immediates: impl Words,
     workgroups: usize,
 ) -> Vec<Candidate> {
-    vec![Candidate {
-        strategy: "blocks",
-        requires: Requirements::default(),
-        dispatches: vec![Dispatch {
-            shader,
-            constants: vec![],
-            bindings,
-            immediates,
-            grid: Grid(vec![Count::Fixed(workgroups)]),
-        }],
-    }]
+    let grid = Grid(vec![Count::Fixed(workgroups)]);
+    let dispatch = Dispatch { shader, constants: vec![], bindings, immediates: immediates.into(), grid };
+    Candidate::only("blocks", dispatch)
 }
 
 /// partials[first + i] = Σ of squares of block i of a range of gradients.
@@ -89,8 +86,12 @@ impl Describe for SquaredNorm {
         "squared_norm"
     }
 
-    fn io(&self) -> Io {
-        Io { reads: vec![self.gradient], writes: vec![self.partials], ..Io::default() }
+    fn tensors(&self) -> Vec<TensorUse> {
+        let blocks = Rows::fixed(self.elements.div_ceil(BLOCK));
+        vec![
+            read("gradient", self.gradient, Exact, vector(self.elements)),
+            write("partials", self.partials, Exact, part(self.first, blocks, 1)),
+        ]
     }
 
     fn flops(&self, _: &Extents) -> f64 {
@@ -119,14 +120,18 @@ impl<S: Scalar> CpuOp<S> for SquaredNorm {
     }
 }
 
+immediates! {
+    struct SquaredNormImmediates {
+        elements: u32,
+        first: u32,
+    }
+}
+
 impl Kernels for SquaredNorm {
     fn candidates(&self) -> Vec<Candidate> {
-        single(
-            "squared_norm",
-            vec![read(self.gradient), write(self.partials)],
-            vec![self.elements as u32, self.first as u32],
-            self.elements.div_ceil(BLOCK),
-        )
+        let immediates = SquaredNormImmediates { elements: self.elements as u32, first: self.first as u32 };
+        let blocks = self.elements.div_ceil(BLOCK);
+        single("squared_norm", bind([self.gradient, self.partials]), immediates, blocks)
     }
 }
 
@@ -136,7 +141,7 @@ impl Kernels for SquaredNorm {
 pub struct ClipFactor {
     pub partials: TensorId,
     pub count: usize,
-    /// `[16]`: see the constants of this module.
+    /// `[METRICS]`: see `ops::constants`.
     pub metrics: TensorId,
     /// 0 switches clipping off.
     pub clip_norm: f32,
@@ -147,12 +152,11 @@ impl Describe for ClipFactor {
         "clip_factor"
     }
 
-    fn io(&self) -> Io {
-        Io { reads: vec![self.partials], updates: vec![self.metrics], ..Io::default() }
-    }
-
-    fn flops(&self, _: &Extents) -> f64 {
-        0.0
+    fn tensors(&self) -> Vec<TensorUse> {
+        vec![
+            read("partials", self.partials, Exact, vector(self.count)),
+            accumulate("metrics", self.metrics, Exact, flat(METRIC_NOT_FINITE + 1)),
+        ]
     }
 }
 
@@ -171,14 +175,17 @@ impl<S: Scalar> CpuOp<S> for ClipFactor {
     }
 }
 
+immediates! {
+    struct ClipFactorImmediates {
+        count: u32,
+        clip_norm: f32,
+    }
+}
+
 impl Kernels for ClipFactor {
     fn candidates(&self) -> Vec<Candidate> {
-        single(
-            "clip_factor",
-            vec![read(self.partials), write(self.metrics)],
-            vec![self.count as u32, self.clip_norm.to_bits()],
-            1,
-        )
+        let immediates = ClipFactorImmediates { count: self.count as u32, clip_norm: self.clip_norm };
+        single("clip_factor", bind([self.partials, self.metrics]), immediates, 1)
     }
 }
 
@@ -205,12 +212,15 @@ impl Describe for Adam {
         "adam"
     }
 
-    fn io(&self) -> Io {
-        Io {
-            reads: vec![self.gradient, self.metrics],
-            updates: vec![self.value, self.first_moment, self.second_moment],
-            ..Io::default()
-        }
+    fn tensors(&self) -> Vec<TensorUse> {
+        let shape = vector(self.elements);
+        vec![
+            read("gradient", self.gradient, Exact, shape),
+            read("metrics", self.metrics, Exact, flat(METRIC_NOT_FINITE + 1)),
+            accumulate("value", self.value, Exact, shape),
+            accumulate("first_moment", self.first_moment, Exact, shape),
+            accumulate("second_moment", self.second_moment, Exact, shape),
+        ]
     }
 
     fn flops(&self, _: &Extents) -> f64 {
@@ -259,28 +269,33 @@ fn rest(beta: f32) -> f64 {
     1.0 - decimal
 }
 
+immediates! {
+    struct AdamImmediates {
+        elements: u32,
+        beta1: f32,
+        beta2: f32,
+        rest1: f32,
+        rest2: f32,
+        epsilon: f32,
+        weight_decay: f32,
+        rate: f32,
+    }
+}
+
 impl Kernels for Adam {
     fn candidates(&self) -> Vec<Candidate> {
-        single(
-            "adam",
-            vec![
-                write(self.value),
-                read(self.gradient),
-                write(self.first_moment),
-                write(self.second_moment),
-                read(self.metrics),
-            ],
-            vec![
-                self.elements as u32,
-                self.beta1.to_bits(),
-                self.beta2.to_bits(),
-                (rest(self.beta1) as f32).to_bits(),
-                (rest(self.beta2) as f32).to_bits(),
-                self.epsilon.to_bits(),
-                self.weight_decay.to_bits(),
-                self.rate.to_bits(),
-            ],
-            self.elements.div_ceil(BLOCK),
-        )
+        let immediates = AdamImmediates {
+            elements: self.elements as u32,
+            beta1: self.beta1,
+            beta2: self.beta2,
+            rest1: rest(self.beta1) as f32,
+            rest2: rest(self.beta2) as f32,
+            epsilon: self.epsilon,
+            weight_decay: self.weight_decay,
+            rate: self.rate,
+        };
+        let moments = [self.first_moment, self.second_moment];
+        let bindings = bind([self.value, self.gradient, moments[0], moments[1], self.metrics]);
+        single("adam", bindings, immediates, self.elements.div_ceil(BLOCK))
     }
 }

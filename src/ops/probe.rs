@@ -6,8 +6,11 @@ use rayon::prelude::*;
 
 use crate::tensor::{Extents, Rows, TensorId};
 
-use super::{Candidate, Count, CpuOp, Describe, Dispatch, Grid, Io, Kernels, Memory, Requirements, Scalar};
-use super::{read, simd, write};
+use super::Kind::Exact;
+use super::immediates::immediates;
+use super::simd;
+use super::tensor_use::{read, vector, write};
+use super::{Candidate, Count, CpuOp, Describe, Dispatch, Grid, Kernels, Memory, Scalar, TensorUse, bind};
 
 /// Elements that a task of the CPU, or a thread of the GPU, holds in registers.
 const CPU_ELEMENTS: usize = 96;
@@ -38,8 +41,8 @@ impl Describe for MultiplyAdd {
         "probe_multiply_add"
     }
 
-    fn io(&self) -> Io {
-        Io { writes: vec![self.output], ..Io::default() }
+    fn tensors(&self) -> Vec<TensorUse> {
+        vec![write("output", self.output, Exact, vector(self.elements))]
     }
 
     fn flops(&self, _: &Extents) -> f64 {
@@ -72,20 +75,24 @@ impl<S: Scalar> CpuOp<S> for MultiplyAdd {
     }
 }
 
+immediates! {
+    struct MultiplyAddImmediates {
+        elements: u32,
+        rounds: u32,
+    }
+}
+
 impl Kernels for MultiplyAdd {
     fn candidates(&self) -> Vec<Candidate> {
+        let immediates = MultiplyAddImmediates { elements: self.elements as u32, rounds: self.rounds };
         let dispatch = Dispatch {
             shader: "probe_multiply_add",
             constants: vec![("THREADS", THREADS as u32)],
-            bindings: vec![write(self.output)],
-            immediates: vec![self.elements as u32, self.rounds],
+            bindings: bind([self.output]),
+            immediates: immediates.into(),
             grid: Grid(vec![Count::Fixed(self.elements / (GPU_ELEMENTS * THREADS))]),
         };
-        vec![Candidate {
-            strategy: "registers",
-            requires: Requirements::default(),
-            dispatches: vec![dispatch],
-        }]
+        Candidate::only("registers", dispatch)
     }
 }
 
@@ -105,12 +112,11 @@ impl Describe for Copy {
         "probe_copy"
     }
 
-    fn io(&self) -> Io {
-        Io { reads: vec![self.input], writes: vec![self.output], ..Io::default() }
-    }
-
-    fn flops(&self, _: &Extents) -> f64 {
-        0.0
+    fn tensors(&self) -> Vec<TensorUse> {
+        vec![
+            read("input", self.input, Exact, (self.rows, 4)),
+            write("output", self.output, Exact, (self.rows, 4)),
+        ]
     }
 }
 
@@ -123,15 +129,21 @@ impl<S: Scalar> CpuOp<S> for Copy {
     }
 }
 
+immediates! {
+    struct CopyImmediates {
+        rows: u32,
+    }
+}
+
 impl Kernels for Copy {
     fn candidates(&self) -> Vec<Candidate> {
         let dispatch = Dispatch {
             shader: "probe_copy",
             constants: vec![("THREADS", THREADS as u32)],
-            bindings: vec![read(self.input), write(self.output)],
-            immediates: vec![self.rows as u32],
+            bindings: bind([self.input, self.output]),
+            immediates: CopyImmediates { rows: self.rows as u32 }.into(),
             grid: Grid(vec![Count::Rows { rows: Rows::fixed(self.rows), per: 4 * THREADS }]),
         };
-        vec![Candidate { strategy: "vectors", requires: Requirements::default(), dispatches: vec![dispatch] }]
+        Candidate::only("vectors", dispatch)
     }
 }

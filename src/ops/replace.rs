@@ -1,13 +1,15 @@
 //! What the discriminator reads: the original sequence with all chosen positions overwritten by samples.
 
-use crate::tensor::{Extents, Rows, TensorId};
+use crate::tensor::{Rows, TensorId};
 
+use super::Kind::Uint;
 use super::gather::{NO_SLOT, PADDING};
-use super::{Candidate, Count, CpuOp, Describe, Dispatch, Grid, Io, Kernels, Memory, Requirements, Scalar};
-use super::{read, write};
+use super::immediates::{RowWords, immediates};
+use super::tensor_use::{read, table, write};
+use super::{Candidate, Count, CpuOp, Describe, Dispatch, Grid, Kernels, Memory, Scalar, TensorUse, bind};
 
-/// The label of padding: no loss, no gradient, not counted.
-pub const IGNORED: u32 = 2;
+/// The label of padding.
+pub use super::constants::IGNORED;
 
 /// ids[t] = sampled[slot] at a masked slot, else input_ids[t]; labels[t] = 1 where that differs from the
 /// original (SPEC.md §3.4: a sample that hits the original is "real").
@@ -33,16 +35,15 @@ impl Describe for Replace {
         "replace"
     }
 
-    fn io(&self) -> Io {
-        Io {
-            reads: vec![self.input_ids, self.slots, self.sampled, self.masked_ids],
-            writes: vec![self.ids, self.labels],
-            ..Io::default()
-        }
-    }
-
-    fn flops(&self, _: &Extents) -> f64 {
-        0.0
+    fn tensors(&self) -> Vec<TensorUse> {
+        vec![
+            read("input_ids", self.input_ids, Uint, (self.rows, 1)),
+            read("slots", self.slots, Uint, (self.rows, 1)),
+            read("sampled", self.sampled, Uint, table(1)),
+            read("masked_ids", self.masked_ids, Uint, table(1)),
+            write("ids", self.ids, Uint, (self.rows, 1)),
+            write("labels", self.labels, Uint, (self.rows, 1)),
+        ]
     }
 }
 
@@ -67,25 +68,22 @@ impl<S: Scalar> CpuOp<S> for Replace {
     }
 }
 
+immediates! {
+    struct Immediates {
+        rows: RowWords,
+    }
+}
+
 impl Kernels for Replace {
     fn candidates(&self) -> Vec<Candidate> {
-        vec![Candidate {
-            strategy: "row",
-            requires: Requirements::default(),
-            dispatches: vec![Dispatch {
-                shader: "replace",
-                constants: vec![],
-                bindings: vec![
-                    read(self.input_ids),
-                    read(self.slots),
-                    read(self.sampled),
-                    read(self.masked_ids),
-                    write(self.ids),
-                    write(self.labels),
-                ],
-                immediates: self.rows.immediates().to_vec(),
-                grid: Grid(vec![Count::Rows { rows: self.rows, per: 64 }]),
-            }],
-        }]
+        let Replace { input_ids, slots, sampled, masked_ids, ids, labels, rows } = *self;
+        let dispatch = Dispatch {
+            shader: "replace",
+            constants: vec![],
+            bindings: bind([input_ids, slots, sampled, masked_ids, ids, labels]),
+            immediates: Immediates { rows: rows.into() }.into(),
+            grid: Grid(vec![Count::Rows { rows, per: 64 }]),
+        };
+        Candidate::only("row", dispatch)
     }
 }

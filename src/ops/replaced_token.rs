@@ -4,13 +4,18 @@ use rayon::prelude::*;
 
 use crate::tensor::{Extents, Rows, StepValues, TensorId};
 
+use super::Kind::{Activation, Exact, Uint};
+use super::immediates::{RowWords, RowsColumns, immediates};
 use super::replace::IGNORED;
-use super::{Candidate, Count, CpuOp, Describe, Dispatch, Grid, Io, Kernels, Memory, Requirements, Scalar};
-use super::{read, simd, write};
+use super::simd;
+use super::tensor_use::{accumulate, flat, read, scratch, vector, write};
+use super::{
+    Binding, Candidate, Count, CpuOp, Describe, Dispatch, Grid, Kernels, Memory, Requirements, Scalar,
+    TensorUse, bind,
+};
 
-/// Bins of the histogram from which the area under the ROC curve is computed:
-/// bin = clamp(⌊(logit + 16)·16⌋, 0, 511).
-pub const AUC_BINS: usize = 512;
+pub use super::constants::AUC_BINS;
+use super::constants::{METRIC_CROSS_ENTROPY, METRIC_FALSE_NEGATIVES, METRIC_TRUE_POSITIVES};
 
 /// Parts of the weight gradient that are summed side by side, on every device the same.
 pub const PARTIALS: usize = 64;
@@ -36,14 +41,14 @@ pub struct ReplacedToken {
     pub discriminator_weight: f32,
 }
 
-/// metrics[target] += Σ loss; metrics[target + 3 …] += TP, FP, TN, FN (replaced where the logit is above 0);
+/// Adds Σ loss, TP, FP, TN and FN (replaced where the logit is above 0) to their slots of the metrics;
 /// histogram[label, bin of the logit] += 1.
 #[derive(Clone, Debug)]
 pub struct ReplacedTokenMetrics {
     pub logits: TensorId,
     pub results: TensorId,
     pub labels: TensorId,
-    /// `[16]`: 1 is the loss, 4–7 the counts.
+    /// `[METRICS]`
     pub metrics: TensorId,
     /// `[2, AUC_BINS]` integers.
     pub histogram: TensorId,
@@ -78,12 +83,15 @@ impl Describe for ReplacedToken {
         "replaced_token"
     }
 
-    fn io(&self) -> Io {
-        Io {
-            reads: vec![self.hidden, self.weight, self.bias, self.labels],
-            writes: vec![self.logits, self.results],
-            ..Io::default()
-        }
+    fn tensors(&self) -> Vec<TensorUse> {
+        vec![
+            read("hidden", self.hidden, Activation, (self.rows, self.columns)),
+            read("weight", self.weight, Exact, vector(self.columns)),
+            read("bias", self.bias, Exact, vector(1)),
+            read("labels", self.labels, Uint, (self.rows, 1)),
+            write("logits", self.logits, Exact, (self.rows, 1)),
+            write("results", self.results, Exact, (self.rows, 2)),
+        ]
     }
 
     fn flops(&self, extents: &Extents) -> f64 {
@@ -139,28 +147,27 @@ impl<S: Scalar> CpuOp<S> for ReplacedToken {
     }
 }
 
+immediates! {
+    struct LossImmediates {
+        shape: RowsColumns,
+        discriminator_weight: f32,
+    }
+}
+
 impl Kernels for ReplacedToken {
     fn candidates(&self) -> Vec<Candidate> {
-        let mut immediates = self.rows.immediates().to_vec();
-        immediates.extend([self.columns as u32, self.discriminator_weight.to_bits()]);
-        vec![Candidate {
-            strategy: "rows",
-            requires: Requirements::default(),
-            dispatches: vec![Dispatch {
-                shader: "replaced_token",
-                constants: vec![],
-                bindings: vec![
-                    read(self.hidden),
-                    read(self.weight),
-                    read(self.bias),
-                    read(self.labels),
-                    write(self.logits),
-                    write(self.results),
-                ],
-                immediates,
-                grid: Grid(vec![Count::Rows { rows: self.rows, per: 16 }]),
-            }],
-        }]
+        let immediates = LossImmediates {
+            shape: RowsColumns::new(self.rows, self.columns),
+            discriminator_weight: self.discriminator_weight,
+        };
+        let dispatch = Dispatch {
+            shader: "replaced_token",
+            constants: vec![],
+            bindings: bind([self.hidden, self.weight, self.bias, self.labels, self.logits, self.results]),
+            immediates: immediates.into(),
+            grid: Grid(vec![Count::Rows { rows: self.rows, per: 16 }]),
+        };
+        Candidate::only("rows", dispatch)
     }
 }
 
@@ -169,16 +176,14 @@ impl Describe for ReplacedTokenMetrics {
         "replaced_token_metrics"
     }
 
-    fn io(&self) -> Io {
-        Io {
-            reads: vec![self.logits, self.results, self.labels],
-            updates: vec![self.metrics, self.histogram],
-            ..Io::default()
-        }
-    }
-
-    fn flops(&self, _: &Extents) -> f64 {
-        0.0
+    fn tensors(&self) -> Vec<TensorUse> {
+        vec![
+            read("logits", self.logits, Exact, (self.rows, 1)),
+            read("results", self.results, Exact, (self.rows, 2)),
+            read("labels", self.labels, Uint, (self.rows, 1)),
+            accumulate("metrics", self.metrics, Exact, flat(8)),
+            accumulate("histogram", self.histogram, Uint, (2, AUC_BINS)),
+        ]
     }
 }
 
@@ -191,7 +196,7 @@ impl<S: Scalar> CpuOp<S> for ReplacedTokenMetrics {
         let metrics = memory.write(self.metrics);
         let histogram = memory.write_uint(self.histogram);
         let mut loss = 0.0;
-        // Indexed as metrics 4..8: TP, FP, TN, FN.
+        // TP, FP, TN, FN, as in the metrics.
         let mut counts = [0u32; 4];
         for (row, &logit) in logits.iter().enumerate() {
             loss += results[2 * row].to_f64();
@@ -209,32 +214,30 @@ impl<S: Scalar> CpuOp<S> for ReplacedTokenMetrics {
             let bin = ((logit.to_f64() + 16.0) * 16.0).clamp(0.0, (AUC_BINS - 1) as f64) as usize;
             histogram[replaced * AUC_BINS + bin] += 1;
         }
-        metrics[1] += S::of(loss);
-        for (metric, count) in metrics[4..8].iter_mut().zip(counts) {
+        metrics[METRIC_CROSS_ENTROPY] += S::of(loss);
+        let confusion = &mut metrics[METRIC_TRUE_POSITIVES..=METRIC_FALSE_NEGATIVES];
+        for (metric, count) in confusion.iter_mut().zip(counts) {
             *metric += S::of(f64::from(count));
         }
     }
 }
 
+immediates! {
+    struct MetricsImmediates {
+        rows: RowWords,
+    }
+}
+
 impl Kernels for ReplacedTokenMetrics {
     fn candidates(&self) -> Vec<Candidate> {
-        vec![Candidate {
-            strategy: "one workgroup",
-            requires: Requirements::default(),
-            dispatches: vec![Dispatch {
-                shader: "replaced_token_metrics",
-                constants: vec![],
-                bindings: vec![
-                    read(self.logits),
-                    read(self.results),
-                    read(self.labels),
-                    write(self.metrics),
-                    write(self.histogram),
-                ],
-                immediates: self.rows.immediates().to_vec(),
-                grid: Grid(vec![Count::Fixed(1)]),
-            }],
-        }]
+        let dispatch = Dispatch {
+            shader: "replaced_token_metrics",
+            constants: vec![],
+            bindings: bind([self.logits, self.results, self.labels, self.metrics, self.histogram]),
+            immediates: MetricsImmediates { rows: self.rows.into() }.into(),
+            grid: Grid(vec![Count::Fixed(1)]),
+        };
+        Candidate::only("one workgroup", dispatch)
     }
 }
 
@@ -243,13 +246,16 @@ impl Describe for ReplacedTokenGradient {
         "replaced_token_gradient"
     }
 
-    fn io(&self) -> Io {
-        Io {
-            reads: vec![self.hidden, self.results, self.weight],
-            writes: vec![self.hidden_gradient],
-            updates: vec![self.weight_gradient, self.bias_gradient],
-            scratch: vec![self.partials],
-        }
+    fn tensors(&self) -> Vec<TensorUse> {
+        vec![
+            read("hidden", self.hidden, Activation, (self.rows, self.columns)),
+            read("results", self.results, Exact, (self.rows, 2)),
+            read("weight", self.weight, Exact, vector(self.columns)),
+            write("hidden_gradient", self.hidden_gradient, Activation, (self.rows, self.columns)),
+            accumulate("weight_gradient", self.weight_gradient, Exact, vector(self.columns)),
+            accumulate("bias_gradient", self.bias_gradient, Exact, vector(1)),
+            scratch("partials", self.partials, Exact, (PARTIALS, self.columns + 1)),
+        ]
     }
 
     fn flops(&self, extents: &Extents) -> f64 {
@@ -307,8 +313,7 @@ impl<S: Scalar> CpuOp<S> for ReplacedTokenGradient {
 
 impl Kernels for ReplacedTokenGradient {
     fn candidates(&self) -> Vec<Candidate> {
-        let mut immediates = self.rows.immediates().to_vec();
-        immediates.push(self.columns as u32);
+        let immediates = super::Immediates::from(RowsColumns::new(self.rows, self.columns));
         vec![Candidate {
             strategy: "blocks of rows",
             requires: Requirements::default(),
@@ -316,13 +321,13 @@ impl Kernels for ReplacedTokenGradient {
                 Dispatch {
                     shader: "replaced_token_gradient",
                     constants: vec![("PARTIALS", PARTIALS as u32)],
-                    bindings: vec![
-                        read(self.hidden),
-                        read(self.results),
-                        read(self.weight),
-                        write(self.hidden_gradient),
-                        write(self.partials),
-                    ],
+                    bindings: bind([
+                        self.hidden,
+                        self.results,
+                        self.weight,
+                        self.hidden_gradient,
+                        self.partials,
+                    ]),
                     immediates: immediates.clone(),
                     grid: Grid(vec![Count::Fixed(PARTIALS)]),
                 },
@@ -330,9 +335,9 @@ impl Kernels for ReplacedTokenGradient {
                     shader: "replaced_token_gradient_sum",
                     constants: vec![("PARTIALS", PARTIALS as u32)],
                     bindings: vec![
-                        read(self.partials),
-                        write(self.weight_gradient),
-                        write(self.bias_gradient),
+                        Binding::ReadBack(self.partials),
+                        self.weight_gradient.into(),
+                        self.bias_gradient.into(),
                     ],
                     immediates,
                     grid: Grid(vec![Count::Fixed((self.columns + 1).div_ceil(64))]),

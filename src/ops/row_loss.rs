@@ -1,16 +1,20 @@
 //! Losses of the fine-tuning heads whose rows stand for themselves: classification of sequences or tokens,
 //! yes or no, and regression.
 
+use anyhow::{Result, ensure};
 use rayon::prelude::*;
 
-use crate::tensor::{Extents, Rows, StepValues, TensorId};
+use crate::tensor::{Rows, StepValues, TensorId};
 
-use super::lanes::immediates;
-use super::{Candidate, Count, CpuOp, Describe, Dispatch, Grid, Io, Kernels, Memory, Requirements, Scalar};
-use super::{read, write};
+use super::Kind::{Exact, Uint};
+use super::immediates::{RowsColumns, immediates};
+use super::tensor_use::{read, write};
+use super::{
+    Binding, Candidate, Count, CpuOp, Describe, Dispatch, Grid, Kernels, Memory, Scalar, TensorUse, bind,
+};
 
-/// Says that a row has neither loss nor gradient ([`RowLossKind::Softmax`]).
-pub const NO_TARGET: u32 = u32::MAX;
+/// The target of a row without loss and gradient ([`RowLossKind::Softmax`]).
+pub use super::constants::NO_TARGET;
 
 /// Columns of `results`: loss, correct, count. What `MetricSums` sums.
 pub const RESULTS: usize = 3;
@@ -68,14 +72,22 @@ impl Describe for RowLoss {
         "row_loss"
     }
 
-    fn io(&self) -> Io {
-        let mut writes = vec![self.results];
-        writes.extend(self.gradient);
-        Io { reads: vec![self.logits, self.targets], writes, ..Io::default() }
+    fn tensors(&self) -> Vec<TensorUse> {
+        let (rows, columns) = (self.rows, self.columns);
+        let targets = if self.kind == RowLossKind::Softmax { Uint } else { Exact };
+        let mut tensors = vec![
+            read("logits", self.logits, Exact, (rows, columns)),
+            read("targets", self.targets, targets, (rows, 1)),
+            write("results", self.results, Exact, (rows, RESULTS)),
+        ];
+        tensors.extend(self.gradient.map(|gradient| write("gradient", gradient, Exact, (rows, columns))));
+        tensors
     }
 
-    fn flops(&self, _: &Extents) -> f64 {
-        0.0
+    fn check(&self) -> Result<()> {
+        let one = self.kind == RowLossKind::Softmax || self.columns == 1;
+        ensure!(one, "{:?} takes 1 column, not {}", self.kind, self.columns);
+        Ok(())
     }
 }
 
@@ -87,11 +99,6 @@ enum Targets<'a, S> {
 }
 
 impl RowLoss {
-    fn check(&self) {
-        let one = self.kind == RowLossKind::Softmax || self.columns == 1;
-        assert!(one, "row_loss: {:?} takes 1 column, not {}", self.kind, self.columns);
-    }
-
     fn targets<'a, S: Scalar>(&self, memory: &Memory<'a, S>) -> Targets<'a, S> {
         match self.kind {
             RowLossKind::Softmax => Targets::Classes(memory.read_uint(self.targets)),
@@ -144,7 +151,6 @@ fn softmax<S: Scalar>(logits: &[S], class: usize, factor: S, gradient: &mut [S])
 
 impl<S: Scalar> CpuOp<S> for RowLoss {
     fn run(&self, memory: &Memory<'_, S>) {
-        self.check();
         let (count, c) = (self.rows.count(&memory.extents()), self.columns);
         let logits = &memory.read(self.logits)[..count * c];
         let targets = self.targets(memory);
@@ -171,6 +177,20 @@ impl<S: Scalar> CpuOp<S> for RowLoss {
             }
             None => results.enumerate().for_each(|(task, results)| rows(task, results, &mut [])),
         }
+    }
+}
+
+immediates! {
+    /// Of the losses of heads.
+    pub(super) struct LossImmediates {
+        shape: RowsColumns,
+        weight: f32,
+    }
+}
+
+impl LossImmediates {
+    pub(super) fn new(rows: Rows, columns: usize, weight: f32) -> Self {
+        LossImmediates { shape: RowsColumns::new(rows, columns), weight }
     }
 }
 
@@ -202,21 +222,19 @@ impl RowLoss {
         grid: Grid,
     ) -> Dispatch {
         constants.push(("GRADIENT", u32::from(self.gradient.is_some())));
-        let mut bindings = vec![read(self.logits), read(self.targets), write(self.results)];
-        bindings.extend(self.gradient.map(write));
-        let mut immediates = immediates(self.rows, self.columns);
-        immediates.push(self.weight.to_bits());
+        let mut bindings = bind([self.logits, self.targets, self.results]);
+        bindings.extend(self.gradient.map(Binding::from));
+        let immediates = LossImmediates::new(self.rows, self.columns, self.weight).into();
         Dispatch { shader, constants, bindings, immediates, grid }
     }
 }
 
 impl Kernels for RowLoss {
     fn candidates(&self) -> Vec<Candidate> {
-        self.check();
         let dispatch = match self.kind {
             RowLossKind::Softmax => self.softmax_dispatch(),
             RowLossKind::Sigmoid | RowLossKind::Squared => self.value_dispatch(),
         };
-        vec![Candidate { strategy: "rows", requires: Requirements::default(), dispatches: vec![dispatch] }]
+        Candidate::only("rows", dispatch)
     }
 }

@@ -2,13 +2,15 @@
 
 use rayon::prelude::*;
 
-use crate::tensor::{Extents, Rows, TensorId};
+use crate::tensor::{Rows, TensorId};
 
-use super::lanes::immediates;
-use super::row_loss::{RESULTS, loss_factor};
+use super::Kind::{Exact, Uint};
+use super::row_loss::{LossImmediates, RESULTS, loss_factor};
 use super::spans::{Softmax, by_sequence};
-use super::{Candidate, Count, CpuOp, Describe, Dispatch, Grid, Io, Kernels, Memory, Requirements, Scalar};
-use super::{read, write};
+use super::tensor_use::{flat, read, starts, write};
+use super::{
+    Binding, Candidate, Count, CpuOp, Describe, Dispatch, Grid, Kernels, Memory, Scalar, TensorUse, bind,
+};
 
 /// Per sequence b and column c, a softmax of the logits over the allowed tokens of b, whose target is one of
 /// them. results[b] = (mean over the columns of −ln p[target], 1 where the target is the first of the likeliest
@@ -38,14 +40,18 @@ impl Describe for SpanLoss {
         "span_loss"
     }
 
-    fn io(&self) -> Io {
-        let mut writes = vec![self.results];
-        writes.extend(self.gradient);
-        Io { reads: vec![self.logits, self.allowed, self.starts, self.targets], writes, ..Io::default() }
-    }
-
-    fn flops(&self, _: &Extents) -> f64 {
-        0.0
+    fn tensors(&self) -> Vec<TensorUse> {
+        let (sequences, columns) = (self.sequences, self.columns);
+        let mut tensors = vec![
+            read("logits", self.logits, Exact, (self.tokens, columns)),
+            read("allowed", self.allowed, Uint, (self.tokens, 1)),
+            read("starts", self.starts, Uint, starts(sequences)),
+            read("targets", self.targets, Uint, flat(sequences.capacity * columns)),
+            write("results", self.results, Exact, (sequences, RESULTS)),
+        ];
+        tensors
+            .extend(self.gradient.map(|gradient| write("gradient", gradient, Exact, (self.tokens, columns))));
+        tensors
     }
 }
 
@@ -106,11 +112,9 @@ impl<S: Scalar> CpuOp<S> for SpanLoss {
 
 impl Kernels for SpanLoss {
     fn candidates(&self) -> Vec<Candidate> {
-        let mut bindings = vec![read(self.logits), read(self.allowed), read(self.starts), read(self.targets)];
-        bindings.push(write(self.results));
-        bindings.extend(self.gradient.map(write));
-        let mut immediates = immediates(self.sequences, self.columns);
-        immediates.push(self.weight.to_bits());
+        let mut bindings = bind([self.logits, self.allowed, self.starts, self.targets, self.results]);
+        bindings.extend(self.gradient.map(Binding::from));
+        let immediates = LossImmediates::new(self.sequences, self.columns, self.weight).into();
         let dispatch = Dispatch {
             shader: "span_loss",
             constants: vec![("GRADIENT", u32::from(self.gradient.is_some()))],
@@ -118,10 +122,6 @@ impl Kernels for SpanLoss {
             immediates,
             grid: Grid(vec![Count::Rows { rows: self.sequences, per: 1 }]),
         };
-        vec![Candidate {
-            strategy: "sequences",
-            requires: Requirements::default(),
-            dispatches: vec![dispatch],
-        }]
+        Candidate::only("sequences", dispatch)
     }
 }

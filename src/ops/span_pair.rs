@@ -2,12 +2,17 @@
 
 use rayon::prelude::*;
 
-use crate::tensor::{Extents, Rows, TensorId};
+use crate::tensor::{Rows, TensorId};
 
-use super::lanes::{Lanes, immediates};
+use super::Kind::{Activation, Uint};
+use super::immediates::{RowsColumns, immediates};
+use super::lanes::Lanes;
+use super::simd;
 use super::spans::by_sequence;
-use super::{Candidate, Count, CpuOp, Describe, Dispatch, Grid, Io, Kernels, Memory, Requirements, Scalar};
-use super::{read, simd, write};
+use super::tensor_use::{read, starts, write};
+use super::{
+    Binding, Candidate, Count, CpuOp, Describe, Dispatch, Grid, Kernels, Memory, Scalar, TensorUse, bind,
+};
 
 /// Rows a task of the CPU copies.
 const TASK_ROWS: usize = 64;
@@ -54,16 +59,15 @@ impl Describe for SpanPair {
         "span_pair"
     }
 
-    fn io(&self) -> Io {
-        Io {
-            reads: vec![self.hidden, self.starts, self.chosen, self.sequence_of_row],
-            writes: vec![self.output],
-            ..Io::default()
-        }
-    }
-
-    fn flops(&self, _: &Extents) -> f64 {
-        0.0
+    fn tensors(&self) -> Vec<TensorUse> {
+        let (tokens, columns) = (self.tokens, self.columns);
+        vec![
+            read("hidden", self.hidden, Activation, (tokens, columns)),
+            read("starts", self.starts, Uint, starts(self.sequences)),
+            read("chosen", self.chosen, Uint, (self.sequences, 1)),
+            read("sequence_of_row", self.sequence_of_row, Uint, (tokens, 1)),
+            write("output", self.output, Activation, (tokens, 2 * columns)),
+        ]
     }
 }
 
@@ -72,14 +76,17 @@ impl Describe for SpanPairGradient {
         "span_pair_gradient"
     }
 
-    fn io(&self) -> Io {
-        let mut reads = vec![self.output_gradient, self.starts, self.chosen];
-        reads.extend(self.residual);
-        Io { reads, writes: vec![self.hidden_gradient], ..Io::default() }
-    }
-
-    fn flops(&self, _: &Extents) -> f64 {
-        0.0
+    fn tensors(&self) -> Vec<TensorUse> {
+        let (tokens, columns) = (self.tokens, self.columns);
+        let mut tensors = vec![
+            read("output_gradient", self.output_gradient, Activation, (tokens, 2 * columns)),
+            read("starts", self.starts, Uint, starts(self.sequences)),
+            read("chosen", self.chosen, Uint, (self.sequences, 1)),
+            write("hidden_gradient", self.hidden_gradient, Activation, (tokens, columns)),
+        ];
+        tensors
+            .extend(self.residual.map(|residual| read("residual", residual, Activation, (tokens, columns))));
+        tensors
     }
 }
 
@@ -147,23 +154,31 @@ fn sequence_gradient<S: Scalar>(
     }
 }
 
+immediates! {
+    /// Of kernels whose workgroups take a block of the channels of a sequence.
+    pub(super) struct BlockImmediates {
+        shape: RowsColumns,
+        blocks: u32,
+    }
+}
+
+impl BlockImmediates {
+    pub(super) fn new(sequences: Rows, columns: usize, lanes: Lanes) -> Self {
+        BlockImmediates { shape: RowsColumns::new(sequences, columns), blocks: lanes.per_thread() as u32 }
+    }
+}
+
 impl Kernels for SpanPair {
     fn candidates(&self) -> Vec<Candidate> {
         let lanes = Lanes::elementwise(self.columns);
         let dispatch = Dispatch {
             shader: "span_pair",
             constants: lanes.constants(),
-            bindings: vec![
-                read(self.hidden),
-                read(self.starts),
-                read(self.chosen),
-                read(self.sequence_of_row),
-                write(self.output),
-            ],
-            immediates: immediates(self.tokens, self.columns),
+            bindings: bind([self.hidden, self.starts, self.chosen, self.sequence_of_row, self.output]),
+            immediates: RowsColumns::new(self.tokens, self.columns).into(),
             grid: lanes.grid(self.tokens),
         };
-        vec![Candidate { strategy: "rows", requires: Requirements::default(), dispatches: vec![dispatch] }]
+        Candidate::only("rows", dispatch)
     }
 }
 
@@ -172,11 +187,9 @@ impl Kernels for SpanPairGradient {
         let lanes = Lanes::new(self.columns, 16, 256);
         let mut constants = lanes.constants();
         constants.push(("RESIDUAL", u32::from(self.residual.is_some())));
-        let mut bindings = vec![read(self.output_gradient), read(self.starts), read(self.chosen)];
-        bindings.push(write(self.hidden_gradient));
-        bindings.extend(self.residual.map(read));
-        let mut immediates = immediates(self.sequences, self.columns);
-        immediates.push(lanes.per_thread() as u32);
+        let mut bindings = bind([self.output_gradient, self.starts, self.chosen, self.hidden_gradient]);
+        bindings.extend(self.residual.map(Binding::from));
+        let immediates = BlockImmediates::new(self.sequences, self.columns, lanes).into();
         let blocks = Count::Fixed(lanes.per_thread());
         let dispatch = Dispatch {
             shader: "span_pair_gradient",
@@ -185,7 +198,6 @@ impl Kernels for SpanPairGradient {
             immediates,
             grid: Grid(vec![Count::Rows { rows: self.sequences, per: 1 }, blocks]),
         };
-        let strategy = "blocks of channels";
-        vec![Candidate { strategy, requires: Requirements::default(), dispatches: vec![dispatch] }]
+        Candidate::only("blocks of channels", dispatch)
     }
 }

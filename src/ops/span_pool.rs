@@ -5,12 +5,18 @@ use rayon::prelude::*;
 
 use crate::tensor::{Extents, Rows, TensorId};
 
-use super::lanes::{Lanes, immediates};
+use super::Kind::{Activation, Exact, Uint};
+use super::immediates::RowsColumns;
+use super::lanes::Lanes;
+use super::simd;
+use super::span_pair::BlockImmediates;
 use super::spans::{Softmax, by_sequence};
-use super::{Candidate, Count, CpuOp, Describe, Dispatch, Grid, Io, Kernels, Memory, Requirements, Scalar};
-use super::{read, simd, write};
+use super::tensor_use::{accumulate, read, starts, write};
+use super::{
+    Candidate, Count, CpuOp, Describe, Dispatch, Grid, Kernels, Memory, Requirements, Scalar, TensorUse, bind,
+};
 
-/// Workgroups that share the rows of a sequence on the way back: enough to fill a GPU with few sequences.
+/// Workgroups that share the rows of a sequence in backward: enough to fill a GPU with few sequences.
 const SPLITS: usize = 8;
 
 /// output[b] = hidden[first row of b] ‖ Σ_t p_t·hidden_t, with p the softmax of the logits over the allowed
@@ -27,7 +33,7 @@ pub struct SpanPool {
     pub starts: TensorId,
     /// `[B, 2H]`, written.
     pub output: TensorId,
-    /// `[B, 2]`, written: the largest logit and Σ exp(logit − largest), for the way back.
+    /// `[B, 2]`, written: the largest logit and Σ exp(logit − largest), for backward.
     pub statistics: TensorId,
     pub sequences: Rows,
     pub tokens: Rows,
@@ -44,7 +50,7 @@ pub struct SpanPoolGradient {
     pub allowed: TensorId,
     pub starts: TensorId,
     pub statistics: TensorId,
-    /// `[B, 2H]`, as the way forward wrote it.
+    /// `[B, 2H]`, as forward wrote it.
     pub output: TensorId,
     /// `[B, 2H]`
     pub output_gradient: TensorId,
@@ -63,12 +69,16 @@ impl Describe for SpanPool {
         "span_pool"
     }
 
-    fn io(&self) -> Io {
-        Io {
-            reads: vec![self.hidden, self.logits, self.allowed, self.starts],
-            writes: vec![self.output, self.statistics],
-            ..Io::default()
-        }
+    fn tensors(&self) -> Vec<TensorUse> {
+        let (tokens, sequences, columns) = (self.tokens, self.sequences, self.columns);
+        vec![
+            read("hidden", self.hidden, Activation, (tokens, columns)),
+            read("logits", self.logits, Exact, (tokens, 1)),
+            read("allowed", self.allowed, Uint, (tokens, 1)),
+            read("starts", self.starts, Uint, starts(sequences)),
+            write("output", self.output, Activation, (sequences, 2 * columns)),
+            write("statistics", self.statistics, Exact, (sequences, 2)),
+        ]
     }
 
     fn flops(&self, extents: &Extents) -> f64 {
@@ -81,15 +91,19 @@ impl Describe for SpanPoolGradient {
         "span_pool_gradient"
     }
 
-    fn io(&self) -> Io {
-        let (inputs, spans) = ([self.hidden, self.logits], [self.allowed, self.starts]);
-        let outputs = [self.statistics, self.output, self.output_gradient];
-        Io {
-            reads: [&inputs[..], &spans[..], &outputs[..]].concat(),
-            writes: vec![self.hidden_gradient],
-            updates: vec![self.logits_gradient],
-            ..Io::default()
-        }
+    fn tensors(&self) -> Vec<TensorUse> {
+        let (tokens, sequences, columns) = (self.tokens, self.sequences, self.columns);
+        vec![
+            read("hidden", self.hidden, Activation, (tokens, columns)),
+            read("logits", self.logits, Exact, (tokens, 1)),
+            read("allowed", self.allowed, Uint, (tokens, 1)),
+            read("starts", self.starts, Uint, starts(sequences)),
+            read("statistics", self.statistics, Exact, (sequences, 2)),
+            read("output", self.output, Activation, (sequences, 2 * columns)),
+            read("output_gradient", self.output_gradient, Activation, (sequences, 2 * columns)),
+            write("hidden_gradient", self.hidden_gradient, Activation, (tokens, columns)),
+            accumulate("logits_gradient", self.logits_gradient, Exact, (tokens, 1)),
+        ]
     }
 
     /// A product for the logits and one for the hidden rows.
@@ -189,25 +203,23 @@ fn deviation<S: Scalar>(gradient: &[S], hidden: &[S], pooled: &[S]) -> S {
 impl Kernels for SpanPool {
     fn candidates(&self) -> Vec<Candidate> {
         let lanes = Lanes::new(self.columns, 16, 256);
-        let mut immediates = immediates(self.sequences, self.columns);
-        immediates.push(lanes.per_thread() as u32);
+        let immediates = BlockImmediates::new(self.sequences, self.columns, lanes).into();
         let blocks = Count::Fixed(lanes.per_thread());
         let dispatch = Dispatch {
             shader: "span_pool",
             constants: lanes.constants(),
-            bindings: vec![
-                read(self.hidden),
-                read(self.logits),
-                read(self.allowed),
-                read(self.starts),
-                write(self.output),
-                write(self.statistics),
-            ],
+            bindings: bind([
+                self.hidden,
+                self.logits,
+                self.allowed,
+                self.starts,
+                self.output,
+                self.statistics,
+            ]),
             immediates,
             grid: Grid(vec![Count::Rows { rows: self.sequences, per: 1 }, blocks]),
         };
-        let strategy = "blocks of channels";
-        vec![Candidate { strategy, requires: Requirements::default(), dispatches: vec![dispatch] }]
+        Candidate::only("blocks of channels", dispatch)
     }
 }
 
@@ -222,15 +234,15 @@ impl SpanPoolGradient {
         Dispatch {
             shader: "span_pool_gradient_hidden",
             constants,
-            bindings: vec![
-                read(self.logits),
-                read(self.allowed),
-                read(self.starts),
-                read(self.statistics),
-                read(self.output_gradient),
-                write(self.hidden_gradient),
-            ],
-            immediates: immediates(self.sequences, self.columns),
+            bindings: bind([
+                self.logits,
+                self.allowed,
+                self.starts,
+                self.statistics,
+                self.output_gradient,
+                self.hidden_gradient,
+            ]),
+            immediates: RowsColumns::new(self.sequences, self.columns).into(),
             grid: self.grid(),
         }
     }
@@ -241,17 +253,17 @@ impl SpanPoolGradient {
         Dispatch {
             shader: "span_pool_gradient_logits",
             constants,
-            bindings: vec![
-                read(self.hidden),
-                read(self.logits),
-                read(self.allowed),
-                read(self.starts),
-                read(self.statistics),
-                read(self.output),
-                read(self.output_gradient),
-                write(self.logits_gradient),
-            ],
-            immediates: immediates(self.sequences, self.columns),
+            bindings: bind([
+                self.hidden,
+                self.logits,
+                self.allowed,
+                self.starts,
+                self.statistics,
+                self.output,
+                self.output_gradient,
+                self.logits_gradient,
+            ]),
+            immediates: RowsColumns::new(self.sequences, self.columns).into(),
             grid: self.grid(),
         }
     }

@@ -4,10 +4,12 @@
 
 use rayon::prelude::*;
 
-use crate::tensor::{Extents, Rows, TensorId};
+use crate::tensor::{Rows, TensorId};
 
+use super::Kind::{Activation, Exact, Uint};
 use super::norm::{add_partials, partial_rows};
-use super::{CpuOp, Describe, Io, Memory, Scalar, simd};
+use super::tensor_use::{accumulate, read, scratch, starts, table};
+use super::{CpuOp, Describe, Memory, Scalar, TensorUse, simd};
 
 /// Partial sums of the segments' gradients: each sums one contiguous block of rows.
 pub const SEGMENT_PARTIALS: usize = 128;
@@ -16,7 +18,7 @@ pub const SEGMENT_PARTIALS: usize = 128;
 const TASK_IDS: usize = 8;
 
 /// Ends the list of distinct ids (`WordGradient::ids`).
-pub const NO_ID: u32 = u32::MAX;
+pub use super::constants::NO_ID;
 
 /// table[id] += Σ of the gradient's rows listed for that id.
 ///
@@ -43,16 +45,15 @@ impl Describe for WordGradient {
         "word_gradient"
     }
 
-    fn io(&self) -> Io {
-        Io {
-            reads: vec![self.gradient, self.ids, self.starts, self.list],
-            updates: vec![self.table],
-            ..Io::default()
-        }
-    }
-
-    fn flops(&self, _: &Extents) -> f64 {
-        0.0
+    fn tensors(&self) -> Vec<TensorUse> {
+        let (rows, columns) = (self.rows, self.columns);
+        vec![
+            read("gradient", self.gradient, Activation, (rows, columns)),
+            read("ids", self.ids, Uint, (rows, 1)),
+            read("starts", self.starts, Uint, starts(rows)),
+            read("list", self.list, Uint, (rows, 1)),
+            accumulate("table", self.table, Exact, table(columns)),
+        ]
     }
 }
 
@@ -91,16 +92,13 @@ impl Describe for SampledWordGradient {
         "sampled_word_gradient"
     }
 
-    fn io(&self) -> Io {
-        Io {
-            reads: vec![self.gradient, self.sampled, self.masked_rows],
-            updates: vec![self.table],
-            ..Io::default()
-        }
-    }
-
-    fn flops(&self, _: &Extents) -> f64 {
-        0.0
+    fn tensors(&self) -> Vec<TensorUse> {
+        vec![
+            read("gradient", self.gradient, Activation, table(self.columns)),
+            read("sampled", self.sampled, Uint, (self.rows, 1)),
+            read("masked_rows", self.masked_rows, Uint, (self.rows, 1)),
+            accumulate("table", self.table, Exact, table(self.columns)),
+        ]
     }
 }
 
@@ -198,12 +196,12 @@ impl Describe for PositionGradient {
         "position_gradient"
     }
 
-    fn io(&self) -> Io {
-        Io { reads: vec![self.gradient, self.starts], updates: vec![self.table], ..Io::default() }
-    }
-
-    fn flops(&self, _: &Extents) -> f64 {
-        0.0
+    fn tensors(&self) -> Vec<TensorUse> {
+        vec![
+            read("gradient", self.gradient, Activation, table(self.columns)),
+            read("starts", self.starts, Uint, starts(self.sequences)),
+            accumulate("table", self.table, Exact, (self.positions, self.columns)),
+        ]
     }
 }
 
@@ -253,17 +251,14 @@ impl Describe for SegmentGradient {
         "segment_gradient"
     }
 
-    fn io(&self) -> Io {
-        Io {
-            reads: vec![self.gradient, self.segments],
-            updates: vec![self.table],
-            scratch: vec![self.partials],
-            ..Io::default()
-        }
-    }
-
-    fn flops(&self, _: &Extents) -> f64 {
-        0.0
+    fn tensors(&self) -> Vec<TensorUse> {
+        let (rows, columns) = (self.rows, self.columns);
+        vec![
+            read("gradient", self.gradient, Activation, (rows, columns)),
+            read("segments", self.segments, Uint, (rows, 1)),
+            accumulate("table", self.table, Exact, (2, columns)),
+            scratch("partials", self.partials, Exact, (SEGMENT_PARTIALS, 2 * columns)),
+        ]
     }
 }
 

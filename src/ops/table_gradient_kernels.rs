@@ -2,13 +2,13 @@
 
 use crate::tensor::Rows;
 
-use super::lanes::{Lanes, immediates};
-use super::norm_kernels::sum_partials;
+use super::immediates::{RowsColumns, Words, immediates};
+use super::lanes::Lanes;
+use super::norm_kernels::{PartialsImmediates, sum_partials};
 use super::table_gradient::{
     PositionGradient, SEGMENT_PARTIALS, SampledWordGradient, SegmentGradient, WordGradient,
 };
-use super::{Binding, Candidate, Count, Dispatch, Grid, Kernels, Requirements};
-use super::{read, write};
+use super::{Binding, Candidate, Count, Dispatch, Grid, Kernels, Requirements, bind};
 
 /// Threads of a workgroup, across a table row and over the rows added to it: frequent ids have thousands.
 const WIDTH: usize = 256;
@@ -21,7 +21,7 @@ fn table_rows(
     shader: &'static str,
     columns: usize,
     bindings: Vec<Binding>,
-    immediates: Vec<u32>,
+    immediates: impl Words,
     grid: Grid,
 ) -> Vec<Candidate> {
     let across = Lanes::new(columns, ACROSS, 1).threads;
@@ -37,7 +37,7 @@ fn table_rows(
             shader,
             constants: lanes.constants(),
             bindings: bindings.clone(),
-            immediates: immediates.clone(),
+            immediates: immediates.into(),
             grid: grid.clone(),
         }],
     };
@@ -51,9 +51,8 @@ fn each(rows: Rows) -> Grid {
 
 impl Kernels for WordGradient {
     fn candidates(&self) -> Vec<Candidate> {
-        let bindings =
-            vec![read(self.gradient), write(self.table), read(self.ids), read(self.starts), read(self.list)];
-        let immediates = immediates(self.rows, self.columns);
+        let bindings = bind([self.gradient, self.table, self.ids, self.starts, self.list]);
+        let immediates = RowsColumns::new(self.rows, self.columns);
         table_rows("word_gradient", self.columns, bindings, immediates, each(self.rows))
     }
 }
@@ -64,28 +63,28 @@ impl Kernels for SampledWordGradient {
         let dispatch = Dispatch {
             shader: "sampled_word_gradient",
             constants: lanes.constants(),
-            bindings: vec![
-                read(self.gradient),
-                write(self.table),
-                read(self.sampled),
-                read(self.masked_rows),
-            ],
-            immediates: immediates(self.rows, self.columns),
+            bindings: bind([self.gradient, self.table, self.sampled, self.masked_rows]),
+            immediates: RowsColumns::new(self.rows, self.columns).into(),
             grid: each(self.rows),
         };
-        vec![Candidate {
-            strategy: "shared_rows",
-            requires: Requirements::default(),
-            dispatches: vec![dispatch],
-        }]
+        Candidate::only("shared_rows", dispatch)
+    }
+}
+
+immediates! {
+    struct PositionImmediates {
+        shape: RowsColumns,
+        positions: u32,
     }
 }
 
 impl Kernels for PositionGradient {
     fn candidates(&self) -> Vec<Candidate> {
-        let bindings = vec![read(self.gradient), write(self.table), read(self.starts)];
-        let mut immediates = immediates(self.sequences, self.columns);
-        immediates.push(self.positions as u32);
+        let bindings = bind([self.gradient, self.table, self.starts]);
+        let immediates = PositionImmediates {
+            shape: RowsColumns::new(self.sequences, self.columns),
+            positions: self.positions as u32,
+        };
         let grid = Grid(vec![Count::Fixed(self.positions)]);
         table_rows("position_gradient", self.columns, bindings, immediates, grid)
     }
@@ -94,12 +93,12 @@ impl Kernels for PositionGradient {
 impl Kernels for SegmentGradient {
     fn candidates(&self) -> Vec<Candidate> {
         let lanes = Lanes::new(self.columns, 16, WIDTH);
-        let mut immediates = immediates(self.rows, self.columns);
-        immediates.push(SEGMENT_PARTIALS as u32);
+        let shape = RowsColumns::new(self.rows, self.columns);
+        let immediates = PartialsImmediates { shape, partials: SEGMENT_PARTIALS as u32 }.into();
         let blocks = Dispatch {
             shader: "segment_gradient",
             constants: lanes.constants(),
-            bindings: vec![read(self.gradient), read(self.segments), write(self.partials)],
+            bindings: bind([self.gradient, self.segments, self.partials]),
             immediates,
             grid: Grid(vec![Count::Fixed(SEGMENT_PARTIALS), Count::Fixed(lanes.per_thread())]),
         };

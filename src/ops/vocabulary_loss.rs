@@ -5,11 +5,14 @@
 
 use rayon::prelude::*;
 
-use crate::tensor::{Extents, Rows, StepValues, TensorId, random};
+use crate::tensor::{Rows, StepValues, TensorId, random};
 
+use super::Kind::{Exact, Uint};
+use super::immediates::{RowWords, immediates};
 use super::scalar::ln_positive;
-use super::{Candidate, Count, CpuOp, Describe, Dispatch, Grid, Io, Kernels, Memory, Requirements, Scalar};
-use super::{read, simd, write};
+use super::simd;
+use super::tensor_use::{accumulate, part, read, write};
+use super::{Candidate, Count, CpuOp, Describe, Dispatch, Grid, Kernels, Memory, Scalar, TensorUse, bind};
 
 /// Columns of `results`: loss, whether the likeliest token is the original, whether the sample is.
 pub const RESULTS: usize = 3;
@@ -57,22 +60,19 @@ impl Describe for VocabularyLoss {
         "vocabulary_loss"
     }
 
-    fn io(&self) -> Io {
-        let mut io = Io {
-            reads: vec![self.targets, self.sequences, self.slots],
-            writes: vec![self.results],
-            updates: vec![self.logits],
-            ..Io::default()
-        };
-        match self.draws {
-            true => io.writes.push(self.sampled),
-            false => io.reads.push(self.sampled),
-        }
-        io
-    }
-
-    fn flops(&self, _: &Extents) -> f64 {
-        0.0
+    fn tensors(&self) -> Vec<TensorUse> {
+        // The logits are the chunk's own, the rest is that of all masked rows.
+        let first = self.rows.offset;
+        let mut tensors = vec![
+            read("targets", self.targets, Uint, part(first, self.rows, 1)),
+            read("sequences", self.sequences, Uint, part(first, self.rows, 1)),
+            read("slots", self.slots, Uint, part(first, self.rows, 1)),
+            write("results", self.results, Exact, part(first, self.rows, RESULTS)),
+            accumulate("logits", self.logits, Exact, (self.rows, self.vocabulary)),
+        ];
+        let sampled = if self.draws { write } else { read };
+        tensors.push(sampled("sampled", self.sampled, Uint, part(first, self.rows, 1)));
+        tensors
     }
 }
 
@@ -85,45 +85,51 @@ impl<S: Scalar> CpuOp<S> for VocabularyLoss {
         let sequences = &memory.read_uint(self.sequences)[first..];
         let slots = &memory.read_uint(self.slots)[first..];
         let results = &mut memory.write(self.results)[first * RESULTS..][..count * RESULTS];
-        let sampled = &mut memory.write_uint(self.sampled)[first..first + count];
-        let values = memory.values;
-        let scale = S::of(self.scale(values));
-        logits
-            .par_chunks_exact_mut(self.vocabulary)
-            .zip(results.par_chunks_exact_mut(RESULTS))
-            .zip(sampled)
-            .enumerate()
-            .for_each(|(m, ((logits, results), sampled))| {
-                let target = targets[m] as usize;
-                if self.draws {
-                    let sequence = values.first_sequence + sequences[m];
-                    let key = random::derive(values.key, self.site, sequence);
-                    *sampled = simd(
-                        #[inline(always)]
-                        || sample(logits, S::of(1.0 / f64::from(self.temperature)), key, slots[m]),
-                    );
-                }
-                let (top, sum) = simd(
+        let (values, scale) = (memory.values, S::of(self.scale(memory.values)));
+        let rows = logits.par_chunks_exact_mut(self.vocabulary).zip(results.par_chunks_exact_mut(RESULTS));
+        if self.draws {
+            let sampled = &mut memory.write_uint(self.sampled)[first..first + count];
+            rows.zip(sampled).enumerate().for_each(|(m, ((logits, results), sampled))| {
+                let key = random::derive(values.key, self.site, values.first_sequence + sequences[m]);
+                *sampled = simd(
                     #[inline(always)]
-                    || top_and_sum(logits),
+                    || sample(logits, S::of(1.0 / f64::from(self.temperature)), key, slots[m]),
                 );
-                let largest = logits[top as usize];
-                results[0] = sum.ln() - (logits[target] - largest);
-                results[1] = S::of(f64::from(u8::from(top as usize == target)));
-                results[2] = S::of(f64::from(u8::from(*sampled as usize == target)));
-                if self.gradient {
-                    let factor = scale / sum;
-                    simd(
-                        #[inline(always)]
-                        || {
-                            for x in logits.iter_mut() {
-                                *x = (*x - largest).exp() * factor;
-                            }
-                        },
-                    );
-                    logits[target] -= scale;
-                }
+                self.row(logits, results, [targets[m], *sampled], scale);
             });
+        } else {
+            let sampled = &memory.read_uint(self.sampled)[first..first + count];
+            rows.zip(sampled).enumerate().for_each(|(m, ((logits, results), &sampled))| {
+                self.row(logits, results, [targets[m], sampled], scale);
+            });
+        }
+    }
+}
+
+impl VocabularyLoss {
+    /// Results of one row, and where wanted its gradient in place of the logits.
+    fn row<S: Scalar>(&self, logits: &mut [S], results: &mut [S], [target, sampled]: [u32; 2], scale: S) {
+        let target = target as usize;
+        let (top, sum) = simd(
+            #[inline(always)]
+            || top_and_sum(logits),
+        );
+        let largest = logits[top as usize];
+        results[0] = sum.ln() - (logits[target] - largest);
+        results[1] = S::of(f64::from(u8::from(top as usize == target)));
+        results[2] = S::of(f64::from(u8::from(sampled as usize == target)));
+        if self.gradient {
+            let factor = scale / sum;
+            simd(
+                #[inline(always)]
+                || {
+                    for x in logits.iter_mut() {
+                        *x = (*x - largest).exp() * factor;
+                    }
+                },
+            );
+            logits[target] -= scale;
+        }
     }
 }
 
@@ -186,35 +192,33 @@ fn sample<S: Scalar>(row: &[S], inverse_temperature: S, key: [u32; 2], slot: u32
     winners[winner]
 }
 
+immediates! {
+    struct Immediates {
+        rows: RowWords,
+        vocabulary: u32,
+        site: u32,
+        inverse_temperature: f32,
+        generator_weight: f32,
+    }
+}
+
 impl Kernels for VocabularyLoss {
     fn candidates(&self) -> Vec<Candidate> {
-        let mut bindings = vec![
-            write(self.logits),
-            read(self.targets),
-            read(self.sequences),
-            read(self.slots),
-            write(self.results),
-        ];
-        bindings.push(if self.draws { write(self.sampled) } else { read(self.sampled) });
-        let [extent, offset, capacity] = self.rows.immediates();
-        vec![Candidate {
-            strategy: "row",
-            requires: Requirements::default(),
-            dispatches: vec![Dispatch {
-                shader: "vocabulary_loss",
-                constants: vec![("DRAWS", u32::from(self.draws)), ("GRADIENT", u32::from(self.gradient))],
-                bindings,
-                immediates: vec![
-                    extent,
-                    offset,
-                    capacity,
-                    self.vocabulary as u32,
-                    self.site,
-                    (1.0 / self.temperature).to_bits(),
-                    self.generator_weight.to_bits(),
-                ],
-                grid: Grid(vec![Count::Rows { rows: self.rows, per: 1 }]),
-            }],
-        }]
+        let immediates = Immediates {
+            rows: self.rows.into(),
+            vocabulary: self.vocabulary as u32,
+            site: self.site,
+            inverse_temperature: 1.0 / self.temperature,
+            generator_weight: self.generator_weight,
+        };
+        let of_slots = [self.targets, self.sequences, self.slots];
+        let dispatch = Dispatch {
+            shader: "vocabulary_loss",
+            constants: vec![("DRAWS", u32::from(self.draws)), ("GRADIENT", u32::from(self.gradient))],
+            bindings: bind([self.logits, of_slots[0], of_slots[1], of_slots[2], self.results, self.sampled]),
+            immediates: immediates.into(),
+            grid: Grid(vec![Count::Rows { rows: self.rows, per: 1 }]),
+        };
+        Candidate::only("row", dispatch)
     }
 }

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::tensor::{StepValues, TensorId};
 
-use super::Plan;
+use super::{Identity, Plan};
 
 /// Data for a tensor of role `Batch`, written before the ops run.
 #[derive(Clone, Copy, Debug)]
@@ -57,8 +57,8 @@ pub trait Executor {
     /// `None` where nothing is queued, or nothing has arrived yet.
     fn poll(&mut self, wait: bool) -> Result<Option<(u64, Vec<Vec<u32>>)>>;
 
-    /// One line on what runs this: name, driver, threads.
-    fn describe(&self) -> String;
+    /// What runs this.
+    fn identity(&self) -> Identity;
 }
 
 /// Copies parameters between executors of plans of one model.

@@ -63,8 +63,7 @@ impl Plan {
                 Phase::Micro => "micro",
                 Phase::Update => "update",
             };
-            let written = op.io.writes.iter().chain(&op.io.updates);
-            let shapes: Vec<String> = written.map(|&id| self.shape(id)).collect();
+            let shapes: Vec<String> = op.results().map(|id| self.shape(id)).collect();
             let _ = writeln!(
                 text,
                 "{index:>5}  {phase:<7} {:<22} {:<58} {:>12.3}  {}",
@@ -74,6 +73,11 @@ impl Plan {
                 shapes.join(" ")
             );
         }
+        self.explain_memory(extents, &mut text);
+        text
+    }
+
+    fn explain_memory(&self, extents: &Extents, text: &mut String) {
         let summary = self.summary(extents);
         let _ = writeln!(
             text,
@@ -102,7 +106,6 @@ impl Plan {
             summary.micro_flops / 1e9,
             summary.update_flops / 1e9
         );
-        text
     }
 
     /// `name[rows×columns]`, varying rows by their letter: T tokens, B sequences, M masked slots.

@@ -5,19 +5,26 @@
 
 use std::ops::Range;
 
-use anyhow::{Result, bail};
+use anyhow::{Error, Result, bail};
 
 use crate::ops::memory::Placement;
-use crate::ops::{Io, Op};
+use crate::ops::{Op, TensorUse, Touch};
 use crate::tensor::{Element, Extents, Precision, Role, Rows, TensorId, TensorInfo};
 
+mod bound;
+mod check;
 mod executor;
 pub mod explain;
+mod identity;
 mod in_flight;
+mod planned_op;
 mod storage;
 
+pub use bound::{Access, Bound};
 pub use executor::{Data, Executor, Upload, copy_parameters};
+pub use identity::Identity;
 pub use in_flight::{IN_FLIGHT, InFlight};
+pub use planned_op::PlannedOp;
 pub use storage::{BufferInfo, ParameterRange};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,15 +32,6 @@ pub enum Phase {
     Clear,
     Micro,
     Update,
-}
-
-/// An op in its place.
-pub struct PlannedOp {
-    pub phase: Phase,
-    /// Where in the model: `discriminator.layer.3.attention.output`.
-    pub label: String,
-    pub op: Box<dyn Op>,
-    pub io: Io,
 }
 
 /// How a parameter starts.
@@ -45,6 +43,26 @@ pub enum Initial {
     TruncatedNormal(f64),
     /// Uniform within ±√(6/(in+out)), of the parameter's own shape `[out, in]`.
     GlorotUniform,
+}
+
+/// What a parameter is for: a norm's and a bias's are vectors, and weight decay leaves them alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParameterKind {
+    /// A matrix or a table.
+    Weight,
+    Bias,
+    /// Weight or bias of a norm.
+    Norm,
+}
+
+impl ParameterKind {
+    fn decays(self) -> bool {
+        self == ParameterKind::Weight
+    }
+
+    fn is_vector(self) -> bool {
+        self != ParameterKind::Weight
+    }
 }
 
 /// A named part of a parameter: some of its rows. Fused parameters (query, key, value) have several.
@@ -91,6 +109,8 @@ pub struct PlanBuilder {
     rate: f32,
     precision: Precision,
     loss_scale: Option<TensorId>,
+    /// What was wrong with the first op that was wrong.
+    error: Option<Error>,
 }
 
 impl Default for PlanBuilder {
@@ -105,6 +125,7 @@ impl Default for PlanBuilder {
             rate: 1.0,
             precision: Precision::F32,
             loss_scale: None,
+            error: None,
         }
     }
 }
@@ -171,17 +192,16 @@ impl PlanBuilder {
         self.loss_scale = Some(tensor);
     }
 
-    /// Declares a parameter of `parts` named row ranges, `columns` wide (1 and `vector` for biases and norms).
+    /// Declares a parameter of `parts` named row ranges, `columns` wide (1 for biases and norms).
     pub fn parameter(
         &mut self,
         parts: &[(String, usize)],
         columns: usize,
-        vector: bool,
+        kind: ParameterKind,
         initial: Initial,
     ) -> Parameter {
         let rows: usize = parts.iter().map(|(_, rows)| rows).sum();
         let name = &parts[0].0;
-        let decays = !parts.iter().any(|(name, _)| name.contains("LayerNorm") || name.contains("bias"));
         let mut tensor = |role| {
             let id = TensorId(self.tensors.len() as u32);
             self.tensors.push(TensorInfo {
@@ -202,13 +222,13 @@ impl PlanBuilder {
             parts: parts
                 .iter()
                 .map(|(name, rows)| {
-                    let shape = if vector { vec![*rows * columns] } else { vec![*rows, columns] };
+                    let shape = if kind.is_vector() { vec![*rows * columns] } else { vec![*rows, columns] };
                     let part = Part { name: name.clone(), first_row, shape };
                     first_row += rows;
                     part
                 })
                 .collect(),
-            decays,
+            decays: kind.decays(),
             rate: self.rate,
             initial,
             rows,
@@ -251,14 +271,20 @@ impl PlanBuilder {
     }
 
     /// Appends an op to the current phase.
+    ///
+    /// Every tensor is checked against what the op declares: element, columns, rows. Of several ops that do not fit,
+    /// the first is what [`PlanBuilder::build`] fails with, so that a model need not ask after every op.
     pub fn push(&mut self, label: &str, op: impl Op + 'static) {
-        let io = op.io();
-        self.ops.push(PlannedOp {
+        let planned = PlannedOp {
             phase: self.phase.unwrap_or(Phase::Micro),
             label: self.scoped(label),
+            tensors: op.tensors(),
             op: Box::new(op),
-            io,
-        });
+        };
+        if self.error.is_none() {
+            self.error = check::check(&planned, &self.tensors).err();
+        }
+        self.ops.push(planned);
     }
 
     /// Ops appended so far: the index of the next one.
@@ -276,7 +302,14 @@ impl PlanBuilder {
 
     /// Assigns memory and checks the plan. `keep` names activations that are read from outside after a
     /// micro-batch (tests, `parity`): they get memory of their own.
-    pub fn build(self, keep: &[TensorId]) -> Result<Plan> {
+    ///
+    /// # Errors
+    /// The first op that was pushed with tensors other than it takes; ops out of the order of their phases, or that
+    /// write what they read.
+    pub fn build(mut self, keep: &[TensorId]) -> Result<Plan> {
+        if let Some(error) = self.error.take() {
+            return Err(error);
+        }
         if !self.ops.is_sorted_by_key(|op| op.phase) {
             bail!("plan: ops are not in the order of their phases");
         }
@@ -322,30 +355,30 @@ impl Plan {
     /// Kind and shapes of an op: what its speed depends on. Varying rows by their letter and capacity (T tokens,
     /// B sequences, M masked slots); h marks half precision.
     pub fn signature(&self, op: usize) -> String {
-        let PlannedOp { op, io, .. } = &self.ops[op];
-        let shapes = |ids: &[TensorId]| -> String {
-            let shape = |&id: &TensorId| {
-                let info = self.info(id);
-                let half = if info.element == Element::Half { "h" } else { "" };
-                format!("{}{}×{}{half}", info.rows.extent.letter(), info.rows.capacity, info.columns)
-            };
-            ids.iter().map(shape).collect::<Vec<_>>().join(" ")
+        let op = &self.ops[op];
+        let shape = |id: TensorId| {
+            let info = self.info(id);
+            let half = if info.element == Element::Half { "h" } else { "" };
+            format!("{}{}×{}{half}", info.rows.extent.letter(), info.rows.capacity, info.columns)
         };
-        let written: Vec<TensorId> = io.writes.iter().chain(&io.updates).copied().collect();
-        format!("{} {} → {}", op.name(), shapes(&io.reads), shapes(&written))
+        let [read, written]: [Vec<String>; 2] =
+            [op.reads().map(shape).collect(), op.results().map(shape).collect()];
+        format!("{} {} → {}", op.op.name(), read.join(" "), written.join(" "))
     }
 
     /// Bytes that an op must move at the least with these extents: what it reads and writes once. An upper bound for
     /// tables of which it takes a few rows.
     pub fn op_bytes(&self, index: usize, extents: &Extents) -> f64 {
-        let io = &self.ops[index].io;
-        let moved = |ids: &[TensorId]| -> f64 {
-            ids.iter()
-                .map(|&id| self.info(id))
-                .map(|t| t.element.bytes() as f64 * (t.rows.count(extents) * t.columns) as f64)
-                .sum()
+        let moved = |used: &TensorUse| {
+            let passes = match used.touch {
+                Touch::Read | Touch::Write => 1.0,
+                Touch::Accumulate => 2.0,
+                Touch::Scratch => return 0.0,
+            };
+            let info = self.info(used.tensor);
+            passes * info.element.bytes() as f64 * (info.rows.count(extents) * info.columns) as f64
         };
-        moved(&io.reads) + moved(&io.writes) + 2.0 * moved(&io.updates)
+        self.ops[index].tensors.iter().map(moved).sum()
     }
 
     /// Bytes of device memory, all buffers together.

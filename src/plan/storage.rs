@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use crate::ops::memory::Placement;
 use crate::tensor::{Element, Role, Rows, TensorId, TensorInfo};
 
-use super::{PlanBuilder, PlannedOp};
+use super::{Parameter, PlanBuilder};
 
 /// Every tensor of a flat buffer starts at a multiple of 256 bytes: the strictest alignment WebGPU asks of
 /// a storage binding.
@@ -121,7 +121,7 @@ pub(super) fn parameter_ranges(builder: &mut PlanBuilder, limit: usize) -> Vec<P
 fn lifetimes(builder: &PlanBuilder) -> Vec<Option<(usize, usize)>> {
     let mut lifetimes = vec![None; builder.tensors.len()];
     for (index, op) in builder.ops.iter().enumerate() {
-        for id in touched(op) {
+        for id in op.tensors.iter().map(|used| used.tensor) {
             let life = &mut lifetimes[id.0 as usize];
             let first = life.map_or(index, |(first, _)| first);
             *life = Some((first, index));
@@ -130,113 +130,134 @@ fn lifetimes(builder: &PlanBuilder) -> Vec<Option<(usize, usize)>> {
     lifetimes
 }
 
-fn touched(op: &PlannedOp) -> impl Iterator<Item = TensorId> + '_ {
-    let io = &op.io;
-    io.reads.iter().chain(&io.writes).chain(&io.updates).chain(&io.scratch).copied()
-}
-
 /// A shared buffer: its index, element type, and the lives (first and last op) of the tensors in it.
 type Colour = (usize, Element, Vec<(usize, usize)>);
 
 pub(super) fn assign(builder: &PlanBuilder, keep: &[TensorId]) -> Result<(Vec<BufferInfo>, Vec<Placement>)> {
-    let lifetimes = lifetimes(builder);
-    let mut buffers: Vec<BufferInfo> = Vec::new();
-    let nowhere = Placement { buffer: usize::MAX, offset: 0, length: 0 };
-    let mut placements = vec![nowhere; builder.tensors.len()];
+    let mut memory = Assignment {
+        builder,
+        lifetimes: lifetimes(builder),
+        buffers: Vec::new(),
+        placements: vec![NOWHERE; builder.tensors.len()],
+    };
+    memory.flat();
+    let shared = memory.own(keep);
+    memory.colour(shared);
+    check(builder, &memory.placements)?;
+    Ok((memory.buffers, memory.placements))
+}
 
-    // Parameters, gradients and moments: four flat buffers of one layout.
-    let (offsets, kinds) = flat_layout(builder);
-    let elements = kinds.last().map_or(0, |kind| kind.elements.end);
-    let mut flat = HashMap::new();
-    if !builder.parameters.is_empty() {
-        for role in [Role::Parameter, Role::Gradient, Role::FirstMoment, Role::SecondMoment] {
-            // A plan without a way back has neither gradients nor moments.
-            let used = builder.tensors.iter().zip(&lifetimes).any(|(t, l)| t.role == role && l.is_some());
-            if !used && role != Role::Parameter {
+const NOWHERE: Placement = Placement { buffer: usize::MAX, offset: 0, length: 0 };
+
+/// Memory as far as it is assigned.
+struct Assignment<'a> {
+    builder: &'a PlanBuilder,
+    lifetimes: Vec<Option<(usize, usize)>>,
+    buffers: Vec<BufferInfo>,
+    placements: Vec<Placement>,
+}
+
+impl Assignment<'_> {
+    /// A new buffer for a tensor; its index.
+    fn buffer(&mut self, info: &TensorInfo, role: Role) -> usize {
+        self.buffers.push(BufferInfo { elements: info.elements().max(1), element: info.element, role });
+        self.buffers.len() - 1
+    }
+
+    /// Parameters, gradients and moments: four flat buffers of one layout.
+    fn flat(&mut self) {
+        let builder = self.builder;
+        let (offsets, kinds) = flat_layout(builder);
+        let elements = kinds.last().map_or(0, |kind| kind.elements.end);
+        let mut flat = HashMap::new();
+        if !builder.parameters.is_empty() {
+            for role in [Role::Parameter, Role::Gradient, Role::FirstMoment, Role::SecondMoment] {
+                // A plan without backward ops has neither gradients nor moments.
+                let mut tensors = builder.tensors.iter().zip(&self.lifetimes);
+                let used = tensors.any(|(tensor, life)| tensor.role == role && life.is_some());
+                if !used && role != Role::Parameter {
+                    continue;
+                }
+                flat.insert(role, self.buffers.len());
+                self.buffers.push(BufferInfo { elements, element: Element::Float, role });
+            }
+        }
+        let of_parameters = builder.parameters.iter().zip(offsets).flat_map(|(parameter, offset)| {
+            let Parameter { value, gradient, first_moment, second_moment, .. } = parameter;
+            [value, gradient, first_moment, second_moment].map(|&tensor| (tensor, offset))
+        });
+        let of_ranges = builder.aliases.iter().map(|alias| (alias.tensor, alias.offset));
+        for (tensor, offset) in of_parameters.chain(of_ranges) {
+            let info = builder.info(tensor);
+            if let Some(&buffer) = flat.get(&info.role) {
+                self.placements[tensor.0 as usize] = Placement { buffer, offset, length: info.elements() };
+            }
+        }
+    }
+
+    /// A buffer each for what outlives the micro-batch, or is read from outside; returns the rest that is used.
+    fn own(&mut self, keep: &[TensorId]) -> Vec<usize> {
+        let builder = self.builder;
+        let mut shared = Vec::new();
+        for (index, info) in builder.tensors.iter().enumerate() {
+            let of_parameters = info.role <= Role::SecondMoment;
+            if self.placements[index] != NOWHERE || of_parameters {
                 continue;
             }
-            flat.insert(role, buffers.len());
-            buffers.push(BufferInfo { elements, element: Element::Float, role });
-        }
-    }
-    for (parameter, offset) in builder.parameters.iter().zip(offsets) {
-        let ids = [parameter.value, parameter.gradient, parameter.first_moment, parameter.second_moment];
-        for id in ids {
-            let info = builder.info(id);
-            if let Some(&buffer) = flat.get(&info.role) {
-                placements[id.0 as usize] = Placement { buffer, offset, length: info.elements() };
+            let transient = matches!(info.role, Role::Activation | Role::ActivationGradient | Role::Scratch);
+            if transient && !keep.contains(&TensorId(index as u32)) {
+                if self.lifetimes[index].is_some() {
+                    shared.push(index);
+                }
+                continue;
             }
+            let buffer = self.buffer(info, info.role);
+            self.placements[index] = Placement { buffer, offset: 0, length: info.elements() };
         }
-    }
-    for alias in &builder.aliases {
-        let info = builder.info(alias.tensor);
-        placements[alias.tensor.0 as usize] =
-            Placement { buffer: flat[&info.role], offset: alias.offset, length: info.elements() };
+        shared
     }
 
-    // What outlives the micro-batch, or is read from outside: a buffer each.
-    let mut coloured = Vec::new();
-    for (index, info) in builder.tensors.iter().enumerate() {
-        let of_parameters = info.role <= Role::SecondMoment;
-        if placements[index] != nowhere || of_parameters {
-            continue;
+    /// Places tensors by lifetime: the largest first, each into the first buffer that is free all its life.
+    fn colour(&mut self, mut tensors: Vec<usize>) {
+        let builder = self.builder;
+        tensors.sort_by_key(|&index| (std::cmp::Reverse(builder.tensors[index].elements()), index));
+        let mut colours: Vec<Colour> = Vec::new();
+        for index in tensors {
+            let info = &builder.tensors[index];
+            let Some((first, last)) = self.lifetimes[index] else { continue };
+            let free = colours.iter_mut().find(|(_, element, lives)| {
+                *element == info.element && lives.iter().all(|&(start, end)| last < start || end < first)
+            });
+            let buffer = match free {
+                Some((buffer, _, lives)) => {
+                    lives.push((first, last));
+                    *buffer
+                }
+                None => {
+                    let buffer = self.buffer(info, Role::Activation);
+                    colours.push((buffer, info.element, vec![(first, last)]));
+                    buffer
+                }
+            };
+            self.placements[index] = Placement { buffer, offset: 0, length: info.elements() };
         }
-        let transient = matches!(info.role, Role::Activation | Role::ActivationGradient | Role::Scratch);
-        if transient && !keep.contains(&TensorId(index as u32)) {
-            if lifetimes[index].is_some() {
-                coloured.push(index);
-            }
-            continue;
-        }
-        placements[index] = Placement { buffer: buffers.len(), offset: 0, length: info.elements() };
-        buffers.push(BufferInfo { elements: info.elements().max(1), element: info.element, role: info.role });
     }
-
-    // The rest by lifetime: the largest first, each into the first buffer that is free all its life.
-    coloured.sort_by_key(|&index| (std::cmp::Reverse(builder.tensors[index].elements()), index));
-    let mut colours: Vec<Colour> = Vec::new();
-    for index in coloured {
-        let info = &builder.tensors[index];
-        let Some((first, last)) = lifetimes[index] else { continue };
-        let free = colours.iter_mut().find(|(_, element, lives)| {
-            *element == info.element && lives.iter().all(|&(start, end)| last < start || end < first)
-        });
-        let buffer = match free {
-            Some((buffer, _, lives)) => {
-                lives.push((first, last));
-                *buffer
-            }
-            None => {
-                colours.push((buffers.len(), info.element, vec![(first, last)]));
-                buffers.push(BufferInfo {
-                    elements: info.elements().max(1),
-                    element: info.element,
-                    role: Role::Activation,
-                });
-                buffers.len() - 1
-            }
-        };
-        placements[index] = Placement { buffer, offset: 0, length: info.elements() };
-    }
-    check(builder, &placements)?;
-    Ok((buffers, placements))
 }
 
 /// Proves what executors rely on: in every op, what is written overlaps nothing else the op touches, and what
 /// is only read does not lie in a buffer the op writes (wgpu tracks usage by whole buffers).
 fn check(builder: &PlanBuilder, placements: &[Placement]) -> Result<()> {
     for op in &builder.ops {
-        let place = |id: &TensorId| placements[id.0 as usize];
-        let name = |id: &TensorId| builder.info(*id).name.clone();
-        let written: Vec<&TensorId> =
-            op.io.writes.iter().chain(&op.io.updates).chain(&op.io.scratch).collect();
-        for (index, a) in written.iter().enumerate() {
-            for read in &op.io.reads {
+        let place = |id: TensorId| placements[id.0 as usize];
+        let name = |id: TensorId| builder.info(id).name.clone();
+        let written: Vec<TensorId> = op.results().chain(op.scratch()).collect();
+        for (index, &a) in written.iter().enumerate() {
+            for read in op.reads() {
                 if place(a).buffer == place(read).buffer {
                     bail!("plan: {} reads {} and writes {} in one buffer", op.label, name(read), name(a));
                 }
             }
-            for b in &written[index + 1..] {
+            for &b in &written[index + 1..] {
                 let (a_at, b_at) = (place(a), place(b));
                 let apart =
                     a_at.offset + a_at.length <= b_at.offset || b_at.offset + b_at.length <= a_at.offset;
@@ -245,9 +266,9 @@ fn check(builder: &PlanBuilder, placements: &[Placement]) -> Result<()> {
                 }
             }
         }
-        for id in touched(op) {
-            if place(&id).buffer == usize::MAX {
-                bail!("plan: {} uses {}, which lies nowhere", op.label, name(&id));
+        for id in op.tensors.iter().map(|used| used.tensor) {
+            if place(id).buffer == usize::MAX {
+                bail!("plan: {} uses {}, which lies nowhere", op.label, name(id));
             }
         }
     }

@@ -26,6 +26,7 @@ use anyhow::{Result, ensure};
 use rayon::prelude::*;
 
 use super::Store;
+use crate::tensor::draws::{EXAMPLE_CUT, EXAMPLE_ORDER, EXAMPLE_TARGET, EXAMPLES, LAST_EXAMPLE};
 use crate::tensor::random::{Stream, derive, root};
 
 /// The shortest target that SPEC.md §4 draws, and so the shortest max length that makes sense.
@@ -39,14 +40,6 @@ const SECOND_LINE_PROBABILITY: f64 = 0.5;
 
 /// Documents cut together by one thread: fixed, so that the order does not depend on the threads.
 const DOCUMENTS_PER_TASK: usize = 512;
-
-/// What a key under (seed, epoch) is for.
-const PURPOSE_EPOCH: u32 = 0x4558_0001;
-const PURPOSE_CUT: u32 = 0x4558_0002;
-const PURPOSE_TARGET: u32 = 0x4558_0003;
-const PURPOSE_ORDER: u32 = 0x4558_0004;
-/// Stands for the number of a document's last example in the key of the target that follows it.
-const LAST: u32 = u32::MAX;
 
 /// One example as the model reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,7 +94,7 @@ impl EpochIndex {
         let mut entries = Vec::with_capacity(parts.iter().map(Vec::len).sum());
         parts.iter().for_each(|part| entries.extend_from_slice(part));
         drop(parts);
-        shuffle(&mut entries, derive(cutter.key, PURPOSE_ORDER, 0));
+        shuffle(&mut entries, derive(cutter.key, EXAMPLE_ORDER, 0));
         EpochIndex { entries }
     }
 
@@ -189,7 +182,7 @@ struct Cutter<'a> {
 
 impl<'a> Cutter<'a> {
     fn new(store: &'a Store, seed: u64, epoch: u64, max_length: usize) -> Self {
-        let run = derive(root(seed), PURPOSE_EPOCH, 0);
+        let run = derive(root(seed), EXAMPLES, 0);
         Cutter {
             line_ends: store.line_ends(),
             document_ends: store.document_ends(),
@@ -217,7 +210,7 @@ impl<'a> Cutter<'a> {
         let ends = &self.line_ends[..self.document_ends[document] as usize];
         let mut target = match document {
             0 => self.max_length,
-            _ => self.target_after(document - 1, LAST),
+            _ => self.target_after(document - 1, LAST_EXAMPLE),
         };
         let mut example = 0u32;
         while line < ends.len() {
@@ -242,7 +235,7 @@ impl<'a> Cutter<'a> {
         document: usize,
         example: u32,
     ) -> (usize, usize) {
-        let mut draws = Stream::new(self.draw_key(PURPOSE_CUT, document, example));
+        let mut draws = Stream::new(self.draw_key(EXAMPLE_CUT, document, example));
         let limit = match draws.uniform() < NO_LIMIT_PROBABILITY {
             true => u64::MAX,
             false => (target.saturating_sub(3) / 2) as u64,
@@ -270,9 +263,9 @@ impl<'a> Cutter<'a> {
         (first as usize, second as usize)
     }
 
-    /// The target of the example that follows `example` of `document` (`LAST`: its last one).
+    /// The target of the example that follows `example` of `document` (`LAST_EXAMPLE`: its last one).
     fn target_after(&self, document: usize, example: u32) -> usize {
-        let mut draws = Stream::new(self.draw_key(PURPOSE_TARGET, document, example));
+        let mut draws = Stream::new(self.draw_key(EXAMPLE_TARGET, document, example));
         match draws.uniform() < SHORT_TARGET_PROBABILITY {
             true => MIN_LENGTH + draws.below((self.max_length - MIN_LENGTH + 1) as u32) as usize,
             false => self.max_length,

@@ -12,13 +12,11 @@ use anyhow::{Result, bail, ensure};
 
 use super::Store;
 use super::examples::{Example, ExampleStream};
+use crate::tensor::draws::MIXTURE;
 use crate::tensor::random::{Stream, derive, root};
 
 /// Examples after which every store has given its share.
 pub const BLOCK: usize = 1000;
-
-/// What the key under the seed is for.
-const PURPOSE_MIXTURE: u32 = 0x4d49_5801;
 
 /// A store and how much of it is wanted, relative to the others.
 #[derive(Clone, Debug, PartialEq)]
@@ -118,7 +116,7 @@ impl Mixture {
                 stores.members[index].0.path().display()
             );
         }
-        Ok(Mixture { streams, counts, root: derive(root(seed), PURPOSE_MIXTURE, 0), block: None })
+        Ok(Mixture { streams, counts, root: derive(root(seed), MIXTURE, 0), block: None })
     }
 
     /// Example number `n` of the run.

@@ -80,7 +80,7 @@ impl Predictor {
     }
 
     pub fn describe(&self) -> String {
-        self.executor.describe()
+        self.executor.identity().to_string()
     }
 
     /// Micro-batches of sequences (those of one item stay together and in order), the longest first, so that those

@@ -1,5 +1,6 @@
 //! Shapes, element types and ids: the leaf everything else stands on.
 
+pub mod draws;
 pub mod random;
 
 /// Which of a step's varying extents counts the rows of a tensor.
@@ -75,12 +76,6 @@ impl Rows {
         };
         total.saturating_sub(self.offset).min(self.capacity)
     }
-
-    /// The three words by which a kernel finds the count: extent, offset, capacity
-    /// (`rows_in_use` in `shaders/prelude.wgsl`).
-    pub fn immediates(&self) -> [u32; 3] {
-        [self.extent as u32, self.offset as u32, self.capacity as u32]
-    }
 }
 
 /// Names a tensor of one plan.
@@ -114,6 +109,27 @@ pub enum Precision {
     #[default]
     F32,
     F16,
+}
+
+impl Precision {
+    /// As configurations, flags and reports write them.
+    pub const NAMES: [&str; 2] = ["f32", "f16"];
+
+    pub fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+}
+
+impl std::str::FromStr for Precision {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "f32" => Ok(Precision::F32),
+            "f16" => Ok(Precision::F16),
+            _ => Err(format!("precision is {text}; it must be {}", Self::NAMES.join(" or "))),
+        }
+    }
 }
 
 /// What a tensor is for; decides where it lives and for how long.
@@ -213,11 +229,6 @@ impl Dropout {
 
     pub fn is_on(&self) -> bool {
         self.threshold != 0
-    }
-
-    /// Threshold, bits of the scale, site: as kernels take them.
-    pub fn immediates(&self) -> [u32; 3] {
-        [self.threshold, self.scale.to_bits(), self.site]
     }
 }
 

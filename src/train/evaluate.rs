@@ -12,15 +12,13 @@ use crate::plan::{Executor, InFlight, Phase, copy_parameters};
 use crate::store::Store;
 use crate::store::examples::EpochIndex;
 use crate::tensor::Precision;
+use crate::tensor::draws::EVALUATION;
 use crate::tensor::random::{derive, root};
 
 use super::config::TrainConfig;
 use super::examples::{Batcher, capacity};
 use super::feeding::Feeding;
 use super::metrics::{Quality, Totals};
-
-/// Coordinate of evaluation among a run's draws; far from any step number.
-const EVALUATION: u32 = 0xFFFF_FFFE;
 
 /// What an evaluation found; entropies and losses in nats.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -77,7 +75,8 @@ impl Evaluator {
             store.tokenizer_hash(),
             trained_on.tokenizer_hash()
         );
-        let options = StepOptions { mode: Mode::Evaluate, precision: Precision::F32, ..config.options };
+        let options =
+            StepOptions { mode: Mode::Evaluate, precision: Precision::F32, ..config.step_options() };
         let plan = PretrainPlan::new(&config.model, capacity(config), &options)?;
         let (executor, plan) = Feeding::open(device, plan)?;
         let unigram_entropy = store.unigram_entropy();

@@ -62,7 +62,7 @@ pub fn capacity(config: &TrainConfig) -> BatchCapacity {
 
 /// The plan of this configuration's step.
 pub fn plan(config: &TrainConfig) -> Result<PretrainPlan> {
-    PretrainPlan::new(&config.model, capacity(config), &config.options)
+    PretrainPlan::new(&config.model, capacity(config), &config.step_options())
 }
 
 /// The capacity as extents, for summaries of the plan.

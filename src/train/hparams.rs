@@ -6,39 +6,26 @@ use serde_json::{Map, Value as Json};
 
 use crate::batch::masking;
 
-use super::settings::{Settings, Value, nearest};
+use super::key::{Reference, Value};
+use super::keys::{keys, nearest};
+use super::presets::preset;
+use super::settings::Settings;
 
-/// The reference's names of keys that we have under another name or the same.
-const SAME: &[(&str, &str)] = &[
-    ("gen_weight", "generator_weight"),
-    ("disc_weight", "discriminator_weight"),
-    ("mask_prob", "mask_probability"),
-    ("learning_rate", "learning_rate"),
-    ("lr_decay_power", "lr_decay_power"),
-    ("weight_decay_rate", "weight_decay"),
-    ("num_warmup_steps", "warmup_steps"),
-    ("num_train_steps", "steps"),
-    ("save_checkpoints_steps", "checkpoint_every"),
-    ("keep_checkpoint_max", "keep"),
-    ("max_seq_length", "max_length"),
-    ("train_batch_size", "batch_size"),
-    ("temperature", "temperature"),
-    ("embedding_size", "model.embedding_size"),
-    ("vocab_size", "model.vocab_size"),
-    ("generator_hidden_size", "model.generator_fraction"),
-];
+/// Our keys by their names in the reference's hyper-parameters.
+fn same() -> impl Iterator<Item = (&'static str, &'static str)> {
+    keys().filter_map(|key| match key.reference {
+        Reference::Top(name) | Reference::Both(name) => Some((name, key.name)),
+        Reference::Nowhere | Reference::Override(_) => None,
+    })
+}
 
-/// As `SAME`, for the keys of `model_hparam_overrides`.
-const OVERRIDES: &[(&str, &str)] = &[
-    ("hidden_size", "model.hidden_size"),
-    ("num_hidden_layers", "model.layers"),
-    ("num_attention_heads", "model.heads"),
-    ("intermediate_size", "model.ffn_size"),
-    ("max_position_embeddings", "model.max_positions"),
-    ("hidden_dropout_prob", "dropout"),
-    ("attention_probs_dropout_prob", "attention_dropout"),
-    ("vocab_size", "model.vocab_size"),
-];
+/// The same for those of `model_hparam_overrides`.
+fn overridden() -> impl Iterator<Item = (&'static str, &'static str)> {
+    keys().filter_map(|key| match key.reference {
+        Reference::Override(name) | Reference::Both(name) => Some((name, key.name)),
+        Reference::Nowhere | Reference::Top(_) => None,
+    })
+}
 
 /// Keys with the one value that Inazuma can do.
 const FIXED: &[(&str, bool)] = &[
@@ -76,8 +63,11 @@ const NO_EFFECT: &[&str] = &[
 const SPECIAL: &[&str] =
     &["model_size", "model_hparam_overrides", "generator_layers", "max_predictions_per_seq", "debug"];
 
+/// What `model_size` may be: presets of ours.
+const MODEL_SIZES: [&str; 3] = ["small", "base", "large"];
+
 fn known() -> impl Iterator<Item = &'static str> {
-    let renamed = SAME.iter().map(|(name, _)| *name);
+    let renamed = same().map(|(name, _)| name);
     let fixed = FIXED.iter().map(|(name, _)| *name);
     renamed.chain(fixed).chain(NO_EFFECT.iter().copied()).chain(SPECIAL.iter().copied())
 }
@@ -110,7 +100,7 @@ pub fn apply(settings: &mut Settings, text: &str) -> Result<Vec<String>> {
         settings.set_value("steps", Value::Whole(20))?;
     }
     model(settings, &hparams)?;
-    for (theirs, ours) in SAME {
+    for (theirs, ours) in same() {
         set(settings, &hparams, theirs, ours)?;
     }
     if let Some(value) = hparams.get("generator_layers") {
@@ -141,16 +131,14 @@ fn model(settings: &mut Settings, hparams: &Map<String, Json>) -> Result<()> {
     };
     let mut hidden = None;
     if let Some(size) = hparams.get("model_size") {
-        let (width, layers, embedding) = match size.as_str() {
-            Some("small") => (256, 12, 128),
-            Some("base") => (768, 12, 768),
-            Some("large") => (1024, 24, 1024),
-            _ => bail!("model_size is {size}; it must be \"small\", \"base\" or \"large\""),
+        let Some(size) = size.as_str().filter(|size| MODEL_SIZES.contains(size)) else {
+            bail!("model_size is {size}; it must be \"small\", \"base\" or \"large\"")
         };
-        hidden = Some(width);
-        settings.set_value("model.hidden_size", Value::Whole(width))?;
-        settings.set_value("model.layers", Value::Whole(layers))?;
-        settings.set_value("model.embedding_size", Value::Whole(embedding))?;
+        let sizes = preset(size)?;
+        for name in ["model.hidden_size", "model.layers", "model.embedding_size"] {
+            settings.set_value(name, Value::Whole(sizes.whole(name)?))?;
+        }
+        hidden = Some(sizes.whole("model.hidden_size")?);
     }
     if let Some(width) = overrides.get("hidden_size").and_then(Json::as_u64) {
         hidden = Some(width);
@@ -173,8 +161,8 @@ fn model(settings: &mut Settings, hparams: &Map<String, Json>) -> Result<()> {
             }
             None => {}
         }
-        let Some((theirs, ours)) = OVERRIDES.iter().find(|(theirs, _)| theirs == name) else {
-            let nearest = nearest(name, OVERRIDES.iter().map(|(theirs, _)| *theirs));
+        let Some((theirs, ours)) = overridden().find(|(theirs, _)| theirs == name) else {
+            let nearest = nearest(name, overridden().map(|(theirs, _)| theirs));
             bail!("model_hparam_overrides: unknown key {name}; the nearest known one is {nearest}")
         };
         set(settings, overrides, theirs, ours).context("model_hparam_overrides")?;

@@ -5,24 +5,11 @@ use std::ops::AddAssign;
 use anyhow::{Result, ensure};
 use serde::Serialize;
 
+use crate::ops::constants::{
+    AUC_BINS, METRIC_CORRECT, METRIC_CROSS_ENTROPY, METRIC_GRADIENT_NORM, METRIC_NLL, METRIC_NOT_FINITE,
+    METRIC_SAMPLED_CORRECT, METRIC_SCALE, METRIC_TRUE_POSITIVES, METRICS,
+};
 use crate::ops::loss_scaling::LOWEST_SCALE;
-use crate::ops::replaced_token::AUC_BINS;
-
-/// Places in the plan's `metrics` tensor.
-pub mod place {
-    pub const NLL: usize = 0;
-    pub const CROSS_ENTROPY: usize = 1;
-    pub const CORRECT: usize = 2;
-    pub const SAMPLED_CORRECT: usize = 3;
-    pub const TRUE_POSITIVES: usize = 4;
-    pub const FALSE_POSITIVES: usize = 5;
-    pub const TRUE_NEGATIVES: usize = 6;
-    pub const FALSE_NEGATIVES: usize = 7;
-    pub const GRADIENT_NORM: usize = 8;
-    pub const NOT_FINITE: usize = 10;
-    /// 0 where losses are not scaled.
-    pub const LOSS_SCALE: usize = 12;
-}
 
 /// Numbers that steps of a batch maker know before the device has run.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -119,28 +106,28 @@ pub fn area_under_curve(histogram: &[[u64; 2]]) -> f64 {
 impl Totals {
     /// Adds one step's words: `metrics` are the bits of floats, `histogram` is `[2, AUC_BINS]`.
     pub fn add(&mut self, batch: &BatchTotals, metrics: &[u32], histogram: &[u32]) -> Result<()> {
-        ensure!(metrics.len() > place::LOSS_SCALE, "a step reported {} metrics", metrics.len());
+        ensure!(metrics.len() == METRICS, "a step reported {} metrics", metrics.len());
         ensure!(histogram.len() == 2 * AUC_BINS, "a step reported {} bins", histogram.len());
-        let value = |place: usize| f64::from(f32::from_bits(metrics[place]));
+        let value = |slot: usize| f64::from(f32::from_bits(metrics[slot]));
         self.steps += 1;
         self.batch += *batch;
-        self.loss_scale = value(place::LOSS_SCALE);
-        if self.loss_scale > 0.0 && value(place::NOT_FINITE) != 0.0 {
+        self.loss_scale = value(METRIC_SCALE);
+        if self.loss_scale > 0.0 && value(METRIC_NOT_FINITE) != 0.0 {
             // Below the lowest scale it is not the scale that overflows.
             self.not_finite |= self.loss_scale <= f64::from(LOWEST_SCALE);
             self.skipped += 1;
             return Ok(());
         }
         self.counted += *batch;
-        self.nll += value(place::NLL);
-        self.cross_entropy += value(place::CROSS_ENTROPY);
-        self.correct += value(place::CORRECT);
-        self.sampled_correct += value(place::SAMPLED_CORRECT);
-        for (sum, place) in self.confusion.iter_mut().zip(place::TRUE_POSITIVES..) {
-            *sum += value(place);
+        self.nll += value(METRIC_NLL);
+        self.cross_entropy += value(METRIC_CROSS_ENTROPY);
+        self.correct += value(METRIC_CORRECT);
+        self.sampled_correct += value(METRIC_SAMPLED_CORRECT);
+        for (sum, slot) in self.confusion.iter_mut().zip(METRIC_TRUE_POSITIVES..) {
+            *sum += value(slot);
         }
-        self.gradient_norm += value(place::GRADIENT_NORM);
-        self.not_finite |= value(place::NOT_FINITE) != 0.0;
+        self.gradient_norm += value(METRIC_GRADIENT_NORM);
+        self.not_finite |= value(METRIC_NOT_FINITE) != 0.0;
         let (original, replaced) = histogram.split_at(AUC_BINS);
         for (bin, (&original, &replaced)) in self.histogram.iter_mut().zip(original.iter().zip(replaced)) {
             bin[0] += u64::from(original);
@@ -253,7 +240,7 @@ mod tests {
         for (word, value) in words.iter_mut().zip(values) {
             *word = value.to_bits();
         }
-        words[place::GRADIENT_NORM] = 2f32.to_bits();
+        words[METRIC_GRADIENT_NORM] = 2f32.to_bits();
         words
     }
 
@@ -290,7 +277,7 @@ mod tests {
         totals.add(&BatchTotals::default(), &step([f32::NAN; 8]), &histogram).unwrap();
         assert!(totals.is_broken());
         let mut words = step([0.0; 8]);
-        words[place::NOT_FINITE] = 1f32.to_bits();
+        words[METRIC_NOT_FINITE] = 1f32.to_bits();
         let mut totals = Totals::default();
         totals.add(&BatchTotals::default(), &words, &histogram).unwrap();
         assert!(totals.is_broken());
@@ -303,8 +290,8 @@ mod tests {
         let batch = BatchTotals { tokens: 10, masked: 2, positions: 16, squared_lengths: 100 };
         let scaled = |values: [f32; 8], scale: f32, not_finite: f32| {
             let mut words = step(values);
-            words[place::LOSS_SCALE] = scale.to_bits();
-            words[place::NOT_FINITE] = not_finite.to_bits();
+            words[METRIC_SCALE] = scale.to_bits();
+            words[METRIC_NOT_FINITE] = not_finite.to_bits();
             words
         };
         totals.add(&batch, &scaled([f32::INFINITY; 8], 1024.0, 1.0), &histogram).unwrap();

@@ -1,12 +1,16 @@
 //! Pre-training: configuration, batches of a store, schedule, the loop, metrics.
 
 pub mod config;
+pub mod describe;
 pub mod evaluate;
 pub mod examples;
 pub mod feeding;
 pub mod hparams;
+pub mod key;
+pub mod keys;
 pub mod metrics;
 pub mod parity;
+pub mod presets;
 pub mod profile;
 pub mod progress;
 pub mod run;

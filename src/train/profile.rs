@@ -54,17 +54,17 @@ struct Work {
 
 /// The shape of what an op writes.
 pub fn shape(plan: &Plan, op: usize) -> String {
-    let io = &plan.ops[op].io;
-    let one = |id: &TensorId| {
-        let info = plan.info(*id);
+    let op = &plan.ops[op];
+    let one = |id: TensorId| {
+        let info = plan.info(id);
         match info.rows.extent {
             Extent::Fixed => format!("{}×{}", info.rows.capacity, info.columns),
             extent => format!("{}×{}", extent.letter(), info.columns),
         }
     };
-    let written: Vec<String> = io.writes.iter().chain(&io.updates).map(one).collect();
+    let written: Vec<String> = op.results().map(one).collect();
     // The other operand tells products apart that write the same shape.
-    let read = io.reads.first().map(one).unwrap_or_default();
+    let read = op.reads().next().map(one).unwrap_or_default();
     if written.len() > 3 {
         format!("{read} → {} tensors", written.len())
     } else {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 use crate::device::{Device, DeviceChoice, Peaks};
@@ -68,6 +68,9 @@ pub fn explain(options: &Options) -> Result<(String, explain::Summary)> {
     let device = Device::new(&options.device, options.threads)?;
     let config = TrainConfig::resolve(settings, Surroundings { vocab_size, gpu: device.is_gpu() })?;
     let plan = examples::plan(&config)?.plan;
+    if device.is_gpu() {
+        plan.suits_gpu()?;
+    }
     let extents = full_extents(&config);
     let parts = plan.parameters.iter().flat_map(|parameter| &parameter.parts);
     let parameters: usize = parts.map(|part| part.elements()).sum();
@@ -120,7 +123,7 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
         write_atomically(&kernels, &serde_json::to_vec_pretty(&used)?)?;
     }
     let out = &options.out;
-    eprintln!("{}: step {} of {} on {}", out.display(), state.step, config.steps, executor.describe());
+    eprintln!("{}: step {} of {} on {}", out.display(), state.step, config.steps, executor.identity());
     let run = Run {
         metrics: JsonLines::open(&out.join("metrics.jsonl"), state.step)?,
         evaluations: match evaluator {
@@ -158,9 +161,6 @@ pub fn ensure_empty(out: &Path) -> Result<()> {
     }
 }
 
-/// Keys that change nothing of what is computed, so that a resumed run may have others.
-const FREE: &[&str] = &["log_every", "checkpoint_every", "keep", "eval_every", "eval_sequences"];
-
 /// The run's own configuration; flags that contradict it are refused by name.
 fn resumed_config(options: &Options, surroundings: Surroundings) -> Result<TrainConfig> {
     let path = options.out.join(checkpoint::CONFIG);
@@ -176,19 +176,13 @@ fn resumed_config(options: &Options, surroundings: Surroundings) -> Result<Train
         sources.assign(&mut settings)?;
     }
     let config = TrainConfig::resolve(settings, surroundings)?;
-    let mut differences = config.settings().differences(&saved);
-    differences.retain(|name| !FREE.contains(name));
-    if !differences.is_empty() {
-        let shown = |value: Option<&super::settings::Value>| value.map_or("absent".into(), |v| v.to_string());
-        let list: Vec<String> = differences
-            .iter()
-            .map(|name| {
-                let (asked, saved) = (shown(config.settings().get(name)), shown(saved.get(name)));
-                format!("{name} is {asked}, in the run {saved}")
-            })
-            .collect();
-        bail!("--resume continues {} as it began: {}", path.display(), list.join("; "))
-    }
+    let contradictions = config.settings().contradictions(&saved);
+    ensure!(
+        contradictions.is_empty(),
+        "--resume continues {} as it began: {}",
+        path.display(),
+        contradictions.join("; ")
+    );
     Ok(config)
 }
 
@@ -208,7 +202,7 @@ fn start(
         lower: store.lower(),
         store: StoreIdentity::of(stores),
         loss_scaling: None,
-        device: device_name(executor),
+        device: executor.identity().device(),
     };
     let has_checkpoint = options.resume && checkpoint::is_run(out);
     let state = if has_checkpoint {
@@ -260,13 +254,6 @@ fn begin_with(init: &Path, tokenizer: &str, executor: &mut dyn Executor) -> Resu
         state.tokenizer
     );
     checkpoint::load_model(&path, executor).context("--init")
-}
-
-/// The executor's name without what leaves results as they are: the number of threads.
-fn device_name(executor: &dyn Executor) -> String {
-    let name = executor.describe();
-    let parts: Vec<&str> = name.split(", ").filter(|part| !part.ends_with(" threads")).collect();
-    parts.join(", ")
 }
 
 /// The step whose evaluation and earlier ones stay in the file; a finished run that is resumed makes its last

@@ -4,10 +4,12 @@
 //! largest tensor by far, so they are made in chunks of slots, and each chunk goes forward, through the loss and
 //! backward to the gradient of what the logits were made of before the next one takes its memory.
 
+use crate::ops::constants::GENERATOR_SUMS;
 use crate::ops::matmul::{Epilogue, Form, MatMul, Operand};
 use crate::ops::metric_sums::MetricSums;
 use crate::ops::vocabulary_loss::{RESULTS, VocabularyLoss};
 use crate::plan::PlanBuilder;
+use crate::tensor::draws::SAMPLING;
 use crate::tensor::{Dropout, Element, Role, Rows, TensorId};
 
 use crate::model::inputs::Masked;
@@ -17,9 +19,6 @@ use crate::model::parameters::{EmbeddingParameters, GeneratorHead};
 /// Bytes of logits alive at once. `docs/architecture.md` allows 64 MB; half of it still fills a GPU (at 32,000 pieces
 /// 262 rows: 2,500 tiles) and stays nearer to a processor's caches.
 const LOGITS_BYTES: usize = 32 << 20;
-
-/// Dropout-site-like coordinate of the samples.
-const SAMPLING_SITE: u32 = 0xFFFF_0001;
 
 /// Masked language modelling: gather → dense → GELU → norm → logits against the word embeddings → loss and samples.
 pub struct MaskedLanguageModel<'a> {
@@ -83,7 +82,7 @@ impl<'a> MaskedLanguageModel<'a> {
             self.backward.then(|| builder.gradient("LayerNorm.gradient", rows, self.columns()));
         let chunks = self.vocabulary(builder, Vocabulary { normed, normed_gradient, results });
         let metrics = self.metrics;
-        builder.push("metrics", MetricSums { source: results, metrics, targets: [0, 2, 3], rows });
+        builder.push("metrics", MetricSums { source: results, metrics, targets: GENERATOR_SUMS, rows });
         let slot_of_row = self.masked.slot_of_row;
         let tape = normed_gradient.map(|normed_gradient| MaskedLanguageModelTape {
             gather,
@@ -184,7 +183,7 @@ impl<'a> MaskedLanguageModel<'a> {
                 temperature: self.temperature,
                 generator_weight: self.loss_weight,
                 gradient: self.backward,
-                site: SAMPLING_SITE,
+                site: SAMPLING,
             },
         );
     }

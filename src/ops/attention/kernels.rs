@@ -1,6 +1,7 @@
 //! Attention on GPUs: the kernels as data.
 
-use crate::ops::{Candidate, Count, Dispatch, Grid, Kernels, Requirements, read, write};
+use crate::ops::immediates::{DropoutWords, RowWords, immediates};
+use crate::ops::{Binding, Candidate, Count, Dispatch, Grid, Kernels, Limit, Requirements, bind};
 use crate::tensor::{Dropout, Rows};
 
 use super::{Attention, AttentionGradient};
@@ -24,12 +25,34 @@ enum Strategy {
     Registers,
 }
 
+immediates! {
+    /// Of all kernels.
+    struct Immediates {
+        sequences: RowWords,
+        max_length: u32,
+        heads: u32,
+        dropout: DropoutWords,
+    }
+}
+
+/// The widest head that the kernels keep in registers.
+const WIDEST_HEAD: usize = 128;
+
+fn limits(head_size: usize) -> Vec<Limit> {
+    vec![Limit {
+        what: "columns of a head",
+        value: head_size,
+        most: WIDEST_HEAD,
+        advice: "take more heads, or --device cpu",
+    }]
+}
+
 /// What all kernels share.
 struct Launch {
     strategy: Strategy,
     head_size: usize,
     constants: Vec<(&'static str, u32)>,
-    immediates: Vec<u32>,
+    immediates: Immediates,
     sequences: Rows,
     max_length: usize,
     heads: usize,
@@ -44,24 +67,22 @@ impl Launch {
         head_size: usize,
         dropout: Dropout,
     ) -> Self {
-        assert!(
-            (1..=128).contains(&head_size),
-            "attention: heads of {head_size} columns, 1 to 128 are supported"
-        );
         let constants =
             vec![("HEAD_SIZE", head_size as u32), ("VECTOR", u32::from(head_size.is_multiple_of(4)))];
-        // Immediates: the sequences (3 words), length and heads, dropout (3 words).
-        let mut immediates = sequences.immediates().to_vec();
-        immediates.extend([max_length as u32, heads as u32]);
-        immediates.extend(dropout.immediates());
+        let immediates = Immediates {
+            sequences: sequences.into(),
+            max_length: max_length as u32,
+            heads: heads as u32,
+            dropout: dropout.into(),
+        };
         Launch { strategy, head_size, constants, immediates, sequences, max_length, heads }
     }
 
-    fn dispatch(&self, shader: &'static str, block: Block, bindings: Vec<crate::ops::Binding>) -> Dispatch {
+    fn dispatch(&self, shader: &'static str, block: Block, bindings: Vec<Binding>) -> Dispatch {
         let mut constants = self.constants.clone();
         if let Strategy::Tiled = self.strategy {
             // Rows of the head staged at a time, each with its part of the tile: a power of two up to 32.
-            let fit = (block.vectors / (block.rows / 4 + self.head_size.div_ceil(4))).min(32);
+            let fit = (block.vectors / (block.rows / 4 + self.head_size.div_ceil(4))).clamp(1, 32);
             constants.push(("STAGED", 1 << fit.ilog2()));
         }
         let grid = Grid(vec![
@@ -69,7 +90,7 @@ impl Launch {
             Count::Fixed(self.max_length.div_ceil(block.rows)),
             Count::Fixed(self.heads),
         ]);
-        Dispatch { shader, constants, bindings, immediates: self.immediates.clone(), grid }
+        Dispatch { shader, constants, bindings, immediates: self.immediates.into(), grid }
     }
 }
 
@@ -101,10 +122,13 @@ impl Kernels for Attention {
                 Strategy::Tiled => "attention_forward_tiled",
                 Strategy::Registers => "attention_forward_registers",
             };
-            let bindings =
-                vec![read(self.qkv), read(self.starts), write(self.context), write(self.log_sum_exp)];
+            let bindings = bind([self.qkv, self.starts, self.context, self.log_sum_exp]);
             vec![launch.dispatch(shader, QUERIES, bindings)]
         })
+    }
+
+    fn limits(&self) -> Vec<Limit> {
+        limits(self.head_size)
     }
 }
 
@@ -128,27 +152,26 @@ impl Kernels for AttentionGradient {
                 }
             };
             // The first kernel leaves delta for the second.
-            let query_bindings = vec![
-                read(self.qkv),
-                read(self.starts),
-                read(self.context),
-                read(self.log_sum_exp),
-                read(self.context_gradient),
-                write(self.delta),
-                write(self.qkv_gradient),
-            ];
-            let key_value_bindings = vec![
-                read(self.qkv),
-                read(self.starts),
-                read(self.log_sum_exp),
-                read(self.context_gradient),
-                read(self.delta),
-                write(self.qkv_gradient),
-            ];
+            let query_bindings = bind([
+                self.qkv,
+                self.starts,
+                self.context,
+                self.log_sum_exp,
+                self.context_gradient,
+                self.delta,
+                self.qkv_gradient,
+            ]);
+            let mut key_value_bindings =
+                bind([self.qkv, self.starts, self.log_sum_exp, self.context_gradient]);
+            key_value_bindings.extend([Binding::ReadBack(self.delta), self.qkv_gradient.into()]);
             vec![
                 launch.dispatch(query, QUERIES, query_bindings),
                 launch.dispatch(key_value, keys, key_value_bindings),
             ]
         })
+    }
+
+    fn limits(&self) -> Vec<Limit> {
+        limits(self.head_size)
     }
 }

@@ -13,16 +13,20 @@
 //! The bits of element (head, query, key), both positions within the sequence, are half-word key mod 4 of
 //! `threefry(derive(step key, site, sequence), [head << 16 | query, key / 4])`.
 
+use anyhow::{Result, ensure};
+
 use crate::tensor::{Dropout, Extents, Rows, TensorId};
 
-use super::{Describe, Io};
+use super::Kind::{Activation, Exact, Uint};
+use super::tensor_use::{read, scratch, starts, write};
+use super::{Describe, TensorUse};
 
 mod cpu;
 mod kernels;
 #[cfg(test)]
 mod tests;
 
-/// The way forward.
+/// Forward.
 #[derive(Clone, Debug)]
 pub struct Attention {
     /// `[T, 3H]`: q | k | v, head h at columns h·head_size of each.
@@ -31,7 +35,7 @@ pub struct Attention {
     pub starts: TensorId,
     /// `[T, H]`, written.
     pub context: TensorId,
-    /// `[T, heads]`, written: ln Σ exp(score) of each query, for the way back.
+    /// `[T, heads]`, written: ln Σ exp(score) of each query, for backward.
     pub log_sum_exp: TensorId,
     pub tokens: Rows,
     pub sequences: Rows,
@@ -42,7 +46,7 @@ pub struct Attention {
     pub dropout: Dropout,
 }
 
-/// The way back.
+/// Backward.
 #[derive(Clone, Debug)]
 pub struct AttentionGradient {
     pub qkv: TensorId,
@@ -82,17 +86,34 @@ fn squared_lengths(tokens: Rows, sequences: Rows, extents: &Extents) -> f64 {
     tokens * tokens / sequences.count(extents).max(1) as f64
 }
 
+/// Fails where dropout could not tell all queries and heads apart.
+fn check_draws(dropout: Dropout, max_length: usize, heads: usize) -> Result<()> {
+    const MOST: usize = 1 << 16;
+    let apart = max_length <= MOST && heads <= MOST;
+    ensure!(
+        apart || !dropout.is_on(),
+        "{heads} heads over sequences of {max_length} tokens: with dropout at most {MOST} of either"
+    );
+    Ok(())
+}
+
 impl Describe for Attention {
     fn name(&self) -> &'static str {
         "attention"
     }
 
-    fn io(&self) -> Io {
-        Io {
-            reads: vec![self.qkv, self.starts],
-            writes: vec![self.context, self.log_sum_exp],
-            ..Io::default()
-        }
+    fn tensors(&self) -> Vec<TensorUse> {
+        let (tokens, hidden) = (self.tokens, self.hidden());
+        vec![
+            read("qkv", self.qkv, Activation, (tokens, 3 * hidden)),
+            read("starts", self.starts, Uint, starts(self.sequences)),
+            write("context", self.context, Activation, (tokens, hidden)),
+            write("log_sum_exp", self.log_sum_exp, Exact, (tokens, self.heads)),
+        ]
+    }
+
+    fn check(&self) -> Result<()> {
+        check_draws(self.dropout, self.max_length, self.heads)
     }
 
     /// Two products, q·kᵀ and P·v; Σ length² is estimated as tokens² / sequences.
@@ -106,13 +127,21 @@ impl Describe for AttentionGradient {
         "attention_gradient"
     }
 
-    fn io(&self) -> Io {
-        Io {
-            reads: vec![self.qkv, self.starts, self.context, self.log_sum_exp, self.context_gradient],
-            writes: vec![self.qkv_gradient],
-            scratch: vec![self.delta],
-            ..Io::default()
-        }
+    fn tensors(&self) -> Vec<TensorUse> {
+        let (tokens, hidden) = (self.tokens, self.hidden());
+        vec![
+            read("qkv", self.qkv, Activation, (tokens, 3 * hidden)),
+            read("starts", self.starts, Uint, starts(self.sequences)),
+            read("context", self.context, Activation, (tokens, hidden)),
+            read("log_sum_exp", self.log_sum_exp, Exact, (tokens, self.heads)),
+            read("context_gradient", self.context_gradient, Activation, (tokens, hidden)),
+            write("qkv_gradient", self.qkv_gradient, Activation, (tokens, 3 * hidden)),
+            scratch("delta", self.delta, Exact, (tokens, self.heads)),
+        ]
+    }
+
+    fn check(&self) -> Result<()> {
+        check_draws(self.dropout, self.max_length, self.heads)
     }
 
     /// Five products, one of them q·kᵀ again; Σ length² is estimated as tokens² / sequences.

@@ -1,9 +1,7 @@
 //! The flash code in f64 against the textbook, and its gradients against central differences.
 
-use std::cell::UnsafeCell;
-
-use crate::ops::memory::{Buffer, Placement};
-use crate::ops::{CpuOp, Memory, Scalar};
+use crate::ops::memory::{Buffer, Buffers, Placement, Requests};
+use crate::ops::{CpuOp, Describe, Memory, Scalar};
 use crate::tensor::random::{Stream, derive, root};
 use crate::tensor::{Dropout, Extent, Rows, StepValues, TensorId, dropout_block};
 
@@ -24,6 +22,44 @@ struct Case {
 type Results = [Vec<f64>; 3];
 
 const FIRST_SEQUENCE: u32 = 3;
+
+/// Tensors with a buffer each, and the two ops over them.
+struct Setup<S> {
+    buffers: Vec<Buffer<S>>,
+    values: StepValues,
+    forward: Attention,
+    backward: AttentionGradient,
+}
+
+impl<S: Scalar> Setup<S> {
+    fn forward(&mut self) {
+        Self::run(&mut self.buffers, &self.values, &self.forward);
+    }
+
+    fn backward(&mut self) {
+        Self::run(&mut self.buffers, &self.values, &self.backward);
+    }
+
+    fn run(buffers: &mut [Buffer<S>], values: &StepValues, op: &(impl Describe + CpuOp<S>)) {
+        let length = |buffer: &mut Buffer<S>| match buffer {
+            Buffer::Float(cells) => cells.get_mut().len(),
+            Buffer::Uint(cells) => cells.get_mut().len(),
+        };
+        let place = |(buffer, length)| Placement { buffer, offset: 0, length };
+        let placements: Vec<Placement> = buffers.iter_mut().map(length).enumerate().map(place).collect();
+        let tensors = op.tensors();
+        let all = Buffers { buffers, placements: &placements };
+        // SAFETY: every tensor has a buffer of its own.
+        op.run(&unsafe { Memory::new(all, Requests::new(op.name(), &tensors), values) });
+    }
+
+    fn floats(&mut self, id: usize) -> &[S] {
+        match &mut self.buffers[id] {
+            Buffer::Float(cells) => cells.get_mut(),
+            Buffer::Uint(_) => panic!("tensor {id} holds integers"),
+        }
+    }
+}
 
 impl Case {
     fn new(lengths: &[usize], heads: usize, head_size: usize, probability: f64) -> Self {
@@ -54,39 +90,31 @@ impl Case {
     /// Forward and backward, over memory with two rows and one sequence more than are in use, filled with NaN.
     fn run<S: Scalar>(&self) -> Results {
         let (used, hidden) = (self.lengths.iter().sum::<usize>(), self.heads * self.head_size);
-        self.over_memory::<S, _>(|memory, forward, backward| {
-            forward.run(memory);
-            backward.run(memory);
-            [(2, hidden), (3, self.heads), (6, 3 * hidden)].map(|(id, columns)| {
-                let all: Vec<f64> = memory.read(TensorId(id)).iter().map(|x| x.to_f64()).collect();
-                assert!(
-                    all[used * columns..].iter().all(|x| x.is_nan()),
-                    "rows beyond the tokens were written"
-                );
-                all[..used * columns].to_vec()
-            })
+        let mut setup = self.setup::<S>();
+        setup.forward();
+        setup.backward();
+        [(2, hidden), (3, self.heads), (6, 3 * hidden)].map(|(id, columns)| {
+            let all: Vec<f64> = setup.floats(id).iter().map(|x| x.to_f64()).collect();
+            assert!(all[used * columns..].iter().all(|x| x.is_nan()), "rows beyond the tokens were written");
+            all[..used * columns].to_vec()
         })
     }
 
     /// Seconds of forward and of backward in f32, the best of 20.
     fn seconds(&self) -> [f64; 2] {
-        self.over_memory::<f32, _>(|memory, forward, backward| {
-            let best = |op: &dyn CpuOp<f32>| {
-                let one = || {
-                    let start = std::time::Instant::now();
-                    op.run(memory);
-                    start.elapsed().as_secs_f64()
-                };
-                (0..20).map(|_| one()).fold(f64::INFINITY, f64::min)
+        let mut setup = self.setup::<f32>();
+        let mut best = |run: fn(&mut Setup<f32>)| {
+            let mut one = || {
+                let start = std::time::Instant::now();
+                run(&mut setup);
+                start.elapsed().as_secs_f64()
             };
-            [best(forward), best(backward)]
-        })
+            (0..20).map(|_| one()).fold(f64::INFINITY, f64::min)
+        };
+        [best(Setup::forward), best(Setup::backward)]
     }
 
-    fn over_memory<S: Scalar, R>(
-        &self,
-        f: impl FnOnce(&Memory<'_, S>, &Attention, &AttentionGradient) -> R,
-    ) -> R {
+    fn setup<S: Scalar>(&self) -> Setup<S> {
         let (hidden, heads) = (self.heads * self.head_size, self.heads);
         let used: usize = self.lengths.iter().sum();
         let tokens = Rows::of(Extent::Tokens, used + 2);
@@ -99,31 +127,17 @@ impl Case {
         let float = |data: &[f64], columns: usize| {
             let mut all: Vec<S> = data.iter().map(|&x| S::of(x)).collect();
             all.resize(tokens.capacity * columns, S::of(f64::NAN));
-            Buffer::Float(UnsafeCell::new(all))
+            Buffer::Float(all.into())
         };
-        let buffers = [
+        let buffers = vec![
             float(&self.qkv, 3 * hidden),
-            Buffer::Uint(UnsafeCell::new(starts)),
+            Buffer::Uint(starts.into()),
             float(&[], hidden),
             float(&[], heads),
             float(&self.upstream, hidden),
             float(&[], heads),
             float(&[], 3 * hidden),
         ];
-        let placements: Vec<Placement> = (0..buffers.len())
-            .map(|buffer| Placement {
-                buffer,
-                offset: 0,
-                length: match &buffers[buffer] {
-                    // SAFETY: nothing else touches the buffers here.
-                    Buffer::Float(cell) => unsafe { (*cell.get()).len() },
-                    Buffer::Uint(cell) => unsafe { (*cell.get()).len() },
-                },
-            })
-            .collect();
-        let values = self.values();
-        // SAFETY: every tensor has a buffer of its own.
-        let memory = unsafe { Memory::new(&buffers, &placements, &values) };
         let ids: Vec<TensorId> = (0..7).map(TensorId).collect();
         let max_length = *self.lengths.iter().max().unwrap();
         let forward = Attention {
@@ -153,7 +167,7 @@ impl Case {
             head_size: self.head_size,
             dropout: self.dropout,
         };
-        f(&memory, &forward, &backward)
+        Setup { buffers, values: self.values(), forward, backward }
     }
 
     /// The same by the definition, with whole matrices.

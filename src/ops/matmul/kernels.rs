@@ -1,7 +1,8 @@
 //! The kernels of the matrix products.
 
-use crate::ops::{Binding, Candidate, Count, Dispatch, Grid, Kernels, Requirements};
-use crate::ops::{read, write};
+use crate::ops::immediates::{RowWords, immediates};
+use crate::ops::{Binding, Candidate, Count, Dispatch, Grid, Kernels, Requirements, bind};
+use crate::tensor::TensorId;
 
 use super::{Epilogue, Form, MatMul, Operand};
 
@@ -49,7 +50,35 @@ const COOPERATIVE: [(&str, u32, u32); 5] = [
 /// Wide tiles need half as much of the cache; fewer than this many leave compute units without work at the end.
 const WIDE_TILES: usize = 240;
 
+immediates! {
+    /// All dimensions of a product, in elements.
+    struct Immediates {
+        /// The dimension that varies.
+        rows: RowWords,
+        n: u32,
+        inner: u32,
+        first_a: u32,
+        first_b: u32,
+        first_c: u32,
+        splits: u32,
+    }
+}
+
 impl MatMul {
+    fn immediates(&self) -> Immediates {
+        let first = |operand: Operand, columns: usize| (operand.first_row * columns) as u32;
+        let b_columns = if self.form == Form::Nt { self.inner } else { self.n };
+        Immediates {
+            rows: self.rows.into(),
+            n: self.n as u32,
+            inner: self.inner as u32,
+            first_a: first(self.a, self.inner),
+            first_b: first(self.b, b_columns),
+            first_c: first(self.c, self.n),
+            splits: self.splits_of_k() as u32,
+        }
+    }
+
     fn splits_of_k(&self) -> usize {
         self.partials.map_or(1, |(_, splits)| splits)
     }
@@ -60,7 +89,7 @@ impl MatMul {
         let (bm, bn) = if wide { (128, 64) } else { (64, 64) };
         let tiles = Tiles { shader: "matmul_cooperative", bm, bn, tm: 0, tn: 0, bk: 32 };
         let requires = Requirements {
-            // Two tiles of halves with their padding, and a matrix of results for each of four subgroups.
+            // Two tiles of f16 with their padding, and a matrix of results for each of four subgroups.
             workgroup_memory: ((bm.max(bn) * 40 + bn * 40) * 2 + 4 * 256 * 4) as u32,
             subgroups: true,
             half: true,
@@ -83,14 +112,20 @@ impl MatMul {
     }
 
     fn candidate(&self, strategy: &'static str, tiles: Tiles, requires: Requirements) -> Candidate {
-        let (epilogue, extra): (u32, Vec<Binding>) = match self.epilogue {
+        let mut dispatches = vec![self.product(&tiles)];
+        dispatches.extend(self.partials.map(|(partials, _)| self.sum_splits(partials)));
+        Candidate { strategy, requires, dispatches }
+    }
+
+    /// The product, or its parts.
+    fn product(&self, tiles: &Tiles) -> Dispatch {
+        let (epilogue, of_epilogue): (u32, Vec<Binding>) = match self.epilogue {
             Epilogue::None => (0, vec![]),
-            Epilogue::Bias(bias) => (1, vec![read(bias)]),
-            Epilogue::BiasGelu { bias, before } => (2, vec![read(bias), write(before)]),
-            Epilogue::GeluGradient { before } => (3, vec![read(before)]),
-            Epilogue::Add(residual) => (4, vec![read(residual)]),
+            Epilogue::Bias(bias) => (1, bind([bias])),
+            Epilogue::BiasGelu { bias, before } => (2, bind([bias, before])),
+            Epilogue::GeluGradient { before } => (3, bind([before])),
+            Epilogue::Add(residual) => (4, bind([residual])),
         };
-        let splits = self.splits_of_k();
         let mut constants = vec![
             ("FORM", self.form as u32),
             ("EPILOGUE", epilogue),
@@ -105,65 +140,41 @@ impl MatMul {
         if tiles.shader != WIDE_VECTORS.shader {
             constants.push(("TN", tiles.tn as u32));
         }
-        let [extent, offset, capacity] = self.rows.immediates();
-        let first = |operand: Operand, columns: usize| (operand.first_row * columns) as u32;
-        let (a_columns, b_columns) = match self.form {
-            Form::Nt => (self.inner, self.inner),
-            Form::Nn => (self.inner, self.n),
-            Form::Tn => (self.inner, self.n),
-        };
-        // Immediates: the varying dimension (3 words), n, inner, first elements of A, B and C, splits.
-        let immediates = vec![
-            extent,
-            offset,
-            capacity,
-            self.n as u32,
-            self.inner as u32,
-            first(self.a, a_columns),
-            first(self.b, b_columns),
-            first(self.c, self.n),
-            splits as u32,
-        ];
-        let rows_of_c = match self.form {
+        let mut bindings = bind([self.a.tensor, self.b.tensor]);
+        match self.partials {
+            Some((partials, _)) => bindings.push(partials.into()),
+            None => {
+                bindings.push(self.c.tensor.into());
+                bindings.extend(of_epilogue);
+                bindings.extend(self.bias_gradient.map(Binding::from));
+            }
+        }
+        let rows = match self.form {
             Form::Tn => Count::Fixed(self.inner.div_ceil(tiles.bm)),
             _ => Count::Rows { rows: self.rows, per: tiles.bm },
         };
-        let mut bindings = vec![read(self.a.tensor), read(self.b.tensor)];
-        let mut dispatches = Vec::new();
-        match self.partials {
-            Some((partials, _)) => bindings.push(write(partials)),
-            None => {
-                bindings.push(write(self.c.tensor));
-                bindings.extend(extra);
-                bindings.extend(self.bias_gradient.map(write));
-            }
-        }
-        dispatches.push(Dispatch {
-            shader: tiles.shader,
-            constants,
+        let (columns, splits) = (Count::Fixed(self.n.div_ceil(tiles.bn)), Count::Fixed(self.splits_of_k()));
+        let grid = Grid(vec![rows, columns, splits]);
+        Dispatch { shader: tiles.shader, constants, bindings, immediates: self.immediates().into(), grid }
+    }
+
+    /// Adds the parts up in order: C += Σ partials (= in `Nn`), and the bias gradient behind them.
+    fn sum_splits(&self, partials: TensorId) -> Dispatch {
+        let mut bindings = vec![Binding::ReadBack(partials), self.c.tensor.into()];
+        bindings.extend(self.bias_gradient.map(Binding::from));
+        let grid = match self.form {
+            Form::Tn => vec![Count::Fixed((self.inner * self.n + self.inner).div_ceil(256))],
+            _ => vec![Count::Rows { rows: self.rows, per: 1 }, Count::Fixed(self.n.div_ceil(256))],
+        };
+        Dispatch {
+            shader: "matmul_sum_splits",
+            constants: vec![
+                ("FORM", self.form as u32),
+                ("BIAS_GRADIENT", u32::from(self.bias_gradient.is_some())),
+            ],
             bindings,
-            immediates: immediates.clone(),
-            grid: Grid(vec![rows_of_c, Count::Fixed(self.n.div_ceil(tiles.bn)), Count::Fixed(splits)]),
-        });
-        if let Some((partials, _)) = self.partials {
-            // Adds the parts up in order: C += Σ partials (= in `Nn`), and the bias gradient behind them.
-            let mut bindings = vec![read(partials), write(self.c.tensor)];
-            bindings.extend(self.bias_gradient.map(write));
-            let grid = match self.form {
-                Form::Tn => vec![Count::Fixed((self.inner * self.n + self.inner).div_ceil(256))],
-                _ => vec![Count::Rows { rows: self.rows, per: 1 }, Count::Fixed(self.n.div_ceil(256))],
-            };
-            dispatches.push(Dispatch {
-                shader: "matmul_sum_splits",
-                constants: vec![
-                    ("FORM", self.form as u32),
-                    ("BIAS_GRADIENT", u32::from(self.bias_gradient.is_some())),
-                ],
-                bindings,
-                immediates,
-                grid: Grid(grid),
-            });
+            immediates: self.immediates().into(),
+            grid: Grid(grid),
         }
-        Candidate { strategy, requires, dispatches }
     }
 }

@@ -43,7 +43,7 @@ fn every_token_stands_in_one_example_of_its_document() {
 fn by_the_book(cutter: &Cutter, document: usize, lines: &[Vec<u64>]) -> Vec<(Vec<u64>, Vec<u64>)> {
     let mut waiting: std::collections::VecDeque<Vec<u64>> = lines.to_vec().into();
     let max = cutter.max_length;
-    let mut target = if document == 0 { max } else { cutter.target_after(document - 1, LAST) };
+    let mut target = if document == 0 { max } else { cutter.target_after(document - 1, LAST_EXAMPLE) };
     let mut examples = Vec::new();
     while !waiting.is_empty() {
         let mut gathered: Vec<Vec<u64>> = Vec::new();
@@ -54,7 +54,7 @@ fn by_the_book(cutter: &Cutter, document: usize, lines: &[Vec<u64>]) -> Vec<(Vec
             gathered.push(line);
         }
         let number = examples.len() as u32;
-        let mut draws = Stream::new(cutter.draw_key(PURPOSE_CUT, document, number));
+        let mut draws = Stream::new(cutter.draw_key(EXAMPLE_CUT, document, number));
         let unlimited = draws.uniform() < 0.1;
         let limit = if unlimited { usize::MAX } else { (target - 3) / 2 };
         let (mut a, mut b): (Vec<u64>, Vec<u64>) = (Vec::new(), Vec::new());

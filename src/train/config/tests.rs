@@ -130,11 +130,11 @@ fn a_resolved_configuration_reads_back_the_same() {
 #[test]
 fn a_fraction_replaces_sizes_given_before_it() {
     let mut settings = preset("small").unwrap();
-    settings.set_text("model.generator_hidden_size=128").unwrap();
+    settings.set_texts(["model.generator_hidden_size=128"]).unwrap();
     let config = TrainConfig::resolve(settings.clone(), CPU).unwrap();
     assert_eq!((config.model.generator_hidden_size, config.model.generator_heads), (128, 2));
-    settings.set_text("model.generator_fraction=0.5").unwrap();
-    settings.set_text("model.generator_heads=4").unwrap();
+    settings.set_texts(["model.generator_fraction=0.5"]).unwrap();
+    settings.set_texts(["model.generator_heads=4"]).unwrap();
     let config = TrainConfig::resolve(settings, CPU).unwrap();
     assert_eq!((config.model.generator_hidden_size, config.model.generator_heads), (128, 4));
 }
@@ -149,7 +149,7 @@ fn the_references_names_work() {
     assert_eq!((config.model.hidden_size, config.model.heads, config.model.ffn_size), (768, 12, 3072));
     assert_eq!((config.model.embedding_size, config.model.generator_hidden_size), (768, 256));
     assert_eq!((config.model.generator_layers, config.max_length, config.slots()), (6, 128, 32));
-    assert_eq!(config.options.discriminator_weight, 25.5);
+    assert_eq!(config.step_options().discriminator_weight, 25.5);
     let sources = hparams(r#"{"use_tpu": true}"#);
     assert_eq!(sources.settings().unwrap().1.len(), 1);
 
@@ -169,4 +169,11 @@ fn the_references_names_work() {
         let error = failure(&hparams(text));
         assert!(error.contains(expected) && !error.contains('\n'), "{error}");
     }
+}
+
+/// The defaults of the keys and those of a plan's options are both the reference's.
+#[test]
+fn defaults_are_those_of_a_plan() {
+    let options = resolved(&Sources::default()).step_options();
+    assert_eq!(format!("{options:?}"), format!("{:?}", StepOptions::default()));
 }

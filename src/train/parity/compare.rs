@@ -4,48 +4,9 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::tolerances::StepTolerances;
+
 use super::{Computed, Golden, Report};
-
-/// How far a step may be from the golden.
-pub(super) struct Tolerances {
-    scalars: f64,
-    logits: f64,
-    gradients: f64,
-    /// Of `query.bias`: what all keys share cancels in it, and leaves what was rounded.
-    query_bias: f64,
-    key_bias: f64,
-    /// Of an update, relative to it; and of a parameter, relative to it.
-    update: f64,
-    parameter: f64,
-}
-
-impl Tolerances {
-    /// Those of `../shared/CLI.md`.
-    pub(super) const CPU: Tolerances = Tolerances { gradients: 1e-5, query_bias: 1e-5, ..Tolerances::GPU };
-
-    pub(super) const GPU: Tolerances = Tolerances {
-        scalars: 2e-6,
-        logits: 5e-6,
-        gradients: 2e-5,
-        query_bias: 2e-5,
-        key_bias: 1e-8,
-        update: 1e-4,
-        parameter: 2.4e-7,
-    };
-
-    /// With halves, on lavapipe, five goldens of 2 to 12 layers at lengths 16 to 512 were off by at most: scalars 2.1e-5,
-    /// logits 3.7e-4, moments 6.6e-4 (docs/precision.md). Adam makes full steps of the smallest gradients, so that an
-    /// element whose gradient is all rounding may go the other way.
-    pub(super) const HALF: Tolerances = Tolerances {
-        scalars: 1e-4,
-        logits: 2e-3,
-        gradients: 1e-2,
-        query_bias: 0.2,
-        key_bias: 1e-7,
-        update: 2.0,
-        parameter: 2.4e-7,
-    };
-}
 
 /// Judges every tensor that was computed, group by group.
 ///
@@ -55,7 +16,7 @@ pub(super) fn compare(
     golden: &Golden,
     computed: &Computed,
     device: String,
-    tolerances: &Tolerances,
+    tolerances: &StepTolerances,
 ) -> Result<Report> {
     let mut report = Report::new(device);
     let mut groups: BTreeMap<&str, Vec<(f64, String)>> = BTreeMap::new();
@@ -89,10 +50,8 @@ pub(super) fn compare(
             "out" => ("ids", pairs().filter(|(a, e)| a != e).count() as f64),
             "newparam" => {
                 let before = golden.get(&format!("param.{rest}"))?;
-                let errors = pairs().zip(&before.values).map(|((a, e), p)| {
-                    (a - e).abs()
-                        / (tolerances.parameter * p.abs() + tolerances.update * (e - p).abs() + 1e-9)
-                });
+                let errors =
+                    pairs().zip(&before.values).map(|((a, e), p)| (a - e).abs() / tolerances.updated(*p, *e));
                 ("newparam", errors.fold(0.0, |x: f64, y| if y.is_nan() || y > x { y } else { x }))
             }
             _ if rest.ends_with("key.bias") && group != "newv" => ("key.bias", largest(&difference)),

@@ -10,15 +10,17 @@ use crate::batch::{MaskedExample, PackedBatch};
 use crate::device::{Device, DeviceChoice};
 use crate::interop::checkpoint::LossScalingState;
 use crate::model::{BatchCapacity, Mode, OptimizerOptions, PretrainPlan, StepOptions};
+use crate::ops::constants::{METRIC_CROSS_ENTROPY, METRIC_GRADIENT_NORM, METRIC_NLL};
 use crate::plan::{Data, Parameter, Phase, Upload};
 use crate::tensor::{Precision, StepValues, TensorId};
+use crate::tolerances::StepTolerances;
 use crate::train::schedule;
 
 mod compare;
 mod golden;
 mod report;
 
-use compare::{Tolerances, compare};
+use compare::compare;
 pub use golden::Golden;
 pub use report::Report;
 
@@ -211,24 +213,24 @@ pub fn run(path: &Path, options: &Options) -> Result<Report> {
         }
     }
     let metrics = executor.read(tensors.metrics)?;
-    let mlm = f64::from(metrics[0]) / (f64::from(values.masked_total) + 1e-6);
-    let disc = f64::from(metrics[1]) / (f64::from(values.tokens_total) + 1e-6);
+    let mlm = f64::from(metrics[METRIC_NLL]) / (f64::from(values.masked_total) + 1e-6);
+    let disc = f64::from(metrics[METRIC_CROSS_ENTROPY]) / (f64::from(values.tokens_total) + 1e-6);
     let total = golden.config.gen_weight * mlm + golden.config.disc_weight * disc;
     for (name, value) in [
         ("out.mlm", mlm),
         ("out.disc", disc),
         ("out.total", total),
-        ("out.grad_norm", f64::from(metrics[8])),
+        ("out.grad_norm", f64::from(metrics[METRIC_GRADIENT_NORM])),
         ("out.lr", f64::from(rate)),
     ] {
         computed.insert(name.into(), vec![value]);
     }
     let tolerances = match options.precision {
-        Precision::F16 => Tolerances::HALF,
-        Precision::F32 if executor.describe().starts_with("CPU") => Tolerances::CPU,
-        Precision::F32 => Tolerances::GPU,
+        Precision::F16 => StepTolerances::HALF,
+        Precision::F32 if executor.identity().is_cpu() => StepTolerances::CPU,
+        Precision::F32 => StepTolerances::GPU,
     };
-    let report = compare(&golden, &computed, executor.describe(), &tolerances)?;
+    let report = compare(&golden, &computed, executor.identity().to_string(), &tolerances)?;
     if let Some(target) = &options.write {
         write(target, &golden, &computed)?;
     }

@@ -4,9 +4,8 @@ use std::collections::HashMap;
 
 use anyhow::{Context, Result};
 use inazuma::gpu::{Capabilities, Selection, selector};
-use inazuma::model::PretrainPlan;
-use inazuma::ops::{Access, Dispatch};
-use inazuma::plan::{Phase, Plan, PlannedOp};
+use inazuma::ops::{Dispatch, Touch};
+use inazuma::plan::{Bound, Phase, Plan};
 use inazuma::tensor::{Element, Extents, Role};
 use inazuma::train::config::{Sources, Surroundings, TrainConfig};
 use inazuma::train::examples;
@@ -57,25 +56,25 @@ impl Step {
     pub fn new(sources: &Sources, vocab_size: usize) -> Result<Self> {
         let surroundings = Surroundings { vocab_size, gpu: true };
         let config = TrainConfig::resolve(sources.settings()?.0, surroundings)?;
-        let plan = PretrainPlan::new(&config.model, examples::capacity(&config), &config.options)?.plan;
+        let plan = examples::plan(&config)?.plan;
         let extents = examples::full_extents(&config);
         let capabilities = radeon_vii();
         let mut kernels: Vec<Kernel> = Vec::new();
         let mut known: HashMap<String, usize> = HashMap::new();
-        for op in &plan.ops {
-            let chosen = selector::select(op.op.candidates(), &capabilities, Selection::Best);
+        for (index, op) in plan.ops.iter().enumerate() {
+            let chosen = selector::select(plan.candidates(index)?, &capabilities, Selection::Best);
             for dispatch in chosen.with_context(|| op.label.clone())?.dispatches {
-                let elements: Vec<Element> =
-                    dispatch.bindings.iter().map(|binding| plan.info(binding.tensor).element).collect();
+                let bound = plan.bound(index, &dispatch)?;
+                let elements: Vec<Element> = bound.iter().map(|binding| binding.element).collect();
                 let key = format!("{} {:?} {elements:?}", dispatch.shader, dispatch.constants);
-                let work = work(&plan, op, &dispatch, &extents);
-                let index = *known.entry(key).or_insert_with(|| {
+                let work = work(&plan, index, &dispatch, &bound, &extents);
+                let kernel = *known.entry(key).or_insert_with(|| {
                     kernels.push(Kernel { dispatch, elements, per_micro: vec![], per_step: vec![] });
                     kernels.len() - 1
                 });
                 match op.phase {
-                    Phase::Micro => kernels[index].per_micro.push(work),
-                    _ => kernels[index].per_step.push(work),
+                    Phase::Micro => kernels[kernel].per_micro.push(work),
+                    _ => kernels[kernel].per_step.push(work),
                 }
             }
         }
@@ -95,7 +94,7 @@ impl Step {
 }
 
 /// The part of an op's FLOPs that a dispatch of it does, and that it does with what is computed anew. The two kernels
-/// of attention's way back share five products; the first does three, the second four: both need q·kᵀ and dO·vᵀ.
+/// of attention's backward share five products; the first does three, the second four: both need q·kᵀ and dO·vᵀ.
 fn shares(shader: &str) -> (f64, f64) {
     match shader {
         "matmul_sum_splits" => (0.0, 0.0),
@@ -105,19 +104,19 @@ fn shares(shader: &str) -> (f64, f64) {
     }
 }
 
-fn work(plan: &Plan, op: &PlannedOp, dispatch: &Dispatch, extents: &Extents) -> Work {
+fn work(plan: &Plan, op: usize, dispatch: &Dispatch, bound: &[Bound], extents: &Extents) -> Work {
+    let op = &plan.ops[op];
     let workgroups = dispatch.grid.workgroups(extents) as f64;
     let (useful, done) = shares(dispatch.shader);
     let flops = op.op.flops(extents);
-    let updated = |tensor| op.io.updates.contains(&tensor);
     // Every tensor once in every direction, as many rows as are in use; of a table that is looked up, no more rows
     // than there are tokens.
     let looked_up = op.phase == Phase::Micro && flops == 0.0;
-    let bytes = dispatch.bindings.iter().map(|binding| {
+    let bytes = bound.iter().map(|binding| {
         let info = plan.info(binding.tensor);
         let table = looked_up && matches!(info.role, Role::Parameter | Role::Gradient);
         let rows = info.rows.count(extents).min(if table { extents.tokens } else { usize::MAX });
-        let passes = if binding.access == Access::ReadWrite && updated(binding.tensor) { 2.0 } else { 1.0 };
+        let passes = if binding.touch == Touch::Accumulate { 2.0 } else { 1.0 };
         info.element.bytes() as f64 * (rows * info.columns) as f64 * passes
     });
     let padded = match dispatch.shader.starts_with("matmul_") && done > 0.0 {
@@ -131,8 +130,8 @@ fn work(plan: &Plan, op: &PlannedOp, dispatch: &Dispatch, extents: &Extents) -> 
 fn padding(dispatch: &Dispatch, flops: f64, workgroups: f64) -> f64 {
     let constant =
         |name| dispatch.constants.iter().find(|(n, _)| *n == name).map_or(1.0, |(_, v)| f64::from(*v));
-    let word = |index: usize| f64::from(dispatch.immediates[index]);
-    let (n, inner, splits) = (word(3), word(4), word(8));
+    let word = |name| dispatch.immediates.word(name).map_or(1.0, f64::from);
+    let (n, inner, splits) = (word("n"), word("inner"), word("splits"));
     let m = if constant("FORM") == 2.0 { inner } else { flops / (2.0 * n * inner) };
     workgroups / splits * constant("BM") * constant("BN") / (m * n)
 }

@@ -12,7 +12,7 @@
 //! | `memory` | bytes / (1 TB/s · 0.8) |
 //! | `issue` | workgroups · waves · VALU instructions of the whole kernel · 4 cycles / (240 SIMDs · 1.745 GHz · fill · hiding) |
 //!
-//! - FLOPs done: those of the op, and what is computed twice (attention's way back) or beyond the edges of a matrix.
+//! - FLOPs done: those of the op, and what is computed twice (attention's backward) or beyond the edges of a matrix.
 //! - FMA share: multiply-adds of floats over all instructions of the smallest loop around them. Attention has several
 //!   such loops, which do equal parts of the work: their times are added.
 //! - LDS cycles: a wavefront's bytes over 128, which is what a compute unit moves in a cycle in which its four SIMDs
@@ -85,7 +85,7 @@ fn main() -> Result<()> {
         let label = report::label(dispatch.shader, &dispatch.constants) + half;
         let source = shader::assemble(dispatch.shader, &dispatch.constants, &kernel.elements)?;
         let compiled = compiler
-            .compile(&source, dispatch.bindings.len(), dispatch.immediates.len())
+            .compile(&source, dispatch.bindings.len(), dispatch.immediates.words.len())
             .with_context(|| label.clone())?;
         if let Some(folder) = &args.isa {
             std::fs::create_dir_all(folder)?;

@@ -1,4 +1,4 @@
-//! The way back: a task for every (sequence, head).
+//! Backward: a task for every (sequence, head).
 
 use rayon::prelude::*;
 
@@ -54,7 +54,7 @@ impl<S: Scalar> CpuOp<S> for AttentionGradient {
     }
 }
 
-/// One head of one sequence on the way back: the strips of forward, and gradients.
+/// One head of one sequence in backward: the strips of forward, and gradients.
 struct HeadGradient<S> {
     forward: Head<S>,
     /// Read.

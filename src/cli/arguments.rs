@@ -1,0 +1,97 @@
+//! Flags that several subcommands have.
+
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use serde::Serialize;
+
+use crate::device::{Device, DeviceChoice};
+use crate::tensor::Precision;
+
+// No doc comments on the structs: clap would show them as the subcommand's.
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct DeviceArgs {
+    /// auto, cpu, gpu, gpu:N, or part of an adapter's name
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
+    /// Threads of the CPU executor; 0 means one for each core
+    #[arg(long, default_value_t = 0)]
+    pub threads: usize,
+}
+
+impl DeviceArgs {
+    pub fn open(&self) -> Result<Device> {
+        Device::new(&self.device, self.threads)
+    }
+}
+
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct OutputArgs {
+    /// Print one JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl OutputArgs {
+    /// Prints a report as JSON where that was asked for, else what `text` writes of it.
+    pub fn show<R: Serialize>(
+        self,
+        report: &R,
+        text: impl FnOnce(&mut dyn Write) -> Result<()>,
+    ) -> Result<()> {
+        let mut out = std::io::stdout().lock();
+        match self.json {
+            true => Ok(writeln!(out, "{}", serde_json::to_string_pretty(report)?)?),
+            false => text(&mut out),
+        }
+    }
+
+    /// As [`OutputArgs::show`], where people are told on stderr.
+    pub fn show_json<R: Serialize>(self, report: &R) -> Result<()> {
+        self.show(report, |_| Ok(()))
+    }
+}
+
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct PrecisionArgs {
+    /// f32; or f16: activations in half precision, on GPUs that have it
+    #[arg(long, default_value = "f32", value_parser = precisions())]
+    pub precision: Precision,
+}
+
+/// What `--precision` takes.
+pub fn precisions() -> impl TypedValueParser<Value = Precision> {
+    PossibleValuesParser::new(Precision::NAMES).try_map(|name| name.parse::<Precision>())
+}
+
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct ThreadArgs {
+    /// Threads [default: all cores]; what is written is the same for any number
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+}
+
+impl ThreadArgs {
+    pub fn count(self) -> usize {
+        self.threads.map_or_else(super::cores, usize::from)
+    }
+}
+
+/// Watches for Ctrl-C; what it returns is set by the first, and the second ends the program at once.
+pub fn interruptible(message: &'static str) -> Result<&'static AtomicBool> {
+    let on_interrupt = move || {
+        // Who asks twice does not want to wait.
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("{message}; Ctrl-C again stops at once");
+    };
+    ctrlc::set_handler(on_interrupt).context("cannot watch for Ctrl-C")?;
+    Ok(&STOP)
+}
+
+/// Set by Ctrl-C; a signal handler can reach nothing else.
+static STOP: AtomicBool = AtomicBool::new(false);

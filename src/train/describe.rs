@@ -1,0 +1,109 @@
+//! The configuration's keys for people: the list in `pretrain --help`, and the tables in `docs/configuration.md`.
+
+use std::fmt::Write;
+
+use anyhow::Result;
+
+use super::key::{Default, Key, Reference, Resume};
+use super::keys::keys;
+use super::presets::{preset, preset_names};
+use super::settings::Settings;
+
+/// A key's default in words.
+fn default(key: &Key) -> String {
+    match key.default {
+        Default::Value(text) => text.replace('_', ""),
+        Default::Follows(other) => format!("from {other}"),
+        Default::Found(from) => format!("from {from}"),
+    }
+}
+
+/// All keys as lines for a terminal.
+pub fn help() -> String {
+    let mut text = "Keys of --set and --config, and their defaults:\n".to_owned();
+    for key in keys() {
+        let _ = writeln!(text, "  {}: {} [{}]\n          {}", key.name, key.kind, default(key), key.help);
+    }
+    let free: Vec<&str> = keys().filter(|key| key.resume == Resume::Free).map(|key| key.name).collect();
+    text + &format!("With --resume only these may differ: {}.", free.join(", "))
+}
+
+/// The table of all keys, and that of the presets, in Markdown.
+pub fn markdown() -> Result<String> {
+    let mut text =
+        "| key | what | value | default | `--hparams` | `--resume` |\n|---|---|---|---|---|---|\n".to_owned();
+    for key in keys() {
+        let reference = match key.reference {
+            Reference::Nowhere => String::new(),
+            Reference::Top(name) => format!("`{name}`"),
+            Reference::Override(name) => format!("`model_hparam_overrides.{name}`"),
+            Reference::Both(name) => format!("`{name}`, `model_hparam_overrides.{name}`"),
+        };
+        let resume = match key.resume {
+            Resume::Fixed => "",
+            Resume::Free => "may differ",
+        };
+        let Key { name, help, kind, .. } = key;
+        let _ = writeln!(text, "| `{name}` | {help} | {kind} | {} | {reference} | {resume} |", default(key));
+    }
+    let _ = write!(text, "\n| preset | what it changes |\n|---|---|\n");
+    let defaults = Settings::defaults()?;
+    for name in preset_names() {
+        let settings = preset(name)?;
+        let changed: Vec<String> = keys()
+            .filter(|key| settings.get(key.name) != defaults.get(key.name))
+            .filter_map(|key| settings.get(key.name).map(|value| format!("`{} = {value}`", key.name)))
+            .collect();
+        let changed =
+            if changed.is_empty() { "nothing: the defaults".to_owned() } else { changed.join(", ") };
+        let _ = writeln!(text, "| `{name}` | {changed} |");
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::keys::MODEL_PREFIX;
+
+    /// `docs/configuration.md` says what the rows say. With INAZUMA_REWRITE_DOCS=1 the test rewrites it.
+    #[test]
+    fn the_documentation_has_the_tables() {
+        const MARKERS: [&str; 2] = ["<!-- generated from src/train/keys.rs -->\n", "<!-- end -->"];
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md");
+        let text = std::fs::read_to_string(path).unwrap();
+        let (before, rest) = text.split_once(MARKERS[0]).unwrap();
+        let (_, after) = rest.split_once(MARKERS[1]).unwrap();
+        let wanted = format!("{before}{}\n{}\n{}{after}", MARKERS[0], markdown().unwrap(), MARKERS[1]);
+        if std::env::var_os("INAZUMA_REWRITE_DOCS").is_some() {
+            std::fs::write(path, &wanted).unwrap();
+        } else {
+            assert!(
+                text == wanted,
+                "docs/configuration.md is not what src/train/keys.rs says; rewrite it with \
+                 INAZUMA_REWRITE_DOCS=1 cargo test --release --lib the_documentation_has_the_tables"
+            );
+        }
+    }
+
+    #[test]
+    fn rows_are_whole() {
+        let names: std::collections::BTreeSet<&str> = keys().map(|key| key.name).collect();
+        assert_eq!(names.len(), keys().count(), "a name stands twice");
+        for key in keys() {
+            assert!(!key.help.is_empty() && !key.help.contains(['|', '\n']), "{}", key.name);
+            key.default().unwrap();
+            if let Default::Follows(other) = key.default {
+                assert!(names.contains(other), "{}", key.name);
+            }
+        }
+        let model: Vec<bool> = keys().map(|key| key.name.starts_with(MODEL_PREFIX)).collect();
+        assert!(model.is_sorted(), "the model's keys are one table, and last");
+        let references = keys().filter_map(|key| match key.reference {
+            Reference::Top(name) | Reference::Override(name) | Reference::Both(name) => Some(name),
+            Reference::Nowhere => None,
+        });
+        let distinct: std::collections::BTreeSet<&str> = references.clone().collect();
+        assert_eq!(distinct.len(), references.count(), "a name of the reference stands twice");
+    }
+}

@@ -1,0 +1,185 @@
+//! Every key of the configuration, a row each, in the order of `config.toml`.
+//!
+//! A row is all that a key needs: `--set`, TOML, `--hparams`, errors, defaults, `config.toml`, `--resume`,
+//! `pretrain --help` and the table in `docs/configuration.md` come from it, and so does the field by which the program
+//! reads it (`config.steps`). A new size of the model is a row here and a field of `ModelConfig`.
+
+use std::ops::Bound::{Excluded, Included};
+
+use anyhow::{Result, bail};
+
+use crate::model::config::LARGEST_SIZE;
+use crate::tensor::Precision;
+
+use super::key::Default::{Follows, Found, Value as Is};
+use super::key::Kind::{Number, Whole, Word};
+use super::key::Reference::{Both, Nowhere, Override, Top};
+use super::key::Resume::{Fixed, Free};
+use super::key::{Default, Key, Kind, MOST, Reference, Value, required};
+
+/// Rows of `name: type = kind, default, reference, resume;` under a line of help: a table of [`Key`]s, and the struct of
+/// their values.
+macro_rules! rows {
+    (
+        $(#[$about:meta])*
+        struct $Values:ident, $TABLE:ident {
+            $(#[doc = $help:literal] $name:ident: $type:ty = $kind:expr, $default:expr, $reference:expr, $resume:expr;)*
+        }
+    ) => {
+        $(#[$about])*
+        #[derive(Clone, Debug)]
+        pub struct $Values {
+            $(#[doc = $help] pub $name: $type,)*
+        }
+
+        impl $Values {
+            /// The values of `get`, which has all of them.
+            pub fn read<'a>(get: impl Fn(&'static str) -> Option<&'a Value>) -> Result<Self> {
+                Ok($Values { $($name: required(stringify!($name), get(stringify!($name)))?,)* })
+            }
+        }
+
+        const $TABLE: &[Key] = &[$(Key {
+            name: stringify!($name),
+            kind: $kind,
+            default: $default,
+            reference: $reference,
+            resume: $resume,
+            help: $help.trim_ascii(),
+        },)*];
+    };
+}
+
+rows! {
+    /// What a run is told, but for the sizes of its model.
+    struct RunValues, RUN {
+        /// Updates of the parameters
+        steps: u64 = Whole(1, MOST), Is("1_000_000"), Top("num_train_steps"), Fixed;
+        /// Sequences of a step
+        batch_size: usize = Whole(1, 1 << 20), Is("64"), Top("train_batch_size"), Fixed;
+        /// Sequences computed at once; as many times as make a step
+        micro_batch: usize = Whole(1, 1 << 20), Found("batch_size, max_length and the device"), Nowhere, Fixed;
+        /// Tokens of a sequence at most
+        max_length: usize = Whole(5, 65535), Is("512"), Top("max_seq_length"), Fixed;
+        /// The highest learning rate
+        learning_rate: f64 = Kind::POSITIVE, Is("5e-4"), Top("learning_rate"), Fixed;
+        /// Steps in which the learning rate rises; 0 for none
+        warmup_steps: u64 = Whole(0, MOST), Is("10_000"), Top("num_warmup_steps"), Fixed;
+        /// The rate falls as (1 - step / steps) to this power
+        lr_decay_power: f64 = Kind::NOT_NEGATIVE, Is("1.0"), Top("lr_decay_power"), Fixed;
+        /// Decoupled weight decay, of all but biases and norms
+        weight_decay: f32 = Kind::NOT_NEGATIVE, Is("0.01"), Top("weight_decay_rate"), Fixed;
+        /// Gradients of a larger norm are scaled down to it
+        clip_norm: f32 = Kind::POSITIVE, Is("1.0"), Nowhere, Fixed;
+        /// Adam's decay of the first moment
+        adam_beta1: f32 = Kind::BELOW_ONE, Is("0.9"), Nowhere, Fixed;
+        /// Adam's decay of the second moment
+        adam_beta2: f32 = Kind::BELOW_ONE, Is("0.999"), Nowhere, Fixed;
+        /// Added to the root of the second moment
+        adam_epsilon: f32 = Kind::POSITIVE, Is("1e-6"), Nowhere, Fixed;
+        /// Share of the tokens that are masked
+        mask_probability: f64 = Number(Excluded(0.0), Excluded(1.0)), Is("0.15"), Top("mask_prob"), Fixed;
+        /// Weight of the generator's loss
+        generator_weight: f32 = Kind::NOT_NEGATIVE, Is("1.0"), Top("gen_weight"), Fixed;
+        /// Weight of the discriminator's loss
+        discriminator_weight: f32 = Kind::NOT_NEGATIVE, Is("50.0"), Top("disc_weight"), Fixed;
+        /// Of the softmax that replacements are drawn from
+        temperature: f32 = Kind::POSITIVE, Is("1.0"), Top("temperature"), Fixed;
+        /// Probability that an activation is dropped
+        dropout: f64 = Kind::BELOW_ONE, Is("0.1"), Override("hidden_dropout_prob"), Fixed;
+        /// Probability that an attention weight is dropped
+        attention_dropout: f64 = Kind::BELOW_ONE, Is("0.1"), Override("attention_probs_dropout_prob"), Fixed;
+        /// Decides all draws: parameters, examples, masks, samples, dropout
+        seed: u64 = Whole(0, MOST), Is("1"), Nowhere, Fixed;
+        /// Steps from one line of metrics to the next
+        log_every: u64 = Whole(1, MOST), Is("100"), Nowhere, Free;
+        /// Steps from one checkpoint to the next
+        checkpoint_every: u64 = Whole(1, MOST), Is("1000"), Top("save_checkpoints_steps"), Free;
+        /// Checkpoints that stay; 0 for all
+        keep: usize = Whole(0, MOST), Is("3"), Top("keep_checkpoint_max"), Free;
+        /// Steps from one evaluation on held-out text to the next; 0 for only at the end
+        eval_every: u64 = Whole(0, MOST), Is("0"), Nowhere, Free;
+        /// Held-out sequences that are evaluated
+        eval_sequences: usize = Whole(1, 1 << 24), Is("1024"), Nowhere, Free;
+        /// Of activations and their gradients; f16 on GPUs that have it
+        precision: Precision = Word(&Precision::NAMES), Is("f32"), Nowhere, Fixed;
+    }
+}
+
+/// What keys of the model's sizes begin with: their table in TOML.
+pub const MODEL_PREFIX: &str = "model.";
+
+/// Decides the sizes of the generator's layers; does not stay in a resolved configuration.
+pub const GENERATOR_FRACTION: &str = "model.generator_fraction";
+
+const fn size(name: &'static str, default: Default, reference: Reference, help: &'static str) -> Key {
+    Key { name, kind: Whole(1, LARGEST_SIZE as u64), default, reference, resume: Fixed, help }
+}
+
+/// The sizes of `ModelConfig`, under its fields' names.
+const MODEL: &[Key] = &[
+    size("model.vocab_size", Found("the store's tokenizer"), Both("vocab_size"), "Pieces of the tokenizer"),
+    size("model.embedding_size", Is("128"), Top("embedding_size"), "Width of the embeddings"),
+    size("model.hidden_size", Is("256"), Override("hidden_size"), "Width of the discriminator"),
+    size("model.layers", Is("12"), Override("num_hidden_layers"), "Layers of the discriminator"),
+    size("model.heads", Is("4"), Override("num_attention_heads"), "Its attention heads"),
+    size("model.ffn_size", Is("1024"), Override("intermediate_size"), "Width of its feed-forward networks"),
+    size(
+        "model.max_positions",
+        Is("512"),
+        Override("max_position_embeddings"),
+        "The longest sequence it can read",
+    ),
+    Key {
+        name: GENERATOR_FRACTION,
+        kind: Number(Excluded(0.0), Included(4.0)),
+        default: Is("0.25"),
+        reference: Top("generator_hidden_size"),
+        resume: Fixed,
+        help: "Width of the generator by that of the discriminator",
+    },
+    size("model.generator_hidden_size", Follows(GENERATOR_FRACTION), Nowhere, "Width of the generator"),
+    size("model.generator_layers", Is("12"), Nowhere, "Layers of the generator"),
+    size("model.generator_heads", Follows(GENERATOR_FRACTION), Nowhere, "Its attention heads"),
+    size(
+        "model.generator_ffn_size",
+        Follows(GENERATOR_FRACTION),
+        Nowhere,
+        "Width of its feed-forward networks",
+    ),
+];
+
+/// Every key there is.
+pub fn keys() -> impl Iterator<Item = &'static Key> + Clone {
+    RUN.iter().chain(MODEL)
+}
+
+/// Keys that follow from this one.
+pub fn following(name: &str) -> impl Iterator<Item = &'static Key> {
+    keys().filter(move |key| matches!(key.default, Follows(other) if other == name))
+}
+
+/// Finds a key; an unknown one is refused with the nearest.
+pub fn key(name: &str) -> Result<&'static Key> {
+    match keys().find(|key| key.name == name) {
+        Some(key) => Ok(key),
+        None => {
+            let nearest = nearest(name, keys().map(|key| key.name));
+            bail!("unknown key {name}; the nearest known one is {nearest}")
+        }
+    }
+}
+
+/// The name in `names` most like `name`.
+pub fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> &'a str {
+    let short = |name: &'a str| name.strip_prefix(MODEL_PREFIX).unwrap_or(name);
+    let mut best = ("", 0.0);
+    for known in names {
+        let likeness = strsim::normalized_damerau_levenshtein(name, known)
+            .max(strsim::normalized_damerau_levenshtein(name, short(known)));
+        if likeness > best.1 || best.0.is_empty() {
+            best = (known, likeness);
+        }
+    }
+    best.0
+}

@@ -1,0 +1,54 @@
+//! The presets: the keys' defaults, which are those of `small`, and what each other one changes of them.
+
+use anyhow::{Result, bail};
+
+use super::keys::nearest;
+use super::settings::Settings;
+
+/// The preset of a run that names none.
+pub const DEFAULT_PRESET: &str = "small";
+
+/// Each preset as its difference to the defaults.
+const PRESETS: &[(&str, &str)] = &[
+    (
+        "tiny",
+        "steps = 300\nbatch_size = 16\nmax_length = 128\nwarmup_steps = 20\nlog_every = 10\ncheckpoint_every = 100\n\
+         [model]\nembedding_size = 64\nhidden_size = 128\nlayers = 4\nffn_size = 512\nmax_positions = 128\n\
+         generator_layers = 4\n",
+    ),
+    (DEFAULT_PRESET, ""),
+    ("small-128", "max_length = 128\nbatch_size = 128\n"),
+    ("small-plus-plus", "[model]\ngenerator_fraction = 1.0\n"),
+    (
+        "base",
+        "steps = 766_000\nbatch_size = 256\nlearning_rate = 2e-4\n\
+         [model]\nembedding_size = 768\nhidden_size = 768\nheads = 12\nffn_size = 3072\n\
+         generator_fraction = 0.3333333333333333\n",
+    ),
+    (
+        "large",
+        "steps = 400_000\nbatch_size = 2048\nlearning_rate = 2e-4\nmask_probability = 0.25\n\
+         [model]\nembedding_size = 1024\nhidden_size = 1024\nlayers = 24\nheads = 16\nffn_size = 4096\n\
+         generator_layers = 24\n",
+    ),
+];
+
+/// Names of the presets.
+pub fn preset_names() -> impl Iterator<Item = &'static str> {
+    PRESETS.iter().map(|(name, _)| *name)
+}
+
+/// The settings of a preset.
+pub fn preset(name: &str) -> Result<Settings> {
+    let Some((_, difference)) = PRESETS.iter().find(|(known, _)| *known == name) else {
+        let names: Vec<&str> = preset_names().collect();
+        bail!(
+            "there is no preset {name}; did you mean {}? There are {}",
+            nearest(name, preset_names()),
+            names.join(", ")
+        )
+    };
+    let mut settings = Settings::defaults()?;
+    settings.set_toml(difference)?;
+    Ok(settings)
+}
