@@ -178,7 +178,7 @@ fn half_precision_trains_and_resumes() {
     );
     let capabilities = &crate::harness::gpu().capabilities;
     if !capabilities.half {
-        eprintln!("skipped: {} has no SHADER_F16", capabilities.name);
+        crate::testing::skipped(&format!("{} has no SHADER_F16", capabilities.name));
         return;
     }
     let device = capabilities.name.split_whitespace().next().expect("a name");

@@ -240,7 +240,7 @@ impl Golden {
         }
     }
 
-    /// The loss of SPEC.md §5 from the sums of a step.
+    /// The loss of docs/spec.md §5 from the sums of a step.
     pub fn loss(&self, metrics: &[f64]) -> f64 {
         let total = f64::from(self.values().masked_total);
         let sums = match self.head {

@@ -1,4 +1,4 @@
-//! Whole steps of the fine-tuning heads: against goldens of an independent implementation (SPEC.md §3.7, §3.8,
+//! Whole steps of the fine-tuning heads: against goldens of an independent implementation (docs/spec.md §3.7, §3.8,
 //! §5), in other groupings, with dropout, and gradients against central differences.
 
 use inazuma::cpu::CpuExecutor;

@@ -29,7 +29,8 @@
 //!
 //! `INAZUMA_TEST_DEVICE` chooses the adapter as `--device` does; without it the hardware GPU, else lavapipe.
 
-use std::sync::{Arc, OnceLock};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use inazuma::cpu::{CpuExecutor, PlanScalar};
 use inazuma::device::DeviceChoice;
@@ -42,6 +43,7 @@ use inazuma::tensor::{Element, Precision, Rows, StepValues, TensorId};
 
 pub use crate::gradients::{GradientCase, gradient_check};
 use crate::shaders;
+use crate::testing::skipped;
 use crate::tolerances::{EXACT, HALF_CHAIN, HALF_ROUNDING, Tolerance};
 
 /// What outputs hold before they are written; exact in f32 and f64.
@@ -174,7 +176,7 @@ pub fn compare(name: &str, values: &StepValues, build: impl Fn(&mut PlanBuilder)
     let plan = builder.build(&case.kept()).unwrap_or_else(|error| panic!("{name}: {error:#}"));
     if !gpu().capabilities.half {
         static ONCE: std::sync::Once = std::sync::Once::new();
-        ONCE.call_once(|| eprintln!("half precision: skipped, the adapter has no SHADER_F16"));
+        ONCE.call_once(|| skipped("half precision, in all tests of kernels: the adapter has no SHADER_F16"));
     } else if plan.is_half() {
         compare_in(&format!("{name}, f16"), values, Precision::F16, &build);
     }
@@ -209,7 +211,14 @@ fn compare_in(
         let candidates = |op| plan.candidates(op).unwrap_or_else(|error| panic!("{name}: {error:#}"));
         let all: Vec<_> = (0..plan.ops.len()).map(candidates).collect();
         for (op, candidates) in all.iter().enumerate() {
-            candidates.iter().for_each(|candidate| shaders::validate(candidate, &plan, op));
+            for candidate in candidates {
+                shaders::validate(candidate, &plan, op);
+                if candidate.requires.half <= plan.is_half()
+                    && !selector::fits(&candidate.requires, &capabilities)
+                {
+                    not_run(candidate.strategy);
+                }
+            }
         }
         let fits = |candidate: &&Candidate| selector::fits(&candidate.requires, &capabilities);
         all.iter().map(|candidates| candidates.iter().filter(fits).count()).max().unwrap_or(0)
@@ -234,6 +243,14 @@ fn compare_in(
                 assert!(first == results(), "{name}: {label}: a second run gives other bytes");
             }
         }
+    }
+}
+
+/// Says once that kernels are validated and translated, but not run.
+fn not_run(strategy: &'static str) {
+    static SAID: Mutex<BTreeSet<&str>> = Mutex::new(BTreeSet::new());
+    if SAID.lock().is_ok_and(|mut said| said.insert(strategy)) {
+        skipped(&format!("kernels `{strategy}`, in all tests: {} cannot run them", gpu().capabilities.name));
     }
 }
 

@@ -16,6 +16,7 @@ mod gradients;
 mod harness;
 mod heads;
 mod heads_spans;
+mod imports;
 mod interruption;
 mod losses;
 mod matmul;
@@ -25,3 +26,5 @@ mod optimizer;
 mod probe;
 mod shaders;
 mod steps;
+#[path = "../src/testing.rs"]
+mod testing;

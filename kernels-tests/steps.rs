@@ -1,6 +1,6 @@
 //! Whole training steps: gradients against central differences, goldens, regrouped batches, samples, repetition.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use inazuma::batch::{MaskedExample, PackedBatch};
 use inazuma::cpu::{CpuExecutor, PlanScalar};
@@ -16,6 +16,7 @@ use inazuma::tensor::{Precision, StepValues};
 use inazuma::train::parity;
 
 use crate::harness::gpu;
+use crate::testing::{shared, skipped};
 use crate::tolerances::{GRADIENT_CHECK, NEAR_TIE, REGROUPED};
 
 /// An executor on the device of all tests.
@@ -181,28 +182,19 @@ fn gradients_of_a_whole_step_with_dropout() {
     }
 }
 
-/// A file of the data that is not ours (`INAZUMA_SHARED`); without it the test says so.
-pub fn shared(file: &str) -> Option<PathBuf> {
-    let root = std::env::var("INAZUMA_SHARED")
-        .map_or_else(|_| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);
-    let path = root.join(file);
-    if !path.exists() {
-        println!("skipped: {} is not there (set INAZUMA_SHARED)", path.display());
-        return None;
-    }
-    Some(path)
-}
-
+/// The golden of the repository (kernels-tests/goldens/README.md), and the two that are not ours.
 #[test]
 fn goldens_on_every_executor() {
-    for name in ["goldens/micro.safetensors", "goldens/short.safetensors"] {
-        let Some(path) = shared(name) else { continue };
+    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/goldens/pretrain.safetensors");
+    let others = ["goldens/micro.safetensors", "goldens/short.safetensors"];
+    for path in [ours].into_iter().chain(others.into_iter().filter_map(shared)) {
+        let name = path.display();
         let device = gpu().capabilities.name.clone();
         let gpu_device = DeviceChoice::Name(device);
         let mut runs = vec![(DeviceChoice::Cpu, Precision::F32), (gpu_device.clone(), Precision::F32)];
         match gpu().capabilities.half {
             true => runs.push((gpu_device, Precision::F16)),
-            false => println!("half precision: skipped, the adapter has no SHADER_F16"),
+            false => skipped("half precision: the adapter has no SHADER_F16"),
         }
         for (device, precision) in runs {
             for micro_batch in [0, 1] {

@@ -52,10 +52,11 @@ pub const HALF_ROUNDING: Tolerance = Tolerance { relative: 1.0 / 1024.0, absolut
 /// The same where an op reads f16 that another op of the same plan has rounded: some of those units.
 pub const HALF_CHAIN: Tolerance = Tolerance { relative: 4.0 / 1024.0, absolute: 24e-8 };
 
-/// Whole-step gradients under another grouping of the same sums (DESIGN.md's bound for micro-batches).
+/// Whole-step gradients under another grouping of the same sums (docs/architecture.md: a split changes only the
+/// order of sums).
 pub const REGROUPED: f64 = 1e-5;
 
-/// Samples of two executors that differ where the two best scores are this close in f64 (DESIGN.md).
+/// Samples of two executors that differ where the two best scores are this close in f64.
 pub const NEAR_TIE: f64 = 1e-4;
 
 /// One op of a real step, on a device beside the CPU executor: relative to the largest element of the tensor. Sums of

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Golden steps of the fine-tuning heads, computed by PyTorch and Hugging Face's ELECTRA (SPEC.md §3.7, §3.8, §5).
+"""Golden steps of the fine-tuning heads, computed by PyTorch and Hugging Face's ELECTRA (docs/spec.md §3.7, §3.8, §5).
 
     python tools/finetune-goldens.py [kernels-tests/goldens]
 
@@ -79,7 +79,7 @@ class Perceptron(nn.Module):
 
 
 class Joint(nn.Module):
-    """The joint span head of SPEC.md §5 on Hugging Face's encoder."""
+    """The joint span head of docs/spec.md §5 on Hugging Face's encoder."""
 
     def __init__(self, answerability):
         super().__init__()

@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
-"""A golden pre-training step, computed by PyTorch and Hugging Face's ELECTRA, for `inazuma parity` (CLI.md, SPEC.md §3).
+"""A golden pre-training step, computed by PyTorch and Hugging Face's ELECTRA, for `inazuma parity` (docs/spec.md §3;
+docs/cli.md says what such a file holds).
 
+    pip install torch transformers safetensors numpy
     python tools/pretraining-goldens.py OUT.safetensors [--layers 12] [--length 512] [--hidden 64] [--heads 4] …
 
-It shares no code with the program. Everything is computed in float64 and stored rounded to float32. Weights are drawn
-as pre-training draws them (normal, σ 0.02, cut at 2σ), biases and layer norms are moved off their starting values so
+kernels-tests/goldens/README.md gives the command of the golden there. The same versions on the same machine write the
+same bytes. It shares no code with the program. Everything is computed in float64 and stored rounded to float32. Weights are drawn
+as pre-training draws them (normal, σ 0.02 unless said, cut at 2σ), biases and layer norms are moved off their starting values so
 that each matters, the moments are not zero, and sequences have every awkward length from 3 tokens up to the longest.
 """
 
@@ -30,6 +33,7 @@ def arguments():
     sizes.update(gen_hidden=16, gen_layers=12, gen_heads=1, gen_ffn=64, seed=1)
     for name, value in sizes.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
+    parser.add_argument("--deviation", type=float, default=0.02, help="of weights; narrow networks need more to attend")
     return parser.parse_args()
 
 
@@ -46,12 +50,13 @@ def config(a, generator):
         layer_norm_eps=1e-12,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
-        pad_token_id=0,
+        # A padding id would freeze its row of the table: row 0 trains like any other (docs/spec.md §3).
+        pad_token_id=None,
         attn_implementation="eager",
     )
 
 
-def draw(shape, name, random):
+def draw(shape, name, deviation, random):
     value = random.standard_normal(shape)
     if name.endswith("LayerNorm.weight"):
         return 1 + 0.05 * value
@@ -59,7 +64,7 @@ def draw(shape, name, random):
         return 0.05 * value
     while (far := np.abs(value) > 2).any():
         value[far] = random.standard_normal(int(far.sum()))
-    return 0.02 * value
+    return deviation * value
 
 
 def make_batch(a, random):
@@ -123,6 +128,18 @@ def backward(a, generator, discriminator, batch, original, dtype):
     return {name: x.detach() for name, x in out.items()}
 
 
+def sort_metadata(path):
+    """safetensors writes the metadata's keys in random order; sorted, the same numbers are the same bytes."""
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header, data = json.loads(file.read(size)), file.read()
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text + data)
+
+
 def main():
     a = arguments()
     random = np.random.Generator(np.random.PCG64(a.seed))
@@ -140,7 +157,7 @@ def main():
     state = {}
     for name, p in named.items():
         shape = tuple(p.shape)
-        values = draw(shape, name, random), 1e-3 * random.standard_normal(shape), 1e-6 * random.standard_normal(shape) ** 2
+        values = draw(shape, name, a.deviation, random), 1e-3 * random.standard_normal(shape), 1e-6 * random.standard_normal(shape) ** 2
         state[name] = [torch.from_numpy(np.asarray(x, np.float32)) for x in values]
         p.data = state[name][0].double()
 
@@ -183,6 +200,7 @@ def main():
         a.out,
         metadata=dict(cfg=json.dumps(sizes), opt=json.dumps(STEP), opt_step=str(OPT_STEP)),
     )
+    sort_metadata(a.out)
     print(f"{a.out}: total {float(out['total']):.6f}, norm {float(norm):.4f}; PyTorch in float32: {worst[0]:.1e}, {worst[1]}")
 
 

@@ -4,7 +4,7 @@
     python tools/pytorch-step.py --preset small --batch 8 --length 128 [--device cpu|cuda] [--mode fp32] [--steps 10]
 
 Modes: fp32 (on CUDA without TF32), tf32, bf16 (autocast), bf16-compiled (autocast and torch.compile).
-The step is Inazuma's (SPEC.md §3): logits only at masked positions, Gumbel sampling, dropout as the preset has it,
+The step is Inazuma's (docs/spec.md §3): logits only at masked positions, Gumbel sampling, dropout as the preset has it,
 clipping by the global norm, Adam without bias correction with decoupled decay, by torch._foreach. Without --examples
 sequences are random and of full length; with it (JSON lines of `inazuma bench data --examples`) they are padded to the
 full length and masked, as the reference implementation does. Prints one JSON object: medians over --steps, after two

@@ -1,4 +1,4 @@
-//! Training examples, cut from a store afresh for every epoch (SPEC.md §4).
+//! Training examples, cut from a store afresh for every epoch (docs/spec.md §4).
 //!
 //! # How a document is cut
 //!
@@ -29,7 +29,7 @@ use super::Store;
 use crate::tensor::draws::{EXAMPLE_CUT, EXAMPLE_ORDER, EXAMPLE_TARGET, EXAMPLES, LAST_EXAMPLE};
 use crate::tensor::random::{Stream, derive, root};
 
-/// The shortest target that SPEC.md §4 draws, and so the shortest max length that makes sense.
+/// The shortest target that docs/spec.md §4 draws, and so the shortest max length that makes sense.
 pub const MIN_LENGTH: usize = 5;
 /// Lengths are kept in 16 bits.
 pub const MAX_LENGTH: usize = u16::MAX as usize;

@@ -13,7 +13,7 @@ use super::examples::{EpochIndex, ExampleStream};
 #[ignore = "a measurement"]
 fn rates() {
     let Some(path) = std::env::var_os("STORE") else {
-        eprintln!("skipped: STORE is not set");
+        crate::testing::skipped("STORE is not set");
         return;
     };
     let start = Instant::now();

@@ -17,7 +17,7 @@ use crate::tokenizer::SpecialIds;
 /// What `prepare --lines` made a line of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Lines {
-    /// Paragraphs split after 。！？ outside brackets (SPEC.md §4).
+    /// Paragraphs split after 。！？ outside brackets (docs/spec.md §4).
     Sentence,
     /// Paragraphs as they come, as the reference implementation has it.
     Paragraph,

@@ -1,4 +1,4 @@
-//! Splitting a paragraph into sentences (SPEC.md §4).
+//! Splitting a paragraph into sentences (docs/spec.md §4).
 //!
 //! A sentence ends after 。！？ (a run of them, and closing brackets right behind it) where that stands outside
 //! brackets and quotation marks: 彼は「行く。」と言った。 is one sentence. Text is not always balanced, so a

@@ -1,6 +1,6 @@
 //! Exactness against the reference's ids, and behaviour on awkward text.
 
-use crate::testing::shared;
+use crate::testing::{shared, skipped};
 
 use super::*;
 
@@ -207,7 +207,7 @@ fn python() -> Option<PathBuf> {
     if tried.is_ok_and(|output| output.status.success()) {
         return Some(python);
     }
-    eprintln!("skipped: {} cannot import sentencepiece (set INAZUMA_PYTHON)", python.display());
+    skipped(&format!("{} cannot import sentencepiece (set INAZUMA_PYTHON)", python.display()));
     None
 }
 

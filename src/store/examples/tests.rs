@@ -39,7 +39,7 @@ fn every_token_stands_in_one_example_of_its_document() {
     }
 }
 
-/// SPEC.md §4 word for word, on lists of lines, with the draws of `Cutter`.
+/// docs/spec.md §4 word for word, on lists of lines, with the draws of `Cutter`.
 fn by_the_book(cutter: &Cutter, document: usize, lines: &[Vec<u64>]) -> Vec<(Vec<u64>, Vec<u64>)> {
     let mut waiting: std::collections::VecDeque<Vec<u64>> = lines.to_vec().into();
     let max = cutter.max_length;
