@@ -1,33 +1,106 @@
-//! The golden steps of the fine-tuning heads (tools/finetune-goldens.py says what is in them), as plans and what
-//! they are fed with.
+//! The golden steps of the tasks' heads (tools/finetune-goldens.py says what is in them), as plans and what they are
+//! fed with.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::path::Path;
 
-use inazuma::batch::{MaskedExample, PackedBatch};
+use inazuma::batch::PackedBatch;
 use inazuma::model::finetune::{
-    FinetuneOptions, FinetunePlan, FinetuneTensors, Head, Purpose, Targets, place,
+    FinetuneOptions, FinetunePlan, FinetuneStep, Head, MicroBatch, Purpose, place,
 };
 use inazuma::model::{BatchCapacity, ModelConfig, OptimizerOptions};
 use inazuma::ops::row_loss::NO_TARGET;
-use inazuma::plan::{Executor, Parameter, Phase};
+use inazuma::plan::{Executor, Parameter, Phase, Plan};
+use inazuma::tasks::classify::Classes;
+use inazuma::tasks::features::Input;
+use inazuma::tasks::items::{Item, pack};
+use inazuma::tasks::layers::Logits;
+use inazuma::tasks::lesson::{Learning, Lesson, LessonStep};
+use inazuma::tasks::multiple_choice::head::Choice;
+use inazuma::tasks::registry::TASKS;
+use inazuma::tasks::regress::Value as Number;
+use inazuma::tasks::squad::head::{Span, Target};
+use inazuma::tasks::squad::joint_head::{JointOutputs, JointSpan};
+use inazuma::tasks::tag::head::Tags;
 use inazuma::tensor::random::{derive, root};
 use inazuma::tensor::{Precision, StepValues, TensorId};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
-pub const HEADS: [&str; 7] = ["span", "joint", "joint-answerability", "classes", "value", "choice", "tags"];
+/// The goldens of all tasks.
+pub fn heads() -> impl Iterator<Item = &'static str> {
+    TASKS.iter().flat_map(|task| task.goldens()).copied()
+}
 
 /// A golden, and its batch as sequences without padding.
 pub struct Golden {
-    pub head: Head,
+    /// The head's name in the golden.
+    pub head: String,
     config: ModelConfig,
     step: Value,
     tensors: BTreeMap<String, Vec<f64>>,
-    examples: Vec<MaskedExample>,
+    inputs: Vec<Input>,
     /// Tokens of a padded sequence.
     width: usize,
+    judged: Box<dyn Judged>,
+}
+
+/// The head of a golden with its items, whatever their types.
+trait Judged {
+    fn lesson(&self) -> &dyn Lesson;
+
+    /// The plan of prediction and the whole batch.
+    fn predict(&self, config: &ModelConfig, capacity: BatchCapacity, options: &FinetuneOptions)
+    -> Prediction;
+}
+
+/// What predicts a golden's batch.
+pub struct Prediction {
+    pub plan: Plan,
+    pub batch: MicroBatch,
+    pub reads: Reads,
+}
+
+/// What is read of a head.
+pub struct Reads {
+    pub logits: TensorId,
+    /// Whether these are of tokens.
+    pub by_token: bool,
+    pub joint: Option<JointOutputs>,
+}
+
+struct Typed<H: Head> {
+    learning: Learning<H>,
+    reads: fn(&H::Outputs) -> Reads,
+}
+
+impl<H: Head> Judged for Typed<H> {
+    fn lesson(&self) -> &dyn Lesson {
+        &self.learning
+    }
+
+    fn predict(
+        &self,
+        config: &ModelConfig,
+        capacity: BatchCapacity,
+        options: &FinetuneOptions,
+    ) -> Prediction {
+        let Learning { head, items } = &self.learning;
+        let FinetunePlan { plan, step } = FinetunePlan::new(config, head, capacity, options).expect("a plan");
+        let labels: Vec<&H::Label> = items.iter().map(|item| &item.label).collect();
+        let packed = pack(0, items.iter().flat_map(|item| &item.sequences));
+        let step: FinetuneStep<H> = step;
+        let batch = step.micro_batch(packed, &labels).expect("labels for every row");
+        Prediction { plan, batch, reads: (self.reads)(&step.outputs) }
+    }
+}
+
+fn plain(logits: &Logits) -> Reads {
+    Reads { logits: logits.tensor, by_token: logits.by_token, joint: None }
+}
+
+fn joint(outputs: &JointOutputs) -> Reads {
+    Reads { logits: outputs.start_logits, by_token: true, joint: Some(outputs.clone()) }
 }
 
 fn widen(data: &[u8], dtype: Dtype) -> Vec<f64> {
@@ -69,32 +142,26 @@ impl Golden {
             .iter()
             .map(|(name, view)| (name.to_owned(), widen(view.data(), view.dtype())))
             .collect();
-        let classes = metadata["classes"].as_u64().expect("classes") as usize;
-        let head = match metadata["head"].as_str().expect("a head") {
-            "span" => Head::Span,
-            "joint" => Head::JointSpan { answerability: false },
-            "joint-answerability" => Head::JointSpan { answerability: true },
-            "classes" => Head::Classes(classes),
-            "value" => Head::Value,
-            "choice" => Head::Choice(classes),
-            "tags" => Head::Tags(classes),
-            other => panic!("no head is called {other}"),
-        };
         let lengths = &tensors["batch.lengths"];
         let width = tensors["batch.input_ids"].len() / lengths.len();
         let row = |name: &str, sequence: usize| -> Vec<u32> {
             let row = &tensors[name][sequence * width..][..lengths[sequence] as usize];
             row.iter().map(|&x| x as u32).collect()
         };
-        let examples = (0..lengths.len())
-            .map(|b| MaskedExample {
-                input_ids: row("batch.input_ids", b),
-                segments: row("batch.segment_ids", b),
-                masked: Vec::new(),
-            })
-            .collect();
+        let input = |b: usize| {
+            let (ids, segments) = (row("batch.input_ids", b), row("batch.segment_ids", b));
+            let first_segment = segments.iter().take_while(|&&segment| segment == 0).count();
+            let input = Input { ids, first_segment, cut: 0 };
+            assert_eq!(input.segments().collect::<Vec<_>>(), segments);
+            input
+        };
+        let inputs = (0..lengths.len()).map(input).collect();
         let config = model_config(&metadata["sizes"]);
-        Golden { head, config, step: metadata["step"].clone(), tensors, examples, width }
+        let head = metadata["head"].as_str().expect("a head").to_owned();
+        let classes = metadata["classes"].as_u64().expect("classes") as usize;
+        let batch = Batch { tensors: &tensors, inputs: &inputs, width };
+        let judged = batch.judged(&head, classes);
+        Golden { head, config, step: metadata["step"].clone(), tensors, inputs, width, judged }
     }
 
     pub fn get(&self, name: &str) -> &[f64] {
@@ -109,25 +176,22 @@ impl Golden {
         self.config.layers
     }
 
-    /// Sequences that are judged together.
-    pub fn sequences_per_item(&self) -> usize {
-        if let Head::Choice(choices) = self.head { choices } else { 1 }
+    fn lesson(&self) -> &dyn Lesson {
+        self.judged.lesson()
     }
 
     pub fn items(&self) -> usize {
-        self.examples.len() / self.sequences_per_item()
+        self.lesson().sizes().len()
     }
 
-    /// A plan for micro-batches of up to `items`.
-    pub fn plan(&self, purpose: Purpose, items: usize, dropout: f64) -> FinetunePlan {
-        let sequences = items * self.sequences_per_item();
-        let capacity = BatchCapacity {
-            tokens: sequences * self.width,
-            sequences,
-            masked: items,
-            max_length: self.width,
-        };
-        let options = FinetuneOptions {
+    /// For micro-batches of up to `items`.
+    fn capacity(&self, items: usize) -> BatchCapacity {
+        let sequences = items * self.lesson().sequences();
+        BatchCapacity { tokens: sequences * self.width, sequences, masked: items, max_length: self.width }
+    }
+
+    fn options(&self, purpose: Purpose, dropout: f64) -> FinetuneOptions {
+        FinetuneOptions {
             purpose,
             dropout,
             attention_dropout: dropout,
@@ -140,10 +204,23 @@ impl Golden {
                 adam_epsilon: self.constant("epsilon") as f32,
                 weight_decay: self.constant("decay") as f32,
             },
-        };
-        let plan = FinetunePlan::new(&self.config, self.head, capacity, &options).expect("a plan");
-        crate::decay::check(&plan.plan);
+        }
+    }
+
+    /// A plan of training for micro-batches of up to `items`.
+    pub fn training(&self, items: usize, dropout: f64) -> (Plan, Box<dyn LessonStep + '_>) {
+        let options = self.options(Purpose::Train, dropout);
+        let plan = self.lesson().plan(&self.config, self.capacity(items), &options).expect("a plan");
+        crate::decay::check(&plan.0);
         plan
+    }
+
+    /// Prediction of the whole batch; `dropout` must change nothing.
+    pub fn prediction(&self, dropout: f64) -> Prediction {
+        let options = self.options(Purpose::Predict, dropout);
+        let prediction = self.judged.predict(&self.config, self.capacity(self.items()), &options);
+        crate::decay::check(&prediction.plan);
+        prediction
     }
 
     /// Fills one tensor of every parameter; a golden of one element stands for all.
@@ -165,62 +242,21 @@ impl Golden {
 
     /// Everything of a step that does not depend on the micro-batch.
     pub fn values(&self) -> StepValues {
-        let labelled = match self.head {
-            Head::Tags(_) => self.get("batch.labels").iter().filter(|&&label| label >= 0.0).count(),
-            _ => self.items(),
-        };
+        let labelled: usize = self.lesson().sizes().iter().map(|size| size.weight).sum();
         StepValues {
             key: derive(root(17), 1, 0),
             learning_rate: self.constant("learning_rate") as f32,
             loss_scale: 1.0,
             masked_total: labelled as f32,
-            tokens_total: self.examples.iter().map(|e| e.input_ids.len() as f32).sum(),
+            tokens_total: self.inputs.iter().map(|input| input.ids.len() as f32).sum(),
             ..StepValues::default()
         }
-    }
-
-    /// Packs some items and sets the extents.
-    pub fn micro_batch(&self, items: Range<usize>, values: &mut StepValues) -> (PackedBatch, Targets) {
-        let each = self.sequences_per_item();
-        let sequences = items.start * each..items.end * each;
-        let batch = PackedBatch::pack(sequences.start, &self.examples[sequences.clone()]);
-        values.tokens = batch.tokens() as u32;
-        values.sequences = batch.sequence_count() as u32;
-        values.masked = items.len() as u32;
-        values.first_sequence = batch.first_sequence as u32;
-        let integer = |x: f64| if x < 0.0 { NO_TARGET } else { x as u32 };
-        let integers = |name: &str, range: Range<usize>| -> Vec<u32> {
-            self.get(name)[range].iter().map(|&x| integer(x)).collect()
-        };
-        let floats = |name: &str| self.get(name)[items.clone()].iter().map(|&x| x as f32).collect();
-        let mut targets = Targets::default();
-        match self.head {
-            Head::Span => {
-                targets.allowed = self.of_rows("batch.allowed", 1, &batch).map(integer).collect();
-                targets.starts = integers("batch.starts", 2 * items.start..2 * items.end);
-            }
-            Head::JointSpan { answerability } => {
-                targets.allowed = self.of_rows("batch.allowed", 1, &batch).map(integer).collect();
-                targets.starts = integers("batch.starts", items.clone());
-                targets.ends = integers("batch.ends", items.clone());
-                if answerability {
-                    targets.impossible = floats("batch.impossible");
-                }
-            }
-            Head::Classes(_) | Head::Choice(_) => targets.classes = integers("batch.labels", items.clone()),
-            Head::Value => targets.numbers = floats("batch.numbers"),
-            Head::Tags(_) => {
-                targets.classes = self.of_rows("batch.labels", 1, &batch).map(integer).collect();
-            }
-        }
-        targets.place_firsts(&batch);
-        (batch, targets)
     }
 
     /// The golden's padded `[B, S, columns]` at the rows of a packed batch.
     pub fn of_rows(&self, name: &str, columns: usize, batch: &PackedBatch) -> impl Iterator<Item = f64> {
         let values = self.get(name);
-        assert_eq!(values.len(), self.examples.len() * self.width * columns, "{name}");
+        assert_eq!(values.len(), self.inputs.len() * self.width * columns, "{name}");
         (0..batch.tokens()).flat_map(move |row| {
             let sequence = batch.first_sequence + batch.sequences[row] as usize;
             let place = sequence * self.width + batch.positions[row] as usize;
@@ -229,28 +265,90 @@ impl Golden {
     }
 
     /// Clears and runs all micro-batches.
-    pub fn accumulate(&self, executor: &mut dyn Executor, tensors: &FinetuneTensors, per_micro: usize) {
-        let mut values = self.values();
+    pub fn accumulate(&self, executor: &mut dyn Executor, step: &dyn LessonStep, per_micro: usize) {
+        let values = self.values();
         let (clear, micro) = (executor.plan().phase(Phase::Clear), executor.plan().phase(Phase::Micro));
         executor.run(clear, &values, &[]).expect("clear");
+        let mut first_sequence = 0;
         for first in (0..self.items()).step_by(per_micro) {
-            let items = first..(first + per_micro).min(self.items());
-            let (batch, targets) = self.micro_batch(items, &mut values);
-            executor.run(micro.clone(), &values, &tensors.uploads(&batch, &targets)).expect("micro-batch");
+            let items: Vec<usize> = (first..(first + per_micro).min(self.items())).collect();
+            let batch = step.micro_batch(first_sequence, &items).expect("labels for every row");
+            executor.run(micro.clone(), &batch.values(&values), &batch.uploads()).expect("micro-batch");
+            first_sequence += batch.packed.sequence_count();
         }
     }
 
     /// The loss of docs/spec.md §5 from the sums of a step.
     pub fn loss(&self, metrics: &[f64]) -> f64 {
         let total = f64::from(self.values().masked_total);
-        let sums = match self.head {
-            Head::JointSpan { answerability } => {
+        let sums = match self.head.as_str() {
+            "joint" | "joint-answerability" => {
                 let starts_and_ends = (metrics[place::FIRST[0]] + metrics[place::SECOND[0]]) / 2.0;
+                let answerability = self.head == "joint-answerability";
                 starts_and_ends + if answerability { metrics[place::THIRD[0]] / 2.0 } else { 0.0 }
             }
             _ => metrics[place::FIRST[0]],
         };
         assert_eq!(metrics[place::FIRST[2]], total, "rows with a label");
         sums / total
+    }
+}
+
+/// The batch of a golden on its way to items.
+struct Batch<'a> {
+    tensors: &'a BTreeMap<String, Vec<f64>>,
+    inputs: &'a Vec<Input>,
+    width: usize,
+}
+
+impl Batch<'_> {
+    /// The head of this name with its items.
+    fn judged(&self, head: &str, classes: usize) -> Box<dyn Judged> {
+        let integer = |x: f64| if x < 0.0 { NO_TARGET } else { x as u32 };
+        let class = |item: usize| integer(self.tensors["batch.labels"][item]);
+        match head {
+            "span" => self.typed(Span, |b| self.target(b), plain),
+            "joint" => self.typed(JointSpan { answerability: false }, |b| self.target(b), joint),
+            "joint-answerability" => self.typed(JointSpan { answerability: true }, |b| self.target(b), joint),
+            "classes" => self.typed(Classes(classes), class, plain),
+            "value" => self.typed(Number, |b| self.tensors["batch.numbers"][b] as f32, plain),
+            "choice" => self.typed(Choice(classes), class, plain),
+            "tags" => {
+                let tags = |b| self.row("batch.labels", b).iter().map(|&x| integer(x)).collect();
+                self.typed(Tags(classes), tags, plain)
+            }
+            other => panic!("no head is called {other}"),
+        }
+    }
+
+    fn typed<H: Head>(
+        &self,
+        head: H,
+        label: impl Fn(usize) -> H::Label,
+        reads: fn(&H::Outputs) -> Reads,
+    ) -> Box<dyn Judged> {
+        let groups = self.inputs.chunks(head.sequences()).enumerate();
+        let items = groups.map(|(item, inputs)| Item { sequences: inputs.to_vec(), label: label(item) });
+        let items = items.collect();
+        Box::new(Typed { learning: Learning { head, items }, reads })
+    }
+
+    /// What the padded tensor has of a sequence.
+    fn row(&self, name: &str, sequence: usize) -> &[f64] {
+        &self.tensors[name][sequence * self.width..][..self.inputs[sequence].ids.len()]
+    }
+
+    fn target(&self, b: usize) -> Target {
+        let starts = &self.tensors["batch.starts"];
+        let (first, last) = match self.tensors.get("batch.ends") {
+            Some(ends) => (starts[b], ends[b]),
+            None => (starts[2 * b], starts[2 * b + 1]),
+        };
+        let allowed = self.row("batch.allowed", b);
+        let places: Vec<u32> = (1..allowed.len() as u32).filter(|&p| allowed[p as usize] == 1.0).collect();
+        let context = places[0]..places[places.len() - 1] + 1;
+        assert_eq!((context.len(), allowed[0]), (places.len(), 1.0), "the context is in one piece");
+        let impossible = self.tensors.get("batch.impossible").is_some_and(|impossible| impossible[b] == 1.0);
+        Target { first: first as u32, last: last as u32, context, impossible }
     }
 }

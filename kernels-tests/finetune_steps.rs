@@ -1,13 +1,13 @@
-//! Whole steps of the fine-tuning heads: against goldens of an independent implementation (docs/spec.md §3.7, §3.8,
-//! §5), in other groupings, with dropout, and gradients against central differences.
+//! Whole steps of the tasks' heads: against goldens of an independent implementation (docs/spec.md §3.7, §3.8, §5),
+//! in other groupings, with dropout, and gradients against central differences.
 
 use inazuma::cpu::CpuExecutor;
-use inazuma::model::finetune::{FinetunePlan, Head, Purpose};
 use inazuma::plan::{Data, Executor, Phase, Plan, Upload};
+use inazuma::tasks::registry::TASKS;
 use inazuma::tensor::TensorId;
 use inazuma::tensor::random::{Stream, root};
 
-use crate::finetune_golden::{Golden, HEADS};
+use crate::finetune_golden::{Golden, Prediction, heads};
 use crate::steps::{open_cpu, open_gpu};
 use crate::tolerances::{GRADIENT_CHECK, REGROUPED, StepTolerances};
 
@@ -86,11 +86,11 @@ enum Kind {
 
 fn kind(golden: &Golden, name: &str) -> Kind {
     let last = format!("encoder.layer.{}.output.LayerNorm.bias", golden.layers() - 1);
-    let shift = match golden.head {
-        Head::Span => name == "qa_outputs.bias" || name.ends_with(&last),
-        Head::JointSpan { .. } => ["joint_start.bias", "joint_end.out_proj.bias"].contains(&name),
-        Head::Choice(_) => name == "classifier.bias",
-        Head::Classes(_) | Head::Value | Head::Tags(_) => false,
+    let shift = match golden.head.as_str() {
+        "span" => name == "qa_outputs.bias" || name.ends_with(&last),
+        "joint" | "joint-answerability" => ["joint_start.bias", "joint_end.out_proj.bias"].contains(&name),
+        "choice" => name == "classifier.bias",
+        _ => false,
     };
     match (name.ends_with("key.bias"), shift) {
         (true, _) => Kind::KeyBias,
@@ -150,20 +150,44 @@ impl Worst {
     }
 }
 
+/// A task without a golden is not tested, and a golden without a task tests nothing.
+#[test]
+fn every_task_has_goldens_and_every_golden_a_task() {
+    for task in TASKS {
+        assert!(!task.goldens().is_empty(), "{} has no golden", task.name());
+        for name in task.goldens() {
+            let golden = Golden::open(name);
+            assert_eq!(golden.head, *name);
+            assert!(golden.items() > 0);
+        }
+    }
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/kernels-tests/goldens");
+    let files = std::fs::read_dir(folder).expect(folder).map(|file| file.expect(folder).file_name());
+    let mut there: Vec<String> = files
+        .filter_map(|file| {
+            Some(file.to_str()?.strip_prefix("finetune-")?.strip_suffix(".safetensors")?.to_owned())
+        })
+        .collect();
+    let mut listed: Vec<&str> = heads().collect();
+    there.sort();
+    listed.sort();
+    assert_eq!(there, listed);
+}
+
 /// Loss, gradients, norm and updated parameters of every head.
 #[test]
 fn heads_take_the_golden_step() {
-    for name in HEADS {
+    for name in heads() {
         let golden = Golden::open(name);
         for device in &DEVICES {
             let label = format!("{name}, {}", device.name);
-            let FinetunePlan { plan, tensors, .. } = golden.plan(Purpose::Train, golden.items(), 0.0);
+            let (plan, step) = golden.training(golden.items(), 0.0);
             let mut executor = (device.open)(plan);
             let executor = executor.as_mut();
             golden.load(executor, "param.", |p| p.value);
             golden.load(executor, "m.", |p| p.first_moment);
             golden.load(executor, "v.", |p| p.second_moment);
-            golden.accumulate(executor, &tensors, golden.items());
+            golden.accumulate(executor, step.as_ref(), golden.items());
             let got = gradients(executor);
             let golden_of = |name: &String| golden.get(&format!("grad.{name}")).to_vec();
             let expected = got.iter().map(|(name, _)| (name.clone(), golden_of(name))).collect();
@@ -172,7 +196,7 @@ fn heads_take_the_golden_step() {
 
             let update = executor.plan().phase(Phase::Update);
             executor.run(update, &golden.values(), &[]).expect("update");
-            let metrics = read(executor, tensors.metrics);
+            let metrics = read(executor, step.metrics());
             let relative = |got: f64, expected: f64| (got / expected - 1.0).abs();
             let loss = relative(golden.loss(&metrics), golden.get("out.loss")[0]);
             let norm = relative(metrics[8], golden.get("out.grad_norm")[0]);
@@ -201,28 +225,24 @@ fn heads_take_the_golden_step() {
 /// Logits in prediction; of joint spans also the ends after other starts, from the same hidden states.
 #[test]
 fn heads_predict_the_golden_logits() {
-    for name in HEADS {
+    for name in heads() {
         let golden = Golden::open(name);
         for device in &DEVICES {
             let label = format!("{name}, {}", device.name);
-            let FinetunePlan { plan, tensors, end_ops, .. } =
-                golden.plan(Purpose::Predict, golden.items(), 0.1);
+            let Prediction { plan, batch, reads } = golden.prediction(0.1);
             let mut executor = (device.open)(plan);
             let executor = executor.as_mut();
             golden.load(executor, "param.", |p| p.value);
-            let mut values = golden.values();
-            let (batch, targets) = golden.micro_batch(0..golden.items(), &mut values);
+            let values = batch.values(&golden.values());
             let micro = executor.plan().phase(Phase::Micro);
-            executor.run(micro, &values, &tensors.uploads(&batch, &targets)).expect("forward");
+            executor.run(micro, &values, &batch.uploads()).expect("forward");
             let mut worst = 0.0f64;
             let mut check = |executor: &mut dyn Executor, tensor: TensorId, golden_name: &str| {
                 let columns = executor.plan().info(tensor).columns;
-                let expected: Vec<f64> = match (golden.head, golden_name) {
-                    (Head::Span | Head::JointSpan { .. } | Head::Tags(_), "out.logits")
-                    | (_, "out.end_logits" | "out.other_end_logits") => {
-                        golden.of_rows(golden_name, columns, &batch).collect()
-                    }
-                    _ => golden.get(golden_name).to_vec(),
+                let by_token = reads.by_token && golden_name != "out.impossible_logits";
+                let expected: Vec<f64> = match by_token {
+                    true => golden.of_rows(golden_name, columns, &batch.packed).collect(),
+                    false => golden.get(golden_name).to_vec(),
                 };
                 let got = read(executor, tensor);
                 let error = largest_difference(&expected, &got[..expected.len()]);
@@ -230,21 +250,22 @@ fn heads_predict_the_golden_logits() {
                 worst = worst.max(error);
                 got[..expected.len()].to_vec()
             };
-            check(executor, tensors.head.logits.expect("logits"), "out.logits");
-            if let Some(tensor) = tensors.head.impossible_logits {
-                check(executor, tensor, "out.impossible_logits");
-            }
-            if let (Some(ends), Some(starts)) = (tensors.head.end_logits, tensors.head.starts) {
-                let gold = check(executor, ends, "out.end_logits");
-                let other: Vec<u32> = golden.get("batch.other_starts").iter().map(|&x| x as u32).collect();
+            check(executor, reads.logits, "out.logits");
+            if let Some(joint) = &reads.joint {
+                if let Some(tensor) = joint.impossible_logits {
+                    check(executor, tensor, "out.impossible_logits");
+                }
+                let gold = check(executor, joint.end_logits, "out.end_logits");
+                let starts = |name: &str| golden.get(name).iter().map(|&x| x as u32).collect::<Vec<_>>();
+                let (own, other) = (starts("batch.starts"), starts("batch.other_starts"));
                 let mut again = |starts_of: &[u32], golden_name: &str| {
-                    let upload = Upload { tensor: starts, data: Data::Uint(starts_of) };
-                    executor.run(end_ops.clone(), &values, &[upload]).expect("ends");
-                    check(executor, ends, golden_name)
+                    let upload = Upload { tensor: joint.starts, data: Data::Uint(starts_of) };
+                    executor.run(joint.end_ops.clone(), &values, &[upload]).expect("ends");
+                    check(executor, joint.end_logits, golden_name)
                 };
                 let changed = again(&other, "out.other_end_logits");
                 assert!(largest_difference(&gold, &changed) > 1e-2, "{label}: the start changes nothing");
-                assert!(gold == again(&targets.starts, "out.end_logits"), "{label}: repeated ends differ");
+                assert!(gold == again(&own, "out.end_logits"), "{label}: repeated ends differ");
             }
             println!("{label}: logits within {worst:.1e}");
         }
@@ -253,17 +274,17 @@ fn heads_predict_the_golden_logits() {
 
 /// Loads the golden's parameters into a training plan and returns all gradients.
 fn accumulated(golden: &Golden, device: &Device, per_micro: usize, dropout: f64) -> Named {
-    let FinetunePlan { plan, tensors, .. } = golden.plan(Purpose::Train, per_micro, dropout);
+    let (plan, step) = golden.training(per_micro, dropout);
     let mut executor = (device.open)(plan);
     golden.load(executor.as_mut(), "param.", |p| p.value);
-    golden.accumulate(executor.as_mut(), &tensors, per_micro);
+    golden.accumulate(executor.as_mut(), step.as_ref(), per_micro);
     gradients(executor.as_mut())
 }
 
 /// Five items as 5, 2 + 2 + 1 and five times 1, without and with dropout: the same draws, the same gradients.
 #[test]
 fn micro_batches_do_not_change_a_heads_gradients() {
-    for name in HEADS {
+    for name in heads() {
         let golden = Golden::open(name);
         for device in &DEVICES {
             let plain = accumulated(&golden, device, 5, 0.0);
@@ -291,15 +312,15 @@ fn micro_batches_do_not_change_a_heads_gradients() {
 /// Every parameter's gradient in a whole step with dropout, against central differences of the loss.
 #[test]
 fn gradients_of_a_whole_finetuning_step() {
-    for name in HEADS {
+    for name in heads() {
         let golden = Golden::open(name);
-        let FinetunePlan { plan, tensors, .. } = golden.plan(Purpose::Train, golden.items(), 0.2);
+        let (plan, step) = golden.training(golden.items(), 0.2);
         let mut executor = CpuExecutor::<f64>::new(plan, 2).expect("threads start");
         golden.load(&mut executor, "param.", |p| p.value);
         let parameters = executor.plan().parameters.clone();
         let total = |executor: &mut CpuExecutor<f64>| {
-            golden.accumulate(executor, &tensors, golden.items());
-            golden.loss(&executor.read_exact(tensors.metrics).expect("metrics"))
+            golden.accumulate(executor, step.as_ref(), golden.items());
+            golden.loss(&executor.read_exact(step.metrics()).expect("metrics"))
         };
         total(&mut executor);
         let analytic: Vec<Vec<f64>> =

@@ -1,6 +1,6 @@
 //! Inazuma: pre-training and fine-tuning of ELECTRA for Japanese with hand-written WGSL kernels.
 //!
-//! The folders follow the way of the data: `corpus` (dump to text), `tokenizer`, `store`, `train`,
+//! The folders follow the way of the data: `corpus` (dump to text), `tokenizer`, `store`, `train`, `tasks`,
 //! `finetune`, `interop` (models of other systems);
 //! the engine stands apart from it: `tensor`, `ops`, `plan`, and the executors `cpu` and `gpu`; `bench` measures it.
 
@@ -18,6 +18,7 @@ pub mod model;
 pub mod ops;
 pub mod plan;
 pub mod store;
+pub mod tasks;
 pub mod tensor;
 pub mod tokenizer;
 pub mod tolerances;

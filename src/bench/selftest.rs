@@ -7,13 +7,14 @@ use serde::Serialize;
 
 use crate::cpu::CpuExecutor;
 use crate::device::Device;
-use crate::finetune::features::Input;
-use crate::finetune::items::{Item, Target, capacity, group_size, pack_items};
 use crate::gpu::{GpuExecutor, Options, Selection};
-use crate::model::finetune::{FinetuneOptions, FinetunePlan, Head, Purpose};
+use crate::model::finetune::{FinetuneOptions, Purpose};
 use crate::model::{ModelConfig, OptimizerOptions, parameters};
 use crate::plan::{Executor, Plan};
-use crate::tensor::random::{Stream, derive, root};
+use crate::tasks::items::capacity;
+use crate::tasks::lesson::{Lesson, SAMPLE_LENGTH, SAMPLE_VOCABULARY};
+use crate::tasks::registry::TASKS;
+use crate::tensor::random::{derive, root};
 use crate::tensor::{Precision, StepValues};
 use crate::tolerances::OP_INTEGERS;
 use crate::train::config::{Sources, Surroundings, TrainConfig};
@@ -74,8 +75,8 @@ pub fn run(device: &Device, precision: Precision) -> Result<Report> {
     for set in CONFIGURATIONS {
         pretraining(device, set, precision, &mut report)?;
     }
-    for head in HEADS {
-        fine_tuning(device, head, precision, &mut report)?;
+    for lesson in TASKS.iter().flat_map(|task| task.samples()) {
+        fine_tuning(device, lesson.as_ref(), precision, &mut report)?;
     }
     ensure!(!report.lines.is_empty(), "nothing was compared");
     report.passed = report.lines.values().all(|line| line.passed);
@@ -98,35 +99,31 @@ fn pretraining(device: &Device, set: &[&str], precision: Precision, report: &mut
     compare_all(device, &|| Ok(examples::plan(&config)?.plan), &run, report)
 }
 
-/// Every head there is, and with it the ops that only fine-tuning has.
-const HEADS: [Head; 6] = [
-    Head::Span,
-    Head::JointSpan { answerability: true },
-    Head::Classes(3),
-    Head::Value,
-    Head::Choice(3),
-    Head::Tags(5),
-];
-
+/// Reads what the samples of the tasks are made of.
 const HEAD_MODEL: ModelConfig = ModelConfig {
-    vocab_size: 97,
+    vocab_size: SAMPLE_VOCABULARY,
     embedding_size: 12,
     hidden_size: 28,
     layers: 1,
     heads: 2,
     ffn_size: 20,
-    max_positions: 33,
+    max_positions: SAMPLE_LENGTH,
     generator_hidden_size: 28,
     generator_layers: 1,
     generator_heads: 2,
     generator_ffn_size: 20,
 };
 
-fn fine_tuning(device: &Device, head: Head, precision: Precision, report: &mut Report) -> Result<()> {
-    let items = items(head);
-    let items: Vec<&Item> = items.iter().collect();
-    let tokens = items.iter().map(|item| item.tokens()).sum();
-    let capacity = capacity(head, items.len(), HEAD_MODEL.max_positions, tokens);
+/// Every head there is, and with it the ops that only fine-tuning has.
+fn fine_tuning(
+    device: &Device,
+    lesson: &dyn Lesson,
+    precision: Precision,
+    report: &mut Report,
+) -> Result<()> {
+    let sizes = lesson.sizes();
+    let tokens = sizes.iter().map(|size| size.tokens).sum();
+    let capacity = capacity(lesson.sequences(), sizes.len(), HEAD_MODEL.max_positions, tokens);
     let options = FinetuneOptions {
         purpose: Purpose::Train,
         dropout: 0.1,
@@ -135,53 +132,19 @@ fn fine_tuning(device: &Device, head: Head, precision: Precision, report: &mut R
         precision,
         optimizer: OptimizerOptions::default(),
     };
-    let plan = || FinetunePlan::new(&HEAD_MODEL, head, capacity, &options);
-    let tensors = plan()?.tensors;
-    let (packed, targets) = pack_items(0, &items, head);
+    let plan = || lesson.plan(&HEAD_MODEL, capacity, &options);
+    let items: Vec<usize> = (0..sizes.len()).collect();
+    let micro_batch = plan()?.1.micro_batch(0, &items)?;
     let outer = StepValues {
         key: derive(root(1), 1, 0),
         learning_rate: 1e-3,
         loss_scale: 1.0,
-        masked_total: items.iter().map(|item| item.weight()).sum::<usize>() as f32,
-        tokens_total: packed.tokens() as f32,
+        masked_total: sizes.iter().map(|size| size.weight).sum::<usize>() as f32,
+        tokens_total: micro_batch.packed.tokens() as f32,
         ..StepValues::default()
     };
-    let micro = StepValues {
-        tokens: packed.tokens() as u32,
-        sequences: packed.sequence_count() as u32,
-        masked: items.len() as u32,
-        ..outer
-    };
-    let uploads = tensors.uploads(&packed, &targets);
-    let run = Run { outer, micro, uploads };
-    compare_all(device, &|| Ok(plan()?.plan), &run, report)
-}
-
-/// A few items of awkward lengths that a head can learn from.
-fn items(head: Head) -> Vec<Item> {
-    let mut stream = Stream::new(root(7));
-    let mut input = |length: u32| Input {
-        ids: (0..length).map(|_| stream.below(HEAD_MODEL.vocab_size as u32)).collect(),
-        first_segment: length as usize / 2,
-        cut: 0,
-    };
-    let target = |length: u32| match head {
-        Head::Span | Head::JointSpan { .. } => Target::Span {
-            first: length / 2,
-            last: length - 2,
-            context: length / 2..length - 1,
-            impossible: length.is_multiple_of(2),
-        },
-        Head::Classes(classes) => Target::Class(length % classes as u32),
-        Head::Value => Target::Number(length as f32 / 7.0),
-        Head::Choice(_) => Target::Part,
-        Head::Tags(classes) => Target::Tags((0..length).map(|n| n % classes as u32).collect()),
-    };
-    let item = |&length: &u32| Item {
-        sequences: (0..group_size(head) as u32).map(|n| (input(length + n), target(length + n))).collect(),
-        choice: matches!(head, Head::Choice(_)).then_some(length % 3),
-    };
-    [31, 5, 18, 11].iter().map(item).collect()
+    let run = Run { outer, micro: micro_batch.values(&outer), uploads: micro_batch.uploads() };
+    compare_all(device, &|| Ok(plan()?.0), &run, report)
 }
 
 fn open(device: &Device, plan: Plan, candidate: usize) -> Result<Box<dyn Executor>> {

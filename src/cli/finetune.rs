@@ -4,14 +4,15 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
-use crate::finetune::data::records::{Columns, Selection};
 use crate::finetune::fit::FitOptions;
-use crate::finetune::load::Source;
-use crate::finetune::package::{Description, SpanHead, TaskKind};
 use crate::finetune::run::{self, Init, Options};
+use crate::tasks::source::Source;
+use crate::tasks::table::{Columns, Selection};
+use crate::tasks::task::Task;
 
 use super::Interrupted;
 use super::arguments::{DeviceArgs, OutputArgs, PrecisionArgs, interruptible};
+use super::tasks::{PredictionOptions, TaskOptions, task_parser};
 
 /// Fine-tune an encoder on a task
 ///
@@ -25,7 +26,8 @@ use super::arguments::{DeviceArgs, OutputArgs, PrecisionArgs, interruptible};
   inazuma finetune tag --init run --train stockmark-ner-wikipedia.json.xz --hold-out 10% --out ner
   inazuma finetune squad --init none --like run --train train.json --dev dev.json --out scratch --trials 3")]
 pub struct Args {
-    task: TaskKind,
+    #[arg(value_parser = task_parser())]
+    task: &'static dyn Task,
     /// A run, a checkpoint or a Hugging Face directory; `none` draws the parameters, for comparison
     #[arg(long, value_name = "RUN_OR_MODEL_DIR")]
     init: PathBuf,
@@ -100,24 +102,10 @@ pub struct Args {
     /// Train so many times, with seeds that follow each other; mean and spread are reported
     #[arg(long, default_value_t = 1)]
     trials: usize,
-    /// Head of squad: two logits a token, or the end given the start
-    #[arg(long, value_enum, default_value_t = SpanHead::Plain)]
-    head: SpanHead,
-    /// Tokens between the starts of a long context's windows (squad)
-    #[arg(long, default_value_t = 128)]
-    doc_stride: usize,
-    /// Tokens of a question at most (squad)
-    #[arg(long, default_value_t = 64)]
-    max_query_length: usize,
-    /// Tokens of an answer at most (squad)
-    #[arg(long, default_value_t = 30)]
-    max_answer_length: usize,
-    /// Answers kept for each question (squad)
-    #[arg(long, default_value_t = 20)]
-    n_best: usize,
-    /// How much no answer must outscore the best one (squad with impossible questions)
-    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
-    no_answer_threshold: f32,
+    #[command(flatten)]
+    task_options: TaskOptions,
+    #[command(flatten)]
+    prediction: PredictionOptions,
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
@@ -177,8 +165,8 @@ impl Args {
         Source { path: path.to_owned(), columns, selection, limit }
     }
 
-    fn options(&self) -> Result<Options> {
-        let squad = self.task == TaskKind::Squad;
+    /// Refuses numbers out of their range.
+    fn check(&self) -> Result<()> {
         for (name, value, holds, allowed) in [
             ("--warmup", self.warmup, (0.0..=1.0).contains(&self.warmup), "from 0 to 1"),
             ("--dropout", self.dropout, (0.0..1.0).contains(&self.dropout), "from 0 to below 1"),
@@ -198,15 +186,18 @@ impl Args {
         for (name, value) in [
             ("--batch-size", self.batch_size),
             ("--trials", self.trials),
-            ("--doc-stride", self.doc_stride),
-            ("--max-answer-length", self.max_answer_length),
-            ("--n-best", self.n_best),
             ("--epochs", self.epochs.unwrap_or(1)),
         ] {
             if value == 0 {
                 bail!("{name} is 0; it must be 1 or more")
             }
         }
+        Ok(())
+    }
+
+    fn options(&self) -> Result<Options> {
+        self.check()?;
+        let defaults = self.task.defaults();
         Ok(Options {
             init: self.init()?,
             tokenizer: self.tokenizer.clone(),
@@ -216,26 +207,13 @@ impl Args {
             redraw_layers: self.redraw_layers,
             hold_out: self.hold_out,
             out: self.out.clone(),
-            description: Description {
-                task: self.task,
-                lower: true,
-                max_length: if squad { 512 } else { 128 },
-                span_head: self.head,
-                answerability: false,
-                doc_stride: self.doc_stride,
-                max_query_length: self.max_query_length,
-                max_answer_length: self.max_answer_length,
-                n_best: self.n_best,
-                labels: Vec::new(),
-                choices: 0,
-                range: [0.0, 1.0],
-            },
+            description: self.task_options.describe(self.task)?,
             max_length: self.max_length,
             fit: FitOptions {
                 precision: self.precision.precision,
-                epochs: self.epochs.unwrap_or(if squad { 2 } else { 3 }),
+                epochs: self.epochs.unwrap_or(defaults.epochs),
                 batch_size: self.batch_size,
-                learning_rate: self.learning_rate.unwrap_or(if squad { 3e-5 } else { 1e-4 }),
+                learning_rate: self.learning_rate.unwrap_or(defaults.learning_rate),
                 warmup: self.warmup,
                 layer_decay: self.layerwise_lr_decay,
                 dropout: self.dropout,
@@ -244,7 +222,7 @@ impl Args {
                 seed: self.seed,
             },
             few_epochs: self.epochs.is_none().then_some((FEW, 10)),
-            no_answer_threshold: self.no_answer_threshold,
+            prediction: self.prediction.settings(self.task)?,
             trials: self.trials,
             device: self.device.device.clone(),
             threads: self.device.threads,

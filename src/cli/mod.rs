@@ -22,6 +22,7 @@ mod progress;
 mod score;
 mod selftest;
 mod store;
+mod tasks;
 mod tokenizer;
 
 #[derive(Parser)]

@@ -1,20 +1,19 @@
 //! `inazuma predict`: a fine-tuned model answers.
 
+use std::any::Any;
 use std::io::{BufRead, Read, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::finetune::apply::{Model, question};
-use crate::finetune::data::read_text;
-use crate::finetune::data::records::{ChoiceExample, TaggedText, TextExample};
-use crate::finetune::load::Examples;
-use crate::finetune::package::TaskKind;
-use crate::finetune::tasks::Predictions;
-use crate::finetune::tasks::squad::candidates;
+use crate::finetune::apply::Model;
+use crate::tasks::data::read_text;
+use crate::tasks::source::Line;
+use crate::tasks::squad::{Answer, Answers, Squad};
 
 use super::arguments::{DeviceArgs, OutputArgs};
+use super::tasks::PredictionOptions;
 
 /// Use a fine-tuned model
 ///
@@ -38,9 +37,8 @@ pub struct Args {
     /// File of the text that holds the answer; - reads stdin
     #[arg(long, value_name = "F", requires = "question")]
     context_file: Option<PathBuf>,
-    /// How much no answer must outscore the best one (squad with impossible questions)
-    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
-    no_answer_threshold: f32,
+    #[command(flatten)]
+    prediction: PredictionOptions,
     /// Lines that are predicted together
     #[arg(long, default_value_t = 256)]
     batch: usize,
@@ -60,8 +58,9 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn ask(args: &Args, model: &mut Model, text: &str) -> Result<()> {
+    let task = model.description.task;
     ensure!(
-        model.description.task == TaskKind::Squad,
+        task.name() == Squad::NAME,
         "{}: was not fine-tuned to answer questions; give it JSON lines on stdin",
         args.model.display()
     );
@@ -76,26 +75,35 @@ fn ask(args: &Args, model: &mut Model, text: &str) -> Result<()> {
         (None, None) => bail!("--question needs a text to answer from: --context or --context-file"),
     };
     ensure!(!context.trim().is_empty(), "the context is empty; there is nothing to answer from");
-    let asked = question("question".into(), text.to_owned(), &context);
-    let answers = model.answer(vec![asked], args.no_answer_threshold)?;
-    let Some((answer, prediction)) = answers.first() else { bail!("no answer came; please report this") };
+    let asked = json!({"id": "question", "question": text, "context": context});
+    let line = Line { number: 1, object: serde_json::from_value(asked)? };
+    let outcome = model.predict(&[line], &args.prediction.settings(task)?)?;
+    let answers = (outcome.predictions.as_ref() as &dyn Any).downcast_ref::<Answers>();
+    let answer = answers.and_then(|answers| answers.0.first());
+    let answer = answer.context("no answer came; please report this")?;
     if args.output.json {
-        let probability = prediction.n_best.first().map(|candidate| candidate.probability);
         let object = json!({
-            "answer": answer,
-            "probability": probability,
-            "no_answer": prediction.no_answer,
-            "n_best": candidates(prediction),
+            "answer": answer.text,
+            "probability": answer.probability(),
+            "no_answer": answer.prediction.no_answer,
+            "n_best": answer.candidates(),
         });
         return args.output.show_json(&object);
     }
-    match prediction.n_best.first() {
-        Some(best) if !answer.is_empty() => {
-            println!("{answer}");
+    show(answer);
+    Ok(())
+}
+
+/// The answer on stdout, and what else is to be said on stderr.
+fn show(answer: &Answer) {
+    let n_best = &answer.prediction.n_best;
+    match n_best.first() {
+        Some(best) if !answer.text.is_empty() => {
+            println!("{}", answer.text);
             eprintln!(
                 "confidence {:.3} among the {} best; characters {} to {} of the context",
                 best.probability,
-                prediction.n_best.len(),
+                n_best.len(),
                 best.start,
                 best.end
             );
@@ -103,36 +111,6 @@ fn ask(args: &Args, model: &mut Model, text: &str) -> Result<()> {
         _ => {
             println!();
             eprintln!("the text does not answer the question, says the model");
-        }
-    }
-    Ok(())
-}
-
-/// A line of stdin, numbered from 1.
-struct Line {
-    number: usize,
-    object: serde_json::Map<String, Value>,
-}
-
-impl Line {
-    fn text(&self, key: &str) -> Result<String> {
-        self.optional(key)?.with_context(|| format!("stdin, line {}: lacks \"{key}\"", self.number))
-    }
-
-    fn optional(&self, key: &str) -> Result<Option<String>> {
-        match self.object.get(key) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text.clone())),
-            Some(_) => bail!("stdin, line {}: \"{key}\" is not a text", self.number),
-        }
-    }
-
-    /// The line's id, or its number.
-    fn id(&self) -> String {
-        match self.object.get("id") {
-            Some(Value::String(id)) => id.clone(),
-            Some(other) => other.to_string(),
-            None => self.number.to_string(),
         }
     }
 }
@@ -147,9 +125,7 @@ fn lines(args: &Args, model: &mut Model) -> Result<()> {
         if line.trim().is_empty() {
             continue;
         }
-        let object = serde_json::from_str(&line)
-            .with_context(|| format!("stdin, line {number}: not a JSON object"))?;
-        batch.push(Line { number, object });
+        batch.push(Line::new(number, &line)?);
         if batch.len() == args.batch {
             predict(args, model, &std::mem::take(&mut batch), &mut out)?;
             out.flush()?;
@@ -162,63 +138,9 @@ fn lines(args: &Args, model: &mut Model) -> Result<()> {
 }
 
 fn predict(args: &Args, model: &mut Model, lines: &[Line], out: &mut impl Write) -> Result<()> {
-    if model.description.task == TaskKind::Squad {
-        let asked =
-            lines.iter().map(|line| Ok(question(line.id(), line.text("question")?, &line.text("context")?)));
-        let answers = model.answer(asked.collect::<Result<_>>()?, args.no_answer_threshold)?;
-        for (line, (answer, prediction)) in lines.iter().zip(answers) {
-            let probability = prediction.n_best.first().map(|candidate| candidate.probability);
-            let n_best = candidates(&prediction);
-            let object =
-                json!({"id": line.id(), "answer": answer, "probability": probability, "n_best": n_best});
-            writeln!(out, "{object}")?;
-        }
-        return Ok(());
-    }
-    let outcome = model.predict(examples(model.description.task, lines)?)?;
-    if let Predictions::Lines(objects) = outcome.predictions {
-        for object in objects {
-            writeln!(out, "{object}")?;
-        }
+    let outcome = model.predict(lines, &args.prediction.settings(model.description.task)?)?;
+    for object in outcome.predictions.lines() {
+        writeln!(out, "{object}")?;
     }
     Ok(())
-}
-
-fn examples(task: TaskKind, lines: &[Line]) -> Result<Examples> {
-    let each = lines.iter();
-    Ok(match task {
-        TaskKind::MultipleChoice => Examples::Choice(
-            each.map(|line| {
-                let choices = line.object.get("choices").and_then(Value::as_array);
-                let choices = choices.and_then(|choices| {
-                    choices
-                        .iter()
-                        .map(|choice| choice.as_str().map(str::to_owned))
-                        .collect::<Option<Vec<_>>>()
-                });
-                let choices = choices.with_context(|| {
-                    format!("stdin, line {}: \"choices\" is no list of texts", line.number)
-                })?;
-                Ok(ChoiceExample { id: line.id(), question: line.text("question")?, choices, label: None })
-            })
-            .collect::<Result<_>>()?,
-        ),
-        TaskKind::Tag => Examples::Tag(
-            each.map(|line| {
-                let id = line.id();
-                Ok(TaggedText { group: id.clone(), id, text: line.text("text")?, spans: Vec::new() })
-            })
-            .collect::<Result<_>>()?,
-        ),
-        _ => Examples::Text(
-            each.map(|line| {
-                let (first, second) = match line.optional("text1")? {
-                    Some(first) => (first, Some(line.text("text2")?)),
-                    None => (line.text("text")?, None),
-                };
-                Ok(TextExample { id: line.id(), first, second, label: None })
-            })
-            .collect::<Result<_>>()?,
-        ),
-    })
 }

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, anyhow};
 use clap::Subcommand;
 
-use crate::finetune::data::{Purpose, read_text, squad};
-use crate::finetune::metrics::score_squad;
+use crate::tasks::data::{Purpose, read_text};
+use crate::tasks::squad::reader;
+use crate::tasks::squad::score::score_squad;
 
 /// Score predictions that any system made
 #[derive(clap::Args)]
@@ -34,11 +35,11 @@ enum Command {
 
 pub fn run(args: Args) -> Result<()> {
     let Command::Squad { gold, predictions, json: _ } = args.command;
-    let dataset = squad::read(&gold, Purpose::Evaluate)?;
+    let dataset = reader::read(&gold, Purpose::Evaluate)?;
     for line in dataset.problems.report(&gold) {
         eprintln!("inazuma: warning: {line}");
     }
-    let golds = squad::golds(&dataset.questions);
+    let golds = reader::golds(&dataset.questions);
     let texts = read_predictions(&predictions)?;
     let score = score_squad(&golds, &texts);
     let name = predictions.display();

@@ -1,22 +1,18 @@
-//! A fine-tuned model at work: scoring a data set, answering questions.
+//! A fine-tuned model at work.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 
 use crate::device::{Device, DeviceChoice};
 use crate::interop::pretrained::Pretrained;
+use crate::tasks::data::{Problems, Purpose};
+use crate::tasks::predictor::Predictor;
+use crate::tasks::source::{Line, Source};
+use crate::tasks::task::{Data, Description, Examples, Outcome, Preparation, Settings};
 use crate::tokenizer::Tokenizer;
 
-use super::answers::Prediction;
-use super::data::squad::Question;
-use super::data::{Problems, Purpose};
-use super::load::{self, Examples, Source};
-use super::package::Description;
-use super::predictor::Predictor;
-use super::tasks::Outcome;
-use super::tasks::squad::SquadData;
+use super::package;
 
 /// A fine-tuned model, ready to predict.
 pub struct Model {
@@ -28,7 +24,7 @@ pub struct Model {
 impl Model {
     /// Opens a directory that `finetune` wrote.
     pub fn open(directory: &Path, device: &DeviceChoice, threads: usize) -> Result<Self> {
-        let description = Description::read(directory)?;
+        let description = package::read(directory)?;
         let pretrained = Pretrained::open(directory)?;
         let tokenizer = pretrained.tokenizer(None, Some(description.lower))?;
         ensure!(
@@ -39,8 +35,9 @@ impl Model {
             pretrained.model.max_positions
         );
         let device = Device::new(device, threads)?;
-        let head = description.head();
-        let mut predictor = Predictor::new(&device, &pretrained.model, head, description.max_length)?;
+        let head = description.task.head(&description)?;
+        let mut predictor =
+            Predictor::new(&device, &pretrained.model, head.as_ref(), description.max_length)?;
         predictor.load(&pretrained)?;
         Ok(Model { description, tokenizer, predictor })
     }
@@ -49,40 +46,43 @@ impl Model {
         self.predictor.describe()
     }
 
-    /// Predicts a data set, and scores it where it has labels.
-    pub fn evaluate(&mut self, source: &Source, no_answer_threshold: f32) -> Result<Outcome> {
-        let (examples, problems) = load::read(self.description.task, source, Purpose::Evaluate)?;
-        load::ensure_any(&examples, &source.path)?;
-        let data =
-            examples.prepare(problems, &self.description, &self.tokenizer, false, no_answer_threshold)?;
-        load::report(data.as_ref(), &source.path);
+    /// Predicts a data set, and scores it where it has labels. `prediction`: what the task's options of prediction
+    /// say.
+    pub fn evaluate(&mut self, source: &Source, prediction: &Settings) -> Result<Outcome> {
+        let (examples, problems) = self.description.task.read(source, Purpose::Evaluate)?;
+        ensure_any(examples.as_ref(), &source.path)?;
+        let data = self.prepare(examples, problems, prediction)?;
+        report(data.as_ref(), &source.path);
         data.predict(&mut self.predictor)
     }
 
-    /// Predicts examples that come from somewhere else than a file.
-    pub fn predict(&mut self, examples: Examples) -> Result<Outcome> {
-        let problems = Problems::default();
-        let data = examples.prepare(problems, &self.description, &self.tokenizer, false, 0.0)?;
+    /// Predicts examples that are given line by line.
+    pub fn predict(&mut self, lines: &[Line], prediction: &Settings) -> Result<Outcome> {
+        let examples = self.description.task.parse(lines)?;
+        let data = self.prepare(examples, Problems::default(), prediction)?;
         data.predict(&mut self.predictor)
     }
 
-    /// Answers questions, each with its own context: the best answer's text, and all of the n-best.
-    pub fn answer(&mut self, questions: Vec<Question>, threshold: f32) -> Result<Vec<(String, Prediction)>> {
-        let problems = Problems::default();
-        let data = SquadData::new(questions, problems, &self.description, &self.tokenizer, false, threshold)?;
-        let answers = data.answers(&mut self.predictor)?;
-        Ok(answers.into_iter().map(|prediction| (data.text(&prediction).to_owned(), prediction)).collect())
+    fn prepare(
+        &self,
+        examples: Box<dyn Examples>,
+        problems: Problems,
+        prediction: &Settings,
+    ) -> Result<Box<dyn Data>> {
+        let (description, tokenizer) = (&self.description, &self.tokenizer);
+        examples.prepare(Preparation { description, tokenizer, problems, training: false, prediction })
     }
 }
 
-/// A question that was asked, without known answers.
-pub fn question(id: String, question: String, context: &str) -> Question {
-    Question {
-        id,
-        title: String::new(),
-        question,
-        context: Arc::from(context),
-        answers: Vec::new(),
-        impossible: false,
+/// Says what was wrong with the examples of a file, on stderr.
+pub(super) fn report(data: &dyn Data, path: &Path) {
+    for line in data.problems().report(path) {
+        eprintln!("{line}");
     }
+}
+
+/// Refuses data in which nothing is left.
+pub(super) fn ensure_any(examples: &dyn Examples, path: &Path) -> Result<()> {
+    ensure!(!examples.is_empty(), "{}: no example is left to use", path.display());
+    Ok(())
 }

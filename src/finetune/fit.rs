@@ -7,20 +7,20 @@ use anyhow::{Result, ensure};
 use serde::Serialize;
 
 use crate::device::Device;
-use crate::model::finetune::{FinetuneOptions, FinetunePlan, FinetuneTensors, Head, Purpose, place};
+use crate::model::finetune::{FinetuneOptions, Purpose, Sums, place};
 use crate::model::{BatchCapacity, ModelConfig, OptimizerOptions};
 use crate::ops::constants::{METRIC_GRADIENT_NORM, METRIC_NOT_FINITE, METRIC_SCALE};
 use crate::ops::loss_scaling::LOWEST_SCALE;
 use crate::plan::{Executor, IN_FLIGHT, InFlight, Phase};
+use crate::tasks::items::{Size, capacity, split};
+use crate::tasks::lesson::{Lesson, LessonStep};
+use crate::tasks::predictor::micro_tokens;
 use crate::tensor::draws::SHUFFLE;
 use crate::tensor::random::{Stream, derive, root};
 use crate::tensor::{Precision, StepValues};
 use crate::train::schedule;
 
-use super::items::{Item, capacity, pack_items, split};
-use super::predictor::micro_tokens;
-
-/// How a model is fine-tuned (SPEC.md §5).
+/// How a model is fine-tuned (docs/spec.md §5).
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct FitOptions {
     pub epochs: usize,
@@ -57,8 +57,8 @@ pub struct Epoch {
 /// Sums over the steps of an epoch.
 #[derive(Default)]
 struct Totals {
-    /// Loss, right, rows: of each of the head's losses.
-    sums: [[f64; 3]; 3],
+    /// Of each of the head's losses.
+    sums: Sums,
     gradient_norm: f64,
     steps: u64,
     /// Steps of half precision whose gradients overflowed.
@@ -88,15 +88,6 @@ impl Totals {
         Ok(())
     }
 
-    fn loss(&self, head: Head) -> f64 {
-        let mean = |[loss, _, rows]: [f64; 3]| if rows > 0.0 { loss / rows } else { 0.0 };
-        let [first, second, third] = self.sums.map(mean);
-        match head {
-            Head::JointSpan { .. } => 0.5 * (first + second) + 0.5 * third,
-            _ => first,
-        }
-    }
-
     fn accuracy(&self) -> f64 {
         let [_, right, rows] = self.sums[0];
         if rows > 0.0 { right / rows } else { 0.0 }
@@ -105,11 +96,11 @@ impl Totals {
 
 /// A model in training.
 pub struct Fit<'a> {
-    head: Head,
     options: FitOptions,
-    items: &'a [Item],
+    /// Of the items.
+    sizes: Vec<Size>,
+    lesson: Box<dyn LessonStep + 'a>,
     executor: Box<dyn Executor>,
-    tensors: FinetuneTensors,
     capacity: BatchCapacity,
     step: u64,
     /// Numbers of the steps in flight.
@@ -122,11 +113,11 @@ impl<'a> Fit<'a> {
     pub fn new(
         device: &Device,
         model: &ModelConfig,
-        head: Head,
+        lesson: &'a dyn Lesson,
         options: FitOptions,
-        items: &'a [Item],
     ) -> Result<Self> {
-        ensure!(!items.is_empty(), "there is nothing to train on: every training example was skipped");
+        let sizes = lesson.sizes();
+        ensure!(!sizes.is_empty(), "there is nothing to train on: every training example was skipped");
         let plan_options = FinetuneOptions {
             purpose: Purpose::Train,
             dropout: options.dropout,
@@ -138,14 +129,14 @@ impl<'a> Fit<'a> {
                 ..OptimizerOptions::default()
             },
         };
-        let capacity = capacity(head, options.batch_size, options.max_length, micro_tokens(device));
-        let FinetunePlan { plan, tensors, .. } = FinetunePlan::new(model, head, capacity, &plan_options)?;
+        let (group, tokens) = (lesson.sequences(), micro_tokens(device));
+        let capacity = capacity(group, options.batch_size, options.max_length, tokens);
+        let (plan, lesson) = lesson.plan(model, capacity, &plan_options)?;
         Ok(Fit {
-            head,
             options,
-            items,
+            sizes,
+            lesson,
             executor: device.open(plan)?,
-            tensors,
             capacity,
             step: 0,
             in_flight: InFlight::default(),
@@ -159,12 +150,12 @@ impl<'a> Fit<'a> {
 
     /// Steps of all epochs.
     pub fn steps(&self) -> u64 {
-        (self.options.epochs * self.items.len().div_ceil(self.options.batch_size)) as u64
+        (self.options.epochs * self.sizes.len().div_ceil(self.options.batch_size)) as u64
     }
 
     /// Trains one epoch (from 0). Nothing where `stop` was set: the user does not want the rest.
     pub fn epoch(&mut self, epoch: usize, stop: &AtomicBool) -> Result<Option<Epoch>> {
-        let order = shuffled(self.items.len(), self.options.seed, epoch);
+        let order = shuffled(self.sizes.len(), self.options.seed, epoch);
         let began = Instant::now();
         self.totals = Totals::default();
         for batch in order.chunks(self.options.batch_size) {
@@ -178,7 +169,7 @@ impl<'a> Fit<'a> {
         Ok(Some(Epoch {
             epoch: epoch + 1,
             steps: self.step,
-            loss: totals.loss(self.head),
+            loss: self.lesson.loss(&totals.sums),
             accuracy: totals.accuracy(),
             grad_norm: totals.gradient_norm / totals.steps.max(1) as f64,
             skipped_steps: totals.skipped,
@@ -189,14 +180,13 @@ impl<'a> Fit<'a> {
 
     /// One update.
     fn train(&mut self, batch: &[usize]) -> Result<()> {
-        let items: Vec<&Item> = batch.iter().map(|&index| &self.items[index]).collect();
-        let lengths: Vec<(usize, usize)> =
-            items.iter().map(|item| (item.tokens(), item.sequences.len())).collect();
-        let weight: usize = items.iter().map(|item| item.weight()).sum();
+        let sizes = batch.iter().map(|&index| self.sizes[index]);
+        let lengths: Vec<(usize, usize)> = sizes.clone().map(|size| (size.tokens, size.sequences)).collect();
+        let weight: usize = sizes.map(|size| size.weight).sum();
         let options = &self.options;
         let steps = self.steps();
         let warmup = (options.warmup * steps as f64) as u64;
-        let mut values = StepValues {
+        let values = StepValues {
             key: derive(root(options.seed), self.step as u32, 0),
             learning_rate: schedule::learning_rate(self.step, options.learning_rate, steps, warmup, 1.0),
             loss_scale: 1.0,
@@ -210,20 +200,12 @@ impl<'a> Fit<'a> {
         executor.run(clear, &values, &[])?;
         let mut first_sequence = 0;
         for range in split(&lengths, &self.capacity) {
-            let (packed, targets) = pack_items(first_sequence, &items[range.clone()], self.head);
-            let micro_values = StepValues {
-                tokens: packed.tokens() as u32,
-                sequences: packed.sequence_count() as u32,
-                masked: range.len() as u32,
-                first_sequence: first_sequence as u32,
-                ..values
-            };
-            executor.run(micro.clone(), &micro_values, &self.tensors.uploads(&packed, &targets))?;
-            first_sequence += packed.sequence_count();
+            let micro_batch = self.lesson.micro_batch(first_sequence, &batch[range])?;
+            executor.run(micro.clone(), &micro_batch.values(&values), &micro_batch.uploads())?;
+            first_sequence += micro_batch.packed.sequence_count();
         }
-        values.first_sequence = 0;
         executor.run(update, &values, &[])?;
-        self.in_flight.submitted(executor, &[self.tensors.metrics], self.step)?;
+        self.in_flight.submitted(executor, &[self.lesson.metrics()], self.step)?;
         self.totals.tokens += lengths.iter().map(|(tokens, _)| *tokens as u64).sum::<u64>();
         self.step += 1;
         self.collect(IN_FLIGHT)

@@ -4,150 +4,179 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use anyhow::{Context, Result, bail, ensure};
+use clap::ArgMatches;
+use serde_json::{Map, Value, json};
 
 use crate::files::write_atomically;
 use crate::interop::huggingface;
 use crate::interop::weights;
 use crate::model::ModelConfig;
-use crate::model::finetune::Head;
 use crate::plan::Executor;
+use crate::tasks::registry::{self, TASKS};
+use crate::tasks::task::{Description, HuggingFace, Settings, Task};
 use crate::tokenizer::Tokenizer;
 
 /// File that says what a fine-tuned model is for.
 pub const DESCRIPTION: &str = "inazuma.json";
 const TOKENIZER: &str = "tokenizer.model";
 
-/// What can be learned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum TaskKind {
-    /// Question answering in SQuAD format: answers are substrings of a context
-    Squad,
-    /// One of several classes for a text or a pair of texts
-    Classify,
-    /// A number for a text or a pair of texts
-    Regress,
-    /// One of several choices for a question
-    MultipleChoice,
-    /// Spans of characters with a kind each, such as named entities
-    Tag,
+/// Keys of all tasks.
+const COMMON: [&str; 3] = ["task", "lower", "max_length"];
+
+/// Settings that every description holds, in this order, whatever its task: those of the first five tasks. Version
+/// 0.1 reads no file that lacks one.
+const ALWAYS: [&str; 9] = [
+    "span_head",
+    "answerability",
+    "doc_stride",
+    "max_query_length",
+    "max_answer_length",
+    "n_best",
+    "labels",
+    "choices",
+    "range",
+];
+
+/// What a model of `task` is to be by these options of the command line, before any example is read.
+///
+/// Errors: an option out of its range, of whatever task.
+pub fn describe(task: &'static dyn Task, options: &ArgMatches) -> Result<Description> {
+    let mut asked = Settings::new();
+    for other in TASKS {
+        asked.extend(other.settings(options)?);
+    }
+    let mut settings: Settings =
+        ALWAYS.into_iter().filter_map(|key| Some((key.to_owned(), asked.get(key)?.clone()))).collect();
+    settings.extend(task.settings(options)?);
+    Ok(Description { task, lower: true, max_length: task.defaults().max_length, settings })
 }
 
-/// The two heads of question answering.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum SpanHead {
-    /// Two logits a token; other tools can load it
-    #[default]
-    Plain,
-    /// The reference's: the end is predicted given the start
-    Joint,
+/// Reads `inazuma.json` of a model's directory.
+pub fn read(directory: &Path) -> Result<Description> {
+    let path = directory.join(DESCRIPTION);
+    let shown = path.display();
+    let text = fs::read(&path).with_context(|| {
+        format!("cannot read {shown}; --model takes a directory that `inazuma finetune` wrote")
+    })?;
+    let description = parse(&text).with_context(|| format!("{shown}: not a model's description"))?;
+    ensure!(description.max_length > 0, "{shown}: a length is 0");
+    description.task.check(&description).with_context(|| shown.to_string())?;
+    Ok(description)
 }
 
-/// Everything that a fine-tuned model needs to know beside its weights.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Description {
-    pub task: TaskKind,
-    /// Texts are lower-cased before the tokenizer.
-    pub lower: bool,
-    /// Tokens of a sequence at most.
-    pub max_length: usize,
-    pub span_head: SpanHead,
-    /// Some training questions were impossible.
-    pub answerability: bool,
-    pub doc_stride: usize,
-    pub max_query_length: usize,
-    pub max_answer_length: usize,
-    pub n_best: usize,
-    /// Classes or tags, in the order of the logits.
-    pub labels: Vec<String>,
-    /// Choices of a question.
-    pub choices: usize,
-    /// What 0 and 1 mean in regression.
-    pub range: [f64; 2],
+fn parse(text: &[u8]) -> Result<Description> {
+    let mut settings: Map<String, Value> = serde_json::from_slice(text)?;
+    let mut take = |key: &str| settings.shift_remove(key).with_context(|| format!("missing field `{key}`"));
+    let [name, lower, max_length] = COMMON.map(&mut take);
+    let name: String = serde_json::from_value(name?).context("task")?;
+    let Some(task) = registry::find(&name) else {
+        let known: Vec<String> = TASKS.iter().map(|task| format!("`{}`", task.name())).collect();
+        bail!("unknown task `{name}`, expected one of {}", known.join(", "))
+    };
+    let lower = serde_json::from_value(lower?).context("lower")?;
+    let max_length = serde_json::from_value(max_length?).context("max_length")?;
+    Ok(Description { task, lower, max_length, settings })
 }
 
-impl Description {
-    pub fn head(&self) -> Head {
-        match (self.task, self.span_head) {
-            (TaskKind::Squad, SpanHead::Plain) => Head::Span,
-            (TaskKind::Squad, SpanHead::Joint) => Head::JointSpan { answerability: self.answerability },
-            (TaskKind::Classify, _) => Head::Classes(self.labels.len()),
-            (TaskKind::Regress, _) => Head::Value,
-            (TaskKind::MultipleChoice, _) => Head::Choice(self.choices),
-            (TaskKind::Tag, _) => Head::Tags(self.labels.len()),
-        }
-    }
+/// The description as the file holds it.
+fn to_json(description: &Description) -> Value {
+    let Description { task, lower, max_length, settings } = description;
+    let common = [json!(task.name()), json!(lower), json!(max_length)];
+    let common = COMMON.into_iter().map(str::to_owned).zip(common);
+    Value::Object(common.chain(settings.clone()).collect())
+}
 
-    fn architecture(&self) -> &'static str {
-        match self.task {
-            TaskKind::Squad => "ElectraForQuestionAnswering",
-            TaskKind::Classify | TaskKind::Regress => "ElectraForSequenceClassification",
-            TaskKind::MultipleChoice => "ElectraForMultipleChoice",
-            TaskKind::Tag => "ElectraForTokenClassification",
-        }
+/// The `config.json` of a model.
+fn config(description: &Description, model: &ModelConfig, pad: u32, dropout: f64) -> Result<Value> {
+    let HuggingFace { class, labels, problem_type } = description.task.huggingface(description)?;
+    let mut config = huggingface::config(model, class, pad, dropout);
+    if !labels.is_empty() {
+        let ids = labels.iter().enumerate();
+        config["id2label"] = ids.clone().map(|(id, label)| (id.to_string(), json!(label))).collect();
+        config["label2id"] = ids.map(|(id, label)| (label.clone(), json!(id))).collect();
     }
-
-    /// Reads `inazuma.json` of a model's directory.
-    pub fn read(directory: &Path) -> Result<Self> {
-        let path = directory.join(DESCRIPTION);
-        let shown = path.display();
-        let text = fs::read(&path).with_context(|| {
-            format!("cannot read {shown}; --model takes a directory that `inazuma finetune` wrote")
-        })?;
-        let description: Self =
-            serde_json::from_slice(&text).with_context(|| format!("{shown}: not a model's description"))?;
-        let lengths = [description.max_length, description.doc_stride, description.n_best];
-        ensure!(lengths.iter().all(|&length| length > 0), "{shown}: a length is 0");
-        Ok(description)
+    if let Some(problem_type) = problem_type {
+        config["problem_type"] = json!(problem_type);
     }
+    Ok(config)
+}
 
-    fn huggingface(&self, model: &ModelConfig, pad: u32, dropout: f64) -> Value {
-        let mut config = huggingface::config(model, self.architecture(), pad, dropout);
-        let labels: Vec<String> = match self.task {
-            TaskKind::Regress => vec!["LABEL_0".into()],
-            _ => self.labels.clone(),
-        };
-        if !labels.is_empty() {
-            let ids = labels.iter().enumerate();
-            config["id2label"] = ids.clone().map(|(id, label)| (id.to_string(), json!(label))).collect();
-            config["label2id"] = ids.map(|(id, label)| (label.clone(), json!(id))).collect();
-        }
-        match self.task {
-            TaskKind::Classify => config["problem_type"] = json!("single_label_classification"),
-            TaskKind::Regress => config["problem_type"] = json!("regression"),
-            _ => {}
-        }
-        config
-    }
+/// What a model's directory is written from, beside the parameters.
+pub struct Package<'a> {
+    pub description: &'a Description,
+    pub model: &'a ModelConfig,
+    pub tokenizer: &'a Tokenizer,
+    pub dropout: f64,
+}
 
-    /// Writes the model's directory from the executor's parameters; the weights are replaced last.
-    pub fn write(
-        &self,
-        directory: &Path,
-        model: &ModelConfig,
-        tokenizer: &Tokenizer,
-        dropout: f64,
-        executor: &mut dyn Executor,
-    ) -> Result<()> {
+impl Package<'_> {
+    /// Writes the model's directory with the executor's parameters; the weights are replaced last.
+    pub fn write(&self, directory: &Path, executor: &mut dyn Executor) -> Result<()> {
         fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
-        let pad = tokenizer.special_ids()?.pad;
+        let pad = self.tokenizer.special_ids()?.pad;
         let pretty = |value: &Value| -> Result<Vec<u8>> {
             let mut text = serde_json::to_vec_pretty(value)?;
             text.push(b'\n');
             Ok(text)
         };
-        let config = self.huggingface(model, pad, dropout);
+        let config = config(self.description, self.model, pad, self.dropout)?;
         write_atomically(&directory.join(huggingface::CONFIG), &pretty(&config)?)?;
-        write_atomically(&directory.join(DESCRIPTION), &pretty(&serde_json::to_value(self)?)?)?;
-        write_atomically(&directory.join(TOKENIZER), tokenizer.model())?;
+        write_atomically(&directory.join(DESCRIPTION), &pretty(&to_json(self.description))?)?;
+        write_atomically(&directory.join(TOKENIZER), self.tokenizer.model())?;
         let tensors = weights::collect(executor, |p| p.value, |part| Some(huggingface::name(part)))?;
         let path = directory.join(huggingface::WEIGHTS);
         let temporary = directory.join("model.safetensors.tmp");
         weights::write(&temporary, &tensors, Some("pt"))?;
         fs::rename(&temporary, &path).with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The file of a model of version 0.1.
+    const FILE: &str = r#"{"task":"regress","lower":true,"max_length":128,"span_head":"plain","answerability":false,"doc_stride":128,"max_query_length":64,"max_answer_length":30,"n_best":20,"labels":[],"choices":0,"range":[0.0,5.0]}"#;
+
+    #[test]
+    fn descriptions_come_back_to_the_byte() {
+        for task in TASKS {
+            let file = FILE.replace("regress", task.name());
+            let description = parse(file.as_bytes()).unwrap();
+            task.check(&description).unwrap();
+            assert_eq!(description.task.name(), task.name());
+            assert_eq!(to_json(&description).to_string(), file);
+        }
+    }
+
+    #[test]
+    fn what_is_no_description_is_named() {
+        for (from, to, words) in [
+            ("\"regress\"", "\"dance\"", "unknown task `dance`, expected one of `squad`, `classify`"),
+            ("\"lower\":true,", "", "missing field `lower`"),
+            ("\"max_length\":128", "\"max_length\":\"x\"", "max_length: invalid type"),
+        ] {
+            let error = format!("{:#}", parse(FILE.replace(from, to).as_bytes()).unwrap_err());
+            assert!(error.contains(words), "{error}");
+        }
+        let description = parse(FILE.replace("\"range\":[0.0,5.0]", "\"x\":1").as_bytes()).unwrap();
+        let error = format!("{:#}", description.task.check(&description).unwrap_err());
+        assert!(error.contains("missing field `range`"), "{error}");
+    }
+
+    /// Descriptions of every task hold the same keys, in the order of version 0.1.
+    #[test]
+    fn options_become_the_description() {
+        let command =
+            TASKS.iter().fold(clap::Command::new("finetune"), |command, task| task.options(command));
+        let options = command.get_matches_from(["finetune", "--n-best", "7"]);
+        for task in TASKS {
+            let written = to_json(&describe(task, &options).unwrap());
+            let expected: Value = serde_json::from_str(FILE).unwrap();
+            let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+            assert_eq!(keys(&written), keys(&expected), "{}", task.name());
+            assert_eq!((written["n_best"].as_u64(), written["task"].as_str()), (Some(7), Some(task.name())));
+        }
     }
 }

@@ -6,24 +6,25 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::device::{Device, DeviceChoice};
-use crate::files::JsonLines;
-use crate::files::write_atomically;
+use crate::files::{JsonLines, write_atomically};
 use crate::interop::pretrained::Pretrained;
 use crate::model::{ModelConfig, parameters};
+use crate::tasks::data::{Problems, Purpose};
+use crate::tasks::predictor::Predictor;
+use crate::tasks::source::Source;
+use crate::tasks::task::{Data, Description, Examples, Outcome, Preparation, Settings};
 use crate::tokenizer::Tokenizer;
 use crate::train::config::{Sources, Surroundings, TrainConfig};
 use crate::train::run::ensure_empty;
 
-use super::data::Purpose;
+use super::apply::{ensure_any, report};
 use super::fit::{Epoch, Fit, FitOptions};
-use super::load::{self, Source};
-use super::metrics::mean_and_spread;
-use super::package::Description;
-use super::predictor::Predictor;
-use super::tasks::{Data, Outcome, Predictions, Score};
+use super::package::Package;
+use super::predictions::{named, shown, write_predictions};
+use super::trials::{Report, Trial};
 
 /// What the encoder begins as.
 #[derive(Clone, Debug)]
@@ -56,7 +57,8 @@ pub struct Options {
     pub fit: FitOptions,
     /// With fewer training examples than the first, as many epochs as the second says.
     pub few_epochs: Option<(u64, usize)>,
-    pub no_answer_threshold: f32,
+    /// What the task's options of prediction say.
+    pub prediction: Settings,
     pub trials: usize,
     pub device: DeviceChoice,
     pub threads: usize,
@@ -70,37 +72,6 @@ struct Record {
     epoch: Epoch,
     #[serde(flatten)]
     scores: Map<String, Value>,
-}
-
-/// How one training ended.
-#[derive(Clone, Debug, Serialize)]
-pub struct Trial {
-    pub seed: u64,
-    /// The epoch whose model was kept.
-    pub best_epoch: usize,
-    /// Its scores on the dev set.
-    pub scores: Map<String, Value>,
-    pub interrupted: bool,
-}
-
-/// How all trainings ended.
-#[derive(Clone, Debug, Serialize)]
-pub struct Report {
-    pub trials: Vec<Trial>,
-    /// By score: mean and sample standard deviation over the trials.
-    pub mean: Map<String, Value>,
-    pub spread: Map<String, Value>,
-    pub interrupted: bool,
-}
-
-pub(super) fn named(scores: &[Score]) -> Map<String, Value> {
-    scores.iter().map(|(name, value)| ((*name).to_owned(), json!((value * 1e4).round() / 1e4))).collect()
-}
-
-/// "f1 51.20, exact_match 40.10"
-pub fn shown(scores: &[Score]) -> String {
-    let scores: Vec<String> = scores.iter().map(|(name, value)| format!("{name} {value:.2}")).collect();
-    scores.join(", ")
 }
 
 /// Everything that trainings share.
@@ -119,7 +90,7 @@ struct Setting<'a> {
 pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
     ensure_empty(&options.out)?;
     let setting = Setting::new(options)?;
-    let mut report = Report { trials: Vec::new(), mean: Map::new(), spread: Map::new(), interrupted: false };
+    let mut report = Report::default();
     for trial in 0..options.trials {
         let out = match options.trials {
             1 => options.out.clone(),
@@ -136,25 +107,12 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
             break;
         }
     }
-    summarise(&mut report);
+    report.summarise();
     if options.trials > 1 {
         let path = options.out.join("trials.json");
         write_atomically(&path, &serde_json::to_vec_pretty(&report)?)?;
     }
     Ok(report)
-}
-
-fn summarise(report: &mut Report) {
-    let Some(first) = report.trials.first() else { return };
-    for name in first.scores.keys() {
-        let values: Vec<f64> =
-            report.trials.iter().filter_map(|trial| trial.scores.get(name)?.as_f64()).collect();
-        if let Some((mean, spread)) = mean_and_spread(&values) {
-            let rounded = |x: f64| json!((x * 1e4).round() / 1e4);
-            report.mean.insert(name.clone(), rounded(mean));
-            report.spread.extend(spread.map(|spread| (name.clone(), rounded(spread))));
-        }
-    }
 }
 
 /// The encoder that `options.init` means (nothing where it is drawn), its sizes and tokenizer.
@@ -196,67 +154,54 @@ impl<'a> Setting<'a> {
         let mut description = options.description.clone();
         description.lower = tokenizer.lower();
         fit_length(&mut description, &model, options.max_length)?;
-        let task = description.task;
-        let (mut train, train_problems) = load::read(task, &options.train, Purpose::Train)?;
-        let mut dev = None;
-        if let Some(source) = &options.dev {
-            dev = Some(load::read(task, source, Purpose::Evaluate)?);
-        } else if let Some(share) = options.hold_out {
-            let (rest, held) = train.hold_out(share);
-            eprintln!("{} examples set aside as dev set, {} to train on", held.len(), rest.len());
-            (train, dev) = (rest, Some((held, Default::default())));
-        }
-        load::ensure_any(&train, &options.train.path)?;
-        train.describe(&mut description)?;
-        let threshold = options.no_answer_threshold;
-        let train = train.prepare(train_problems, &description, &tokenizer, true, threshold)?;
-        load::report(train.as_ref(), &options.train.path);
-        eprintln!("training: {}", train.summary());
-        let dev = match dev {
-            Some((examples, problems)) => {
-                let path = options.dev.as_ref().map_or(&options.train.path, |source| &source.path);
-                load::ensure_any(&examples, path)?;
-                let dev = examples.prepare(problems, &description, &tokenizer, false, threshold)?;
-                load::report(dev.as_ref(), path);
-                eprintln!("dev set: {}", dev.summary());
-                Some(dev)
-            }
-            None => None,
+        let Sets { train, dev } = Sets::read(options)?;
+        ensure_any(train.0.as_ref(), &options.train.path)?;
+        train.0.describe(&mut description.settings)?;
+        let prepare = |(examples, problems): Set, path: &Path, training: bool| -> Result<Box<dyn Data>> {
+            ensure_any(examples.as_ref(), path)?;
+            let (description, tokenizer, prediction) = (&description, &tokenizer, &options.prediction);
+            let data =
+                examples.prepare(Preparation { description, tokenizer, problems, training, prediction })?;
+            report(data.as_ref(), path);
+            eprintln!("{}: {}", if training { "training" } else { "dev set" }, data.summary());
+            Ok(data)
         };
+        let train = prepare(train, &options.train.path, true)?;
+        let path = options.dev.as_ref().map_or(&options.train.path, |source| &source.path);
+        let dev = dev.map(|dev| prepare(dev, path, false)).transpose()?;
         let device = Device::new(&options.device, options.threads)?;
         Ok(Setting { options, device, pretrained, model, tokenizer, description, train, dev })
     }
 
     fn trial(&self, seed: u64, out: &Path, stop: &AtomicBool) -> Result<Trial> {
-        let head = self.description.head();
-        let items = self.train.items();
+        let lesson = self.train.lesson();
         let max_length = self.description.max_length;
         let mut options = FitOptions { seed, max_length, ..self.options.fit };
-        if let Some((few, epochs)) = self.options.few_epochs.filter(|&(few, _)| (items.len() as u64) < few) {
+        let items = lesson.sizes().len() as u64;
+        if let Some((few, epochs)) = self.options.few_epochs.filter(|&(few, _)| items < few) {
             eprintln!("under {few} examples: {epochs} epochs (--epochs changes that)");
             options.epochs = epochs;
         }
-        let mut fit = Fit::new(&self.device, &self.model, head, options, &items)?;
+        let mut fit = Fit::new(&self.device, &self.model, lesson.as_ref(), options)?;
         parameters::initialise(fit.executor(), seed)?;
         if let Some(pretrained) = &self.pretrained {
             pretrained.load(fit.executor(), self.options.redraw_layers)?;
         }
-        let mut predictor = match self.dev {
-            Some(_) => Some(Predictor::new(&self.device, &self.model, head, options.max_length)?),
-            None => None,
-        };
+        let head = self.description.task.head(&self.description)?;
+        let predictor = || Predictor::new(&self.device, &self.model, head.as_ref(), max_length);
+        let mut predictor = self.dev.as_ref().map(|_| predictor()).transpose()?;
         fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
-        let mut metrics = JsonLines::open(&out.join("metrics.jsonl"), 0)?;
+        let metrics = JsonLines::open(&out.join("metrics.jsonl"), 0)?;
         eprintln!("{} steps of {} items on {}", fit.steps(), options.batch_size, fit.executor().identity());
-        let mut trial = Trial { seed, best_epoch: 0, scores: Map::new(), interrupted: false };
-        let mut best = f64::NEG_INFINITY;
+        let trial = Trial { seed, best_epoch: 0, scores: Map::new(), interrupted: false };
+        let mut keeper = Keeper { setting: self, out, metrics, best: f64::NEG_INFINITY, trial };
         for number in 0..options.epochs {
             let Some(epoch) = fit.epoch(number, stop)? else {
-                trial.interrupted = true;
-                if trial.best_epoch == 0 {
+                keeper.trial.interrupted = true;
+                if keeper.trial.best_epoch == 0 {
                     self.write(out, &mut fit)?;
                 }
-                return Ok(trial);
+                break;
             };
             let outcome = match (&self.dev, &mut predictor) {
                 (Some(dev), Some(predictor)) => {
@@ -265,57 +210,78 @@ impl<'a> Setting<'a> {
                 }
                 _ => None,
             };
-            let scores = outcome.as_ref().map_or(&[][..], |outcome| &outcome.scores);
-            eprintln!(
-                "epoch {}/{}  loss {:.4}  accuracy {:.3}  {:.0} tokens/s  {}",
-                epoch.epoch,
-                options.epochs,
-                epoch.loss,
-                epoch.accuracy,
-                epoch.tokens_per_second,
-                shown(scores)
-            );
-            metrics.append(&Record { step: epoch.steps, epoch, scores: named(scores) })?;
-            // Without a dev set, or without labels in it, the last epoch is kept.
-            let score = scores.first().map_or(epoch.epoch as f64, |(_, score)| *score);
-            if score > best {
-                best = score;
-                trial.best_epoch = epoch.epoch;
-                trial.scores = named(scores);
-                self.write(out, &mut fit)?;
-                if let Some(outcome) = &outcome {
-                    write_predictions(outcome, &out.join("predictions"))?;
-                }
-            }
+            keeper.keep(options.epochs, epoch, outcome, &mut fit)?;
         }
-        Ok(trial)
+        Ok(keeper.trial)
     }
 
     fn write(&self, out: &Path, fit: &mut Fit<'_>) -> Result<()> {
-        let dropout = self.options.fit.dropout;
-        self.description.write(out, &self.model, &self.tokenizer, dropout, fit.executor())
+        let Setting { description, model, tokenizer, options, .. } = self;
+        Package { description, model, tokenizer, dropout: options.fit.dropout }.write(out, fit.executor())
     }
 }
 
-/// Writes predictions beside `stem`: `.json` in the official form and `.nbest.json` for question answering,
-/// `.jsonl` for the other tasks. A `stem` that has an extension is the file itself.
-pub fn write_predictions(outcome: &Outcome, stem: &Path) -> Result<()> {
-    let file = |extension: &str| match stem.extension() {
-        Some(_) if extension != "nbest.json" => stem.to_owned(),
-        _ => stem.with_extension(extension),
-    };
-    match &outcome.predictions {
-        Predictions::Squad { answers, n_best } => {
-            write_atomically(&file("json"), &serde_json::to_vec(answers)?)?;
-            write_atomically(&file("nbest.json"), &serde_json::to_vec(n_best)?)
+/// Examples with what was wrong with them.
+type Set = (Box<dyn Examples>, Problems);
+
+/// What is trained on, and what is scored.
+struct Sets {
+    train: Set,
+    dev: Option<Set>,
+}
+
+impl Sets {
+    fn read(options: &Options) -> Result<Sets> {
+        let task = options.description.task;
+        let train = task.read(&options.train, Purpose::Train)?;
+        if let Some(source) = &options.dev {
+            return Ok(Sets { train, dev: Some(task.read(source, Purpose::Evaluate)?) });
         }
-        Predictions::Lines(lines) => {
-            let mut text = String::new();
-            for line in lines {
-                text.push_str(&line.to_string());
-                text.push('\n');
+        let Some(share) = options.hold_out else { return Ok(Sets { train, dev: None }) };
+        let (rest, held) = train.0.hold_out(share);
+        eprintln!("{} examples set aside as dev set, {} to train on", held.len(), rest.len());
+        Ok(Sets { train: (rest, train.1), dev: Some((held, Problems::default())) })
+    }
+}
+
+/// Reports each epoch of a training and keeps its best model.
+struct Keeper<'a> {
+    setting: &'a Setting<'a>,
+    out: &'a Path,
+    metrics: JsonLines,
+    best: f64,
+    trial: Trial,
+}
+
+impl Keeper<'_> {
+    fn keep(
+        &mut self,
+        epochs: usize,
+        epoch: Epoch,
+        outcome: Option<Outcome>,
+        fit: &mut Fit<'_>,
+    ) -> Result<()> {
+        let scores = outcome.as_ref().map_or(&[][..], |outcome| &outcome.scores);
+        eprintln!(
+            "epoch {}/{epochs}  loss {:.4}  accuracy {:.3}  {:.0} tokens/s  {}",
+            epoch.epoch,
+            epoch.loss,
+            epoch.accuracy,
+            epoch.tokens_per_second,
+            shown(scores)
+        );
+        self.metrics.append(&Record { step: epoch.steps, epoch, scores: named(scores) })?;
+        // Without a dev set, or without labels in it, the last epoch is kept.
+        let score = scores.first().map_or(epoch.epoch as f64, |(_, score)| *score);
+        if score > self.best {
+            self.best = score;
+            self.trial.best_epoch = epoch.epoch;
+            self.trial.scores = named(scores);
+            self.setting.write(self.out, fit)?;
+            if let Some(outcome) = &outcome {
+                write_predictions(outcome.predictions.as_ref(), &self.out.join("predictions"))?;
             }
-            write_atomically(&file("jsonl"), text.as_bytes())
         }
+        Ok(())
     }
 }

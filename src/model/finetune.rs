@@ -1,40 +1,92 @@
-//! The plan of a fine-tuning step, or of prediction: the pre-trained encoder (the discriminator's) with the head of
-//! a task (SPEC.md §5).
+//! The plan of a fine-tuning step, or of prediction: the pre-trained encoder (the discriminator's) with a head that
+//! reads its output (docs/spec.md §5).
 
-use std::ops::Range;
+use std::fmt::Debug;
 
 use anyhow::{Result, ensure};
 
 use crate::batch::PackedBatch;
 use crate::ops::constants::METRICS;
 use crate::ops::optimizer::Clear;
-use crate::plan::{Data, Phase, Plan, PlanBuilder, Upload};
+use crate::plan::{ParameterRange, Phase, Plan, PlanBuilder, Upload};
 use crate::tensor::draws::DISCRIMINATOR;
-use crate::tensor::{Dropout, Element, Extent, Precision, Role, Rows, TensorId};
+use crate::tensor::{Dropout, Element, Extent, Precision, Role, Rows, StepValues, TensorId};
 
 use super::encoder::Encoder;
-use super::inputs::{PackedInputs, WordListTensors, WordRows};
+use super::feed::{Fed, Feed, Labelled};
+use super::inputs::{Packed, PackedInputs, WordListTensors, WordRows};
 use super::layers::site;
-use super::parameters::{self, LayerRates};
-use super::task_heads;
+use super::parameters::{
+    self, DenseParameters, EmbeddingParameters, EncoderParameters, EncoderSize, LayerRates,
+};
 use super::update::{OptimizerOptions, RANGE_LIMIT, clear_gradients, update};
 use super::{BatchCapacity, ModelConfig};
 
-/// What the encoder's output is read by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Head {
-    /// Start and end of an answer: two logits a token.
-    Span,
-    /// Start, then end given the start; with answerability for SQuAD 2.0.
-    JointSpan { answerability: bool },
-    /// One of so many classes for a sequence.
-    Classes(usize),
-    /// A number for a sequence.
-    Value,
-    /// One of so many sequences that follow each other.
-    Choice(usize),
-    /// One of so many classes for every token.
-    Tags(usize),
+/// What reads the encoder's output: its parameters, its ops, what it is fed with and what is read of it.
+pub trait Head: Debug + 'static {
+    /// What an item is labelled with. An item is a sequence, or some that are judged together.
+    type Label: 'static;
+    /// The tensors that prediction reads.
+    type Outputs: 'static;
+
+    /// Sequences of an item.
+    fn sequences(&self) -> usize {
+        1
+    }
+
+    /// Declares its dense layers over H = `hidden` channels.
+    fn parameters(&self, builder: &mut PlanBuilder, hidden: usize) -> Vec<DenseParameters>;
+
+    /// Pushes the forward ops and, in training, loss and backward. `layers` are what `parameters` declared.
+    fn build(
+        &self,
+        builder: &mut PlanBuilder,
+        layers: &[DenseParameters],
+        place: &HeadPlace,
+        feed: &mut Feed<Self::Label>,
+    ) -> Built<Self::Outputs>;
+
+    /// How much an item counts in the denominator of the loss.
+    fn weight(&self, _: &Self::Label) -> usize {
+        1
+    }
+
+    /// The mean loss of some steps, from the sums at [`place`].
+    fn loss(&self, sums: &Sums) -> f64 {
+        mean(sums[0])
+    }
+}
+
+/// Sums over rows at [`place`]: loss, rows that are right, rows; of each of a head's losses.
+pub type Sums = [[f64; 3]; 3];
+
+/// Loss by row; 0 without any.
+pub fn mean([loss, _, rows]: [f64; 3]) -> f64 {
+    if rows > 0.0 { loss / rows } else { 0.0 }
+}
+
+/// What a head stands on.
+pub struct HeadPlace {
+    pub hidden: usize,
+    /// `[T, H]`, the encoder's output.
+    pub encoded: TensorId,
+    pub packed: Packed,
+    /// Items.
+    pub items: Rows,
+    pub metrics: TensorId,
+    pub train: bool,
+    /// Dropout before the head, and between its layers.
+    pub input_dropout: Dropout,
+    pub inner_dropout: Dropout,
+}
+
+/// What a head leaves behind.
+pub struct Built<O> {
+    pub outputs: O,
+    /// What of it is read after a micro-batch of prediction.
+    pub read: Vec<TensorId>,
+    /// `[T, H]`, in training.
+    pub encoded_gradient: Option<TensorId>,
 }
 
 /// Which plan is wanted.
@@ -59,64 +111,36 @@ pub struct FinetuneOptions {
     pub optimizer: OptimizerOptions,
 }
 
-/// What the heads say, by which they are fed and read. Only those of the plan's head are there.
-#[derive(Clone, Debug, Default)]
-pub struct HeadTensors {
-    /// u32 `[T]`: 1 where a token may begin or end an answer.
-    pub allowed: Option<TensorId>,
-    /// u32: plain spans `[B, 2]`, joint spans `[B]` (the start): positions within the sequence.
-    pub starts: Option<TensorId>,
-    /// u32 `[B]`: the end, of joint spans.
-    pub ends: Option<TensorId>,
-    /// f32 `[B]`: 1 where the question is impossible.
-    pub impossible: Option<TensorId>,
-    /// u32 `[R]`: classes, `row_loss::NO_TARGET` for none.
-    pub classes: Option<TensorId>,
-    /// f32 `[B]`: numbers.
-    pub numbers: Option<TensorId>,
-    /// u32 `[T]`: the sequence a row is the first of, or `gather::NO_SLOT`.
-    pub first_of: Option<TensorId>,
-    /// u32 `[B]`: zeros, and 0, 1, 2, …: coordinates of dropout on first tokens.
-    pub first_positions: Option<TensorId>,
-    pub first_sequences: Option<TensorId>,
-    /// Spans `[T, 2]`, joint starts `[T]`, classes `[B, C]`, numbers and choices `[B]`, tags `[T, C]`.
-    pub logits: Option<TensorId>,
-    /// `[T]`: ends given the starts, of joint spans.
-    pub end_logits: Option<TensorId>,
-    /// `[B]`: answerability, positive where impossible.
-    pub impossible_logits: Option<TensorId>,
+/// Slots of the metrics tensor: sums over rows of loss, rows that are right, rows.
+pub use crate::ops::constants::finetuning as place;
+
+/// Tensors of a plan by which every head's step is fed.
+#[derive(Clone, Copy, Debug)]
+struct Inputs {
+    packed: PackedInputs,
+    words: Option<WordListTensors>,
 }
 
-/// Tensors of a plan by which a step is fed and read.
-#[derive(Clone, Debug)]
-pub struct FinetuneTensors {
-    pub inputs: PackedInputs,
-    words: Option<WordListTensors>,
-    pub head: HeadTensors,
+/// A plan and what is needed to feed and read it.
+pub struct FinetunePlan<H: Head> {
+    pub plan: Plan,
+    pub step: FinetuneStep<H>,
+}
+
+/// By what a step is fed and read; it stays when an executor has taken the plan.
+pub struct FinetuneStep<H: Head> {
+    inputs: Inputs,
+    feed: Feed<H::Label>,
+    pub outputs: H::Outputs,
     /// `[METRICS]` floats; see [`place`].
     pub metrics: TensorId,
 }
 
-/// Slots of the metrics tensor: sums over rows of loss, rows that are right, rows.
-pub use crate::ops::constants::finetuning as place;
-
-/// A plan and what is needed to feed it.
-pub struct FinetunePlan {
-    pub plan: Plan,
-    pub tensors: FinetuneTensors,
-    pub capacity: BatchCapacity,
-    /// Joint spans in prediction: the ops that give ends for the starts uploaded before; run once a start.
-    pub end_ops: Range<usize>,
-}
-
-impl FinetunePlan {
-    /// Builds the plan; fails where the sizes do not fit each other.
-    ///
-    /// `capacity.masked` counts the rows that carry a label where these are neither tokens nor sequences
-    /// (the questions of a multiple choice).
+impl<H: Head> FinetunePlan<H> {
+    /// Builds the plan; fails where the sizes do not fit each other. `capacity.masked` counts the items.
     pub fn new(
         config: &ModelConfig,
-        head: Head,
+        head: &H,
         capacity: BatchCapacity,
         options: &FinetuneOptions,
     ) -> Result<Self> {
@@ -127,123 +151,140 @@ impl FinetunePlan {
             config.max_positions
         );
         let train = options.purpose == Purpose::Train;
-        let size = parameters::EncoderSize::discriminator(config);
-        let rates = LayerRates::new(options.layer_decay, size.layers);
         let mut builder = PlanBuilder::new();
         builder.precision(options.precision);
-        builder.learning_rate_factor(rates.embeddings());
-        let embeddings = parameters::embeddings(&mut builder, config);
-        let encoder_parameters = parameters::encoder(&mut builder, "discriminator", size, &rates);
-        let head_parameters = task_heads::parameters(&mut builder, head, size.hidden);
-
-        let (tokens, sequences) = (capacity.tokens, capacity.sequences);
-        let inputs = PackedInputs::new(&mut builder, tokens, sequences, capacity.max_length);
-        let words = train.then(|| WordListTensors::new(&mut builder, "words", tokens));
+        let parameters = Parameters::declare(&mut builder, config, head, options.layer_decay);
+        let inputs = Inputs::new(&mut builder, capacity, train);
         let metrics = builder.tensor("metrics", Rows::fixed(METRICS), 1, Element::Float, Role::Metric);
-        let ranges = if train { builder.parameter_ranges(RANGE_LIMIT) } else { Vec::new() };
-        builder.phase(Phase::Clear);
-        clear_gradients(&mut builder, &ranges);
-        builder.push("metrics", Clear { tensor: metrics, elements: METRICS, element: Element::Float });
+        let ranges = clear(&mut builder, metrics, train);
 
         builder.phase(Phase::Micro);
-        let on = |probability: f64| if train { probability } else { 0.0 };
-        let encoder = Encoder {
-            size,
-            parameters: &encoder_parameters,
-            embeddings: &embeddings,
-            packed: inputs.packed,
-            dropout: on(options.dropout),
-            attention_dropout: on(options.attention_dropout),
-            network: DISCRIMINATOR,
-        };
+        let encoder = parameters.encoder(inputs.packed.packed, options);
         let (encoded, tape) =
-            builder.scoped_in("encoder", |builder| encoder.forward(builder, inputs.input_ids));
-        let place = |number| Dropout::new(on(options.dropout), site(DISCRIMINATOR, size.layers + 1, number));
-        let context = task_heads::HeadContext {
-            hidden: size.hidden,
+            builder.scoped_in("encoder", |builder| encoder.forward(builder, inputs.packed.input_ids));
+        let layer = encoder.size.layers + 1;
+        let dropout = |number| Dropout::new(encoder.dropout, site(DISCRIMINATOR, layer, number));
+        let place = HeadPlace {
+            hidden: encoder.size.hidden,
             encoded,
-            packed: inputs.packed,
-            capacity,
-            labelled: Rows::of(Extent::Masked, capacity.masked.max(1)),
+            packed: inputs.packed.packed,
+            items: Rows::of(Extent::Masked, capacity.masked.max(1)),
             metrics,
             train,
-            input_dropout: place(0),
-            inner_dropout: place(1),
+            input_dropout: dropout(0),
+            inner_dropout: dropout(1),
         };
-        let built = builder.scoped_in("head", |builder| context.build(builder, head, &head_parameters));
-        if let (Some(gradient), Some(words)) = (built.encoded_gradient, words) {
+        let mut feed = Feed::default();
+        let built =
+            builder.scoped_in("head", |builder| head.build(builder, &parameters.head, &place, &mut feed));
+        if let (Some(gradient), Some(words)) = (built.encoded_gradient, inputs.words) {
             builder.scoped_in("encoder", |builder| {
                 tape.backward(builder, gradient, &WordRows { kept: words, sampled: None });
             });
         }
         builder.phase(Phase::Update);
+        let mut keep = Vec::new();
         if train {
             update(&mut builder, &ranges, metrics, &options.optimizer);
-        }
-        let mut keep = Vec::new();
-        if !train {
-            let head = &built.tensors;
-            keep.extend([head.logits, head.end_logits, head.impossible_logits].into_iter().flatten());
-            // The ends are computed several times from it.
+        } else {
+            keep = built.read;
+            // A head may compute some of its outputs again, from what the encoder said.
             keep.push(encoded);
         }
         let plan = builder.build(&keep)?;
-        let tensors = FinetuneTensors { inputs, words, head: built.tensors, metrics };
-        Ok(FinetunePlan { plan, tensors, capacity, end_ops: built.end_ops })
+        Ok(FinetunePlan { plan, step: FinetuneStep { inputs, feed, outputs: built.outputs, metrics } })
     }
 }
 
-/// What the labels of a micro-batch are; only those of the head are looked at.
-#[derive(Clone, Debug, Default)]
-pub struct Targets {
-    pub allowed: Vec<u32>,
-    pub starts: Vec<u32>,
-    pub ends: Vec<u32>,
-    pub impossible: Vec<f32>,
-    pub classes: Vec<u32>,
-    pub numbers: Vec<f32>,
-    /// See [`HeadTensors`]; made by [`Targets::place_firsts`].
-    pub first_of: Vec<u32>,
-    pub first_positions: Vec<u32>,
-    pub first_sequences: Vec<u32>,
+/// The parameters of the encoder and the head.
+struct Parameters {
+    size: EncoderSize,
+    embeddings: EmbeddingParameters,
+    encoder: EncoderParameters,
+    head: Vec<DenseParameters>,
 }
 
-impl Targets {
-    /// Fills in what follows from where the sequences lie.
-    pub fn place_firsts(&mut self, batch: &PackedBatch) {
-        self.first_of = vec![crate::ops::constants::NO_SLOT; batch.tokens()];
-        for (sequence, &row) in batch.starts[..batch.sequence_count()].iter().enumerate() {
-            self.first_of[row as usize] = sequence as u32;
+impl Parameters {
+    fn declare(builder: &mut PlanBuilder, config: &ModelConfig, head: &impl Head, layer_decay: f64) -> Self {
+        let size = EncoderSize::discriminator(config);
+        let rates = LayerRates::new(layer_decay, size.layers);
+        builder.learning_rate_factor(rates.embeddings());
+        let embeddings = parameters::embeddings(builder, config);
+        let encoder = parameters::encoder(builder, "discriminator", size, &rates);
+        let head = head.parameters(builder, size.hidden);
+        Parameters { size, embeddings, encoder, head }
+    }
+
+    /// The encoder on this batch; it drops out in training alone.
+    fn encoder(&self, packed: Packed, options: &FinetuneOptions) -> Encoder<'_> {
+        let on = |probability| if options.purpose == Purpose::Train { probability } else { 0.0 };
+        Encoder {
+            size: self.size,
+            parameters: &self.encoder,
+            embeddings: &self.embeddings,
+            packed,
+            dropout: on(options.dropout),
+            attention_dropout: on(options.attention_dropout),
+            network: DISCRIMINATOR,
         }
-        self.first_positions = vec![0; batch.sequence_count()];
-        self.first_sequences = (0..batch.sequence_count() as u32).collect();
     }
 }
 
-impl FinetuneTensors {
-    /// Everything a micro-batch brings to the device.
-    pub fn uploads<'a>(&self, batch: &'a PackedBatch, targets: &'a Targets) -> Vec<Upload<'a>> {
+/// The phase before the micro-batches; returns the ranges of parameters that training updates.
+fn clear(builder: &mut PlanBuilder, metrics: TensorId, train: bool) -> Vec<ParameterRange> {
+    let ranges = if train { builder.parameter_ranges(RANGE_LIMIT) } else { Vec::new() };
+    builder.phase(Phase::Clear);
+    clear_gradients(builder, &ranges);
+    builder.push("metrics", Clear { tensor: metrics, elements: METRICS, element: Element::Float });
+    ranges
+}
+
+impl Inputs {
+    fn new(builder: &mut PlanBuilder, capacity: BatchCapacity, train: bool) -> Self {
+        let BatchCapacity { tokens, sequences, max_length, .. } = capacity;
+        let packed = PackedInputs::new(builder, tokens, sequences, max_length);
+        Inputs { packed, words: train.then(|| WordListTensors::new(builder, "words", tokens)) }
+    }
+}
+
+impl<H: Head> FinetuneStep<H> {
+    /// A micro-batch with the labels of its items.
+    ///
+    /// Errors: labels that do not cover it.
+    pub fn micro_batch(&self, packed: PackedBatch, labels: &[&H::Label]) -> Result<MicroBatch> {
+        let fed = self.feed.fill(&Labelled { batch: &packed, labels })?;
+        Ok(MicroBatch { inputs: self.inputs, packed, items: labels.len(), fed })
+    }
+}
+
+/// A micro-batch ready to be uploaded.
+pub struct MicroBatch {
+    inputs: Inputs,
+    pub packed: PackedBatch,
+    items: usize,
+    fed: Vec<Fed>,
+}
+
+impl MicroBatch {
+    /// Everything it brings to the device.
+    pub fn uploads(&self) -> Vec<Upload<'_>> {
         let mut uploads = Vec::new();
-        self.inputs.uploads(batch, &mut uploads);
-        if let Some(words) = self.words {
-            words.uploads(&batch.generator_words, &mut uploads);
+        self.inputs.packed.uploads(&self.packed, &mut uploads);
+        if let Some(words) = self.inputs.words {
+            words.uploads(&self.packed.generator_words, &mut uploads);
         }
-        let head = &self.head;
-        let integers = [
-            (head.allowed, &targets.allowed),
-            (head.starts, &targets.starts),
-            (head.ends, &targets.ends),
-            (head.classes, &targets.classes),
-            (head.first_of, &targets.first_of),
-            (head.first_positions, &targets.first_positions),
-            (head.first_sequences, &targets.first_sequences),
-        ];
-        for (tensor, data) in integers {
-            uploads.extend(tensor.map(|tensor| Upload { tensor, data: Data::Uint(data) }));
-        }
-        for (tensor, data) in [(head.impossible, &targets.impossible), (head.numbers, &targets.numbers)] {
-            uploads.extend(tensor.map(|tensor| Upload { tensor, data: Data::Float(data) }));
-        }
+        uploads.extend(self.fed.iter().map(Fed::upload));
         uploads
+    }
+
+    /// The scalars of the micro-batch in a step with these.
+    pub fn values(&self, step: &StepValues) -> StepValues {
+        StepValues {
+            tokens: self.packed.tokens() as u32,
+            sequences: self.packed.sequence_count() as u32,
+            masked: self.items as u32,
+            first_sequence: self.packed.first_sequence as u32,
+            ..*step
+        }
     }
 }

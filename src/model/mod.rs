@@ -6,12 +6,12 @@
 pub mod config;
 pub mod electra;
 pub mod encoder;
+pub mod feed;
 pub mod finetune;
 pub mod heads;
 pub mod inputs;
 pub mod layers;
 pub mod parameters;
-pub mod task_heads;
 pub mod update;
 
 pub use config::ModelConfig;

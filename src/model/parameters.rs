@@ -99,7 +99,8 @@ impl EncoderSize {
     }
 }
 
-pub(super) fn dense(
+/// Declares a dense layer; `names` lie under one another.
+pub fn dense(
     builder: &mut PlanBuilder,
     names: &[String],
     inputs: usize,

@@ -17,7 +17,6 @@ mod embeddings;
 mod feed_forward;
 mod gather;
 mod norm;
-mod products;
 mod self_attention;
 
 pub use attention::{AttentionLayer, AttentionTape};
@@ -28,5 +27,3 @@ pub use feed_forward::{FeedForward, FeedForwardTape};
 pub use gather::{GatherLayer, GatherTape};
 pub use norm::{NormGradients, NormLayer, NormTape};
 pub use self_attention::{SelfAttention, SelfAttentionTape};
-// For the heads that are not built of layers yet.
-pub use products::{linear, linear_input_gradient, linear_weight_gradient};

@@ -1,0 +1,65 @@
+//! Tasks on the command line: their names, and the options that only some of them have, as the registry says.
+
+use anyhow::Result;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::{ArgMatches, Command};
+
+use crate::finetune::package;
+use crate::tasks::registry::{TASKS, find};
+use crate::tasks::task::{Description, Settings, Task};
+
+/// Reads the name of a task.
+pub fn task_parser() -> impl TypedValueParser<Value = &'static dyn Task> {
+    let values = TASKS.iter().map(|task| PossibleValue::new(task.name()).help(task.about()));
+    PossibleValuesParser::new(values).try_map(|name| find(&name).ok_or("no such task"))
+}
+
+/// The options of `finetune` that only some tasks have.
+#[derive(Clone, Debug)]
+pub struct TaskOptions(ArgMatches);
+
+impl TaskOptions {
+    /// See [`package::describe`].
+    pub fn describe(&self, task: &'static dyn Task) -> Result<Description> {
+        package::describe(task, &self.0)
+    }
+}
+
+/// The options of everything that predicts that only some tasks have.
+#[derive(Clone, Debug)]
+pub struct PredictionOptions(ArgMatches);
+
+impl PredictionOptions {
+    pub fn settings(&self, task: &'static dyn Task) -> Result<Settings> {
+        task.prediction_settings(&self.0)
+    }
+}
+
+/// Arguments that the registry adds to a command; their values are read once the task is known.
+macro_rules! from_registry {
+    ($arguments:ident, $add:ident) => {
+        impl clap::Args for $arguments {
+            fn augment_args(command: Command) -> Command {
+                TASKS.iter().fold(command, |command, task| task.$add(command))
+            }
+
+            fn augment_args_for_update(command: Command) -> Command {
+                Self::augment_args(command)
+            }
+        }
+
+        impl clap::FromArgMatches for $arguments {
+            fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+                Ok($arguments(matches.clone()))
+            }
+
+            fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+                self.0 = matches.clone();
+                Ok(())
+            }
+        }
+    };
+}
+
+from_registry!(TaskOptions, options);
+from_registry!(PredictionOptions, prediction_options);
