@@ -9,7 +9,7 @@ use inazuma::ops::gelu::Gelu;
 use inazuma::ops::immediates::Word;
 use inazuma::ops::{Binding, Candidate, Dispatch, Kind};
 use inazuma::plan::{Access, Bound, Plan, PlanBuilder};
-use inazuma::tensor::{Element, Precision, Rows};
+use inazuma::tensor::{Element, Precision, Rows, StepValues};
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 
@@ -63,6 +63,7 @@ fn translate(dispatch: &Dispatch, bound: &[Bound], candidate: &Candidate) {
     limits(&name, &module, dispatch, candidate);
     check_bindings(&name, &module, bound);
     check_immediates(&name, &module, dispatch);
+    check_step(&name, &module);
 
     spv::write_vec(&module, &info, &spv::Options::default(), None)
         .unwrap_or_else(|error| panic!("{name}: SPIR-V: {error}"));
@@ -126,6 +127,34 @@ fn check_bindings(name: &str, module: &naga::Module, bound: &[Bound]) {
         found += 1;
     }
     assert!(found == bound.len(), "{name}: {found} bindings, the dispatch has {}", bound.len());
+}
+
+/// `struct Step` of the prelude, against `StepValues`: names and offsets.
+fn check_step(name: &str, module: &naga::Module) {
+    macro_rules! fields {
+        ($($field:ident),*) => { [$((stringify!($field), std::mem::offset_of!(StepValues, $field))),*] };
+    }
+    let expected = fields!(
+        tokens,
+        sequences,
+        masked,
+        first_sequence,
+        key,
+        learning_rate,
+        loss_scale,
+        masked_total,
+        tokens_total,
+        reserved
+    );
+    let mut uniforms = module.global_variables.iter().filter(|(_, v)| v.space == naga::AddressSpace::Uniform);
+    let (_, step) = uniforms.next().unwrap_or_else(|| panic!("{name}: no step uniform"));
+    let naga::TypeInner::Struct { members, span } = &module.types[step.ty].inner else {
+        panic!("{name}: the step uniform is a struct");
+    };
+    let found: Vec<(&str, usize)> =
+        members.iter().map(|m| (m.name.as_deref().unwrap_or_default(), m.offset as usize)).collect();
+    assert_eq!(found, expected, "{name}: fields of the step uniform");
+    assert_eq!(*span as usize, size_of::<StepValues>(), "{name}: bytes of the step uniform");
 }
 
 /// The scalar that a type is made of.

@@ -163,7 +163,12 @@ impl Describe for MatMul {
 
     fn check(&self) -> Result<()> {
         let split = self.form != Form::Nt && matches!(self.epilogue, Epilogue::None);
-        ensure!(split || self.partials.is_none(), "{:?} with {:?} cannot be split", self.form, self.epilogue);
+        ensure!(
+            split || self.partials.is_none(),
+            "{:?} with epilogue {:?} cannot be split",
+            self.form,
+            self.epilogue
+        );
         let rows_of_a = self.form == Form::Tn || self.bias_gradient.is_none();
         ensure!(rows_of_a, "{:?} has no gradient of a bias", self.form);
         Ok(())

@@ -181,7 +181,7 @@ impl Describe for ReplacedTokenMetrics {
             read("logits", self.logits, Exact, (self.rows, 1)),
             read("results", self.results, Exact, (self.rows, 2)),
             read("labels", self.labels, Uint, (self.rows, 1)),
-            accumulate("metrics", self.metrics, Exact, flat(8)),
+            accumulate("metrics", self.metrics, Exact, flat(METRIC_FALSE_NEGATIVES + 1)),
             accumulate("histogram", self.histogram, Uint, (2, AUC_BINS)),
         ]
     }

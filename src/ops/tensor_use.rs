@@ -107,6 +107,7 @@ impl Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Shape::Rows { rows, columns } => write!(f, "[{}, {columns}]", RowCount(rows)),
+            Shape::Part { first: 0, rows, columns } => write!(f, "[{}, {columns}]", RowCount(rows)),
             Shape::Part { first, rows, columns } => {
                 write!(f, "[{}, {columns}] from row {first} on", RowCount(rows))
             }

@@ -95,10 +95,12 @@ mod tests {
     use super::*;
     use crate::ops::gather::Gather;
     use crate::ops::gelu::Gelu;
+    use crate::ops::matmul::{Epilogue, Form, MatMul};
+    use crate::ops::norm::Norm;
     use crate::ops::row_loss::{RowLoss, RowLossKind};
     use crate::ops::tensor_use::{flat, part, starts, table, vector};
     use crate::plan::PlanBuilder;
-    use crate::tensor::TensorId;
+    use crate::tensor::{Dropout, TensorId};
 
     const TOKENS: Rows = Rows { extent: Extent::Tokens, offset: 0, capacity: 8 };
     const SEQUENCES: Rows = Rows { extent: Extent::Sequences, offset: 0, capacity: 20 };
@@ -171,6 +173,60 @@ mod tests {
                 .push("loss", RowLoss { kind, logits, targets, results, gradient, rows, columns: 2, weight });
         });
         assert_eq!(line, "plan: loss (row_loss): Sigmoid takes 1 column, not 2");
+        let line = error(|builder| {
+            let [input, residual, output] = ["x", "r", "y"].map(|name| builder.activation(name, TOKENS, 16));
+            let [weight, bias] = ["w", "b"].map(|name| builder.exact(name, Rows::fixed(16), 1));
+            let statistics = builder.exact("statistics", TOKENS, 2);
+            let (residual, dropout) = (Some(residual), Dropout::new(0.1, 7));
+            let (rows, columns, epsilon) = (TOKENS, 16, 1e-12);
+            let (positions, sequences) = (None, None);
+            let norm = Norm {
+                input,
+                residual,
+                weight,
+                bias,
+                statistics,
+                output,
+                rows,
+                columns,
+                epsilon,
+                dropout,
+                positions,
+                sequences,
+            };
+            builder.push("norm", norm);
+        });
+        assert_eq!(line, "plan: norm (norm): dropout needs positions and sequences");
+    }
+
+    #[test]
+    fn operands_of_a_product_are_named() {
+        let product = |builder: &mut PlanBuilder, inner: usize, splits: Option<usize>| {
+            let [a, c] =
+                [("x", 16), ("y", 8)].map(|(name, columns)| builder.activation(name, TOKENS, columns));
+            let b = builder.exact("weight", Rows::fixed(8), 16);
+            let partials = builder.exact("partials", Rows::fixed(2), 64);
+            let product = MatMul {
+                form: Form::Nt,
+                a: a.into(),
+                b: b.into(),
+                c: c.into(),
+                rows: TOKENS,
+                n: 8,
+                inner,
+                epilogue: Epilogue::None,
+                bias_gradient: None,
+                partials: splits.map(|splits| (partials, splits)),
+            };
+            builder.push("dense", product);
+        };
+        let line = error(|builder| product(builder, 12, None));
+        assert_eq!(
+            line,
+            "plan: dense (matmul): `a` must be f32 or f16 [T ≤ 8, 12], but x is f32 [T ≤ 8, 16]"
+        );
+        let line = error(|builder| product(builder, 16, Some(2)));
+        assert_eq!(line, "plan: dense (matmul): Nt with epilogue None cannot be split");
     }
 
     #[test]
