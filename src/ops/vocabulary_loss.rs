@@ -1,7 +1,7 @@
 //! Softmax, cross-entropy, sampling and the gradient of the logits, in place, for one chunk of masked rows.
 //!
 //! Whole vocabulary logits never exist: the model pushes, chunk by chunk, logits → this → dX, dW
-//! (SPEC.md §3.3 and §3.4).
+//! (docs/spec.md §3.3 and §3.4).
 
 use rayon::prelude::*;
 

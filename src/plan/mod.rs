@@ -68,7 +68,7 @@ impl ParameterKind {
 /// A named part of a parameter: some of its rows. Fused parameters (query, key, value) have several.
 #[derive(Clone, Debug)]
 pub struct Part {
-    /// The Hugging Face name with its network's prefix (SPEC.md §6).
+    /// The Hugging Face name with its network's prefix (docs/spec.md §6).
     pub name: String,
     pub first_row: usize,
     /// Shape under that name: `[rows, columns]`, or `[rows]` for a vector.
