@@ -27,7 +27,9 @@ use super::update::{OptimizerOptions, RANGE_LIMIT, clear_gradients, update};
 pub struct BatchCapacity {
     pub tokens: usize,
     pub sequences: usize,
-    pub masked: usize,
+    /// Rows that carry a label where these are neither tokens nor sequences: masked slots in pre-training, items in
+    /// fine-tuning.
+    pub labelled: usize,
     /// Tokens of the longest sequence.
     pub max_length: usize,
 }
@@ -190,7 +192,7 @@ struct Fed {
 
 impl Fed {
     fn new(builder: &mut PlanBuilder, capacity: BatchCapacity, options: &StepOptions) -> Self {
-        let BatchCapacity { tokens, sequences, masked, max_length } = capacity;
+        let BatchCapacity { tokens, sequences, labelled: masked, max_length } = capacity;
         let inputs = PackedInputs::new(builder, tokens, sequences, max_length);
         let words = options.trains().then(|| NetworkWords {
             generator: WordListTensors::new(builder, "generator", tokens),

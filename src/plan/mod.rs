@@ -353,7 +353,7 @@ impl Plan {
     }
 
     /// Kind and shapes of an op: what its speed depends on. Varying rows by their letter and capacity (T tokens,
-    /// B sequences, M masked slots); h marks half precision.
+    /// B sequences, M labelled rows); h marks half precision.
     pub fn signature(&self, op: usize) -> String {
         let op = &self.ops[op];
         let shape = |id: TensorId| {
