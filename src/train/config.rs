@@ -118,9 +118,11 @@ impl TrainConfig {
         Ok(TrainConfig { model, values, settings })
     }
 
-    /// Reads the `config.toml` of a run, which is resolved already.
+    /// Reads the `config.toml` of a run, which is resolved already. Keys that there were not yet when the run began have
+    /// their defaults.
     pub fn load(path: &Path) -> Result<Settings> {
-        let mut settings = Settings::default();
+        let mut settings = Settings::defaults()?;
+        settings.remove(GENERATOR_FRACTION);
         settings.set_file(path)?;
         Ok(settings)
     }

@@ -128,6 +128,19 @@ fn a_resolved_configuration_reads_back_the_same() {
 }
 
 #[test]
+fn a_run_from_before_a_key_has_its_default() {
+    let config = resolved(&Sources::default());
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("config.toml");
+    let text = config.settings().to_toml().replace("precision = \"f32\"\n", "");
+    assert!(!text.contains("precision"));
+    std::fs::write(&path, text).unwrap();
+    let saved = TrainConfig::load(&path).unwrap();
+    assert_eq!(&saved, config.settings());
+    assert_eq!(TrainConfig::resolve(saved, CPU).unwrap().settings(), config.settings());
+}
+
+#[test]
 fn a_fraction_replaces_sizes_given_before_it() {
     let mut settings = preset("small").unwrap();
     settings.set_texts(["model.generator_hidden_size=128"]).unwrap();
