@@ -15,7 +15,7 @@ pub fn check(plan: &Plan) {
 
 #[test]
 fn decay_is_the_references() {
-    let capacity = BatchCapacity { tokens: 20, sequences: 1, masked: 3, max_length: 20 };
+    let capacity = BatchCapacity { tokens: 20, sequences: 1, labelled: 3, max_length: 20 };
     let plan =
         PretrainPlan::new(&crate::steps::config(), capacity, &StepOptions::default()).expect("a plan").plan;
     // Tables, norms, both projections, three layers, two heads.

@@ -110,7 +110,7 @@ fn tables(used: usize, columns: usize) {
     let values = step(used as u32, packed.starts.len() as u32 - 1, masked as u32);
     compare(&format!("table gradients {used}×{columns}"), &values, |builder| {
         let rows = Rows::of(Extent::Tokens, used + 3);
-        let slots = Rows::of(Extent::Masked, masked + 2);
+        let slots = Rows::of(Extent::Labelled, masked + 2);
         let sequences = Rows::of(Extent::Sequences, 4);
         let gradient = builder.activation("gradient", rows, columns);
         let names = [
@@ -190,7 +190,7 @@ fn tables_at_awkward_shapes() {
 fn sampled_words_over_several_windows() {
     let slots = 9000;
     compare("sampled words over several windows", &step(slots, 1, slots), |builder| {
-        let (columns, rows) = (4, Rows::of(Extent::Masked, slots as usize + 1));
+        let (columns, rows) = (4, Rows::of(Extent::Labelled, slots as usize + 1));
         let gradient = builder.activation("gradient", Rows::of(Extent::Tokens, slots as usize), columns);
         let table = builder.exact("table", Rows::fixed(400), columns);
         let [sampled, masked_rows] = ["sampled", "masked_rows"].map(|n| integers(builder, n, rows));
@@ -214,7 +214,7 @@ fn gradients() {
     let values = step(used as u32, packed.starts.len() as u32 - 1, masked_rows.len() as u32);
     gradient_check("embedding gradients", &values, |builder| {
         let rows = Rows::of(Extent::Tokens, used + 2);
-        let slots = Rows::of(Extent::Masked, masked_rows.len() + 1);
+        let slots = Rows::of(Extent::Labelled, masked_rows.len() + 1);
         let (columns, out, positions) = (7, 3, 9);
         let mut parameter = |name: &str, rows, vector| {
             builder.parameter(

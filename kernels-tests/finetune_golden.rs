@@ -187,7 +187,7 @@ impl Golden {
     /// For micro-batches of up to `items`.
     fn capacity(&self, items: usize) -> BatchCapacity {
         let sequences = items * self.lesson().sequences();
-        BatchCapacity { tokens: sequences * self.width, sequences, masked: items, max_length: self.width }
+        BatchCapacity { tokens: sequences * self.width, sequences, labelled: items, max_length: self.width }
     }
 
     fn options(&self, purpose: Purpose, dropout: f64) -> FinetuneOptions {
@@ -247,7 +247,7 @@ impl Golden {
             key: derive(root(17), 1, 0),
             learning_rate: self.constant("learning_rate") as f32,
             loss_scale: 1.0,
-            masked_total: labelled as f32,
+            labelled_total: labelled as f32,
             tokens_total: self.inputs.iter().map(|input| input.ids.len() as f32).sum(),
             ..StepValues::default()
         }
@@ -280,7 +280,7 @@ impl Golden {
 
     /// The loss of docs/spec.md §5 from the sums of a step.
     pub fn loss(&self, metrics: &[f64]) -> f64 {
-        let total = f64::from(self.values().masked_total);
+        let total = f64::from(self.values().labelled_total);
         let sums = match self.head.as_str() {
             "joint" | "joint-answerability" => {
                 let starts_and_ends = (metrics[place::FIRST[0]] + metrics[place::SECOND[0]]) / 2.0;

@@ -21,7 +21,7 @@ fn list(tokens: usize) -> (Vec<u32>, Vec<u32>) {
 fn shape(used: usize, columns: usize) {
     let (list, slots) = list(used);
     let values = step(used as u32, 1, list.len() as u32);
-    let (tokens, masked) = (Rows::of(Extent::Tokens, used + 3), Rows::of(Extent::Masked, list.len() + 2));
+    let (tokens, masked) = (Rows::of(Extent::Tokens, used + 3), Rows::of(Extent::Labelled, list.len() + 2));
     compare(&format!("gather {used}×{columns}"), &values, |builder| {
         let input = builder.activation("input", tokens, columns);
         let output = builder.activation("output", masked, columns);
@@ -55,7 +55,7 @@ fn both_ways_at_awkward_shapes() {
 fn gradients() {
     let (list, slots) = list(11);
     gradient_check("gather gradients", &step(11, 1, list.len() as u32), |builder| {
-        let (tokens, masked) = (Rows::of(Extent::Tokens, 13), Rows::of(Extent::Masked, 7));
+        let (tokens, masked) = (Rows::of(Extent::Tokens, 13), Rows::of(Extent::Labelled, 7));
         let (inner, columns, out) = (5, 6, 3);
         let x = builder.activation("x", tokens, inner);
         let w1 = builder.activation("w1", Rows::fixed(columns), inner);

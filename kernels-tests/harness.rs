@@ -80,12 +80,12 @@ pub fn step(tokens: u32, sequences: u32, masked: u32) -> StepValues {
     StepValues {
         tokens,
         sequences,
-        masked,
+        labelled: masked,
         first_sequence: 3,
         key: derive(root(20_240_229), 7, 1),
         learning_rate: 5e-4,
         loss_scale: 1.0,
-        masked_total: masked as f32,
+        labelled_total: masked as f32,
         tokens_total: tokens as f32,
         ..StepValues::default()
     }

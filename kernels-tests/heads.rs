@@ -15,7 +15,7 @@ pub const WEIGHT: f32 = 1.5;
 
 /// Step values with a loss scale and a denominator that are not 1.
 pub fn loss_step(tokens: u32, sequences: u32, masked: u32) -> StepValues {
-    StepValues { loss_scale: 4.0, masked_total: 7.0, ..step(tokens, sequences, masked) }
+    StepValues { loss_scale: 4.0, labelled_total: 7.0, ..step(tokens, sequences, masked) }
 }
 
 /// What the gradient of a row's loss is multiplied by under [`loss_step`].
@@ -138,7 +138,7 @@ fn softmax_shape(used: usize, columns: usize, gradient: bool, logits: &Fill) {
     };
     let name = format!("row_loss softmax {used}×{columns}, gradient {gradient}, logits {kind}");
     compare(&name, &loss_step(1, 1, used as u32), |builder| {
-        let rows = Rows::of(Extent::Masked, used + 3);
+        let rows = Rows::of(Extent::Labelled, used + 3);
         let (loss, case) = row_loss(builder, RowLossKind::Softmax, (rows, columns), rows, columns, gradient);
         let targets = Fill::Integers(classes(used, columns));
         case.fill(loss.logits, logits.clone()).fill(loss.targets, targets)
@@ -162,7 +162,7 @@ fn softmax_losses() {
 #[test]
 fn softmax_of_another_shape() {
     compare("row_loss choices", &loss_step(1, 10, 2), |builder| {
-        let (sequences, questions) = (Rows::of(Extent::Sequences, 15), Rows::of(Extent::Masked, 3));
+        let (sequences, questions) = (Rows::of(Extent::Sequences, 15), Rows::of(Extent::Labelled, 3));
         let (loss, case) = row_loss(builder, RowLossKind::Softmax, (sequences, 1), questions, 5, true);
         case.fill(loss.logits, Fill::Normal(1.0)).fill(loss.targets, Fill::Integers(vec![4, 1]))
     });
@@ -177,7 +177,7 @@ fn losses_of_one_logit() {
             for gradient in [true, false] {
                 let name = format!("row_loss {kind:?} {used}, {deviation}, gradient {gradient}");
                 compare(&name, &loss_step(1, 1, used), |builder| {
-                    let rows = Rows::of(Extent::Masked, 259);
+                    let rows = Rows::of(Extent::Labelled, 259);
                     let (loss, case) = row_loss(builder, kind, (rows, 1), rows, 1, gradient);
                     let targets = match kind {
                         RowLossKind::Sigmoid => (0..used).map(|row| (row % 3 % 2) as f32).collect(),

@@ -22,10 +22,10 @@ fn vocabulary_loss(vocabulary: usize, used: u32, offset: usize, draws: bool, gra
     let name =
         format!("vocabulary_loss {used}×{vocabulary} from {offset}, draws {draws}, gradient {gradient}");
     compare(&name, &step(50, 4, used), |builder| {
-        let all = Rows::of(Extent::Masked, 9);
+        let all = Rows::of(Extent::Labelled, 9);
         let chunk = all.chunk(offset, 5);
         // The chunk's own rows: what `chunk` leaves in use, as many as it can hold.
-        let logits = builder.exact("logits", Rows { offset, ..Rows::of(Extent::Masked, 5) }, vocabulary);
+        let logits = builder.exact("logits", Rows { offset, ..Rows::of(Extent::Labelled, 5) }, vocabulary);
         let [targets, sequences, slots, sampled] =
             ["targets", "sequences", "slots", "sampled"].map(|name| uint(builder, name, all));
         let results = builder.exact("results", all, RESULTS);
@@ -76,7 +76,7 @@ fn vocabulary_losses() {
 #[test]
 fn replacing() {
     compare("replace", &step(9, 2, 3), |builder| {
-        let (tokens, masked) = (Rows::of(Extent::Tokens, 12), Rows::of(Extent::Masked, 5));
+        let (tokens, masked) = (Rows::of(Extent::Tokens, 12), Rows::of(Extent::Labelled, 5));
         let [input_ids, slots, ids, labels] =
             ["input_ids", "slots", "ids", "labels"].map(|name| uint(builder, name, tokens));
         let [sampled, masked_ids] = ["sampled", "masked_ids"].map(|name| uint(builder, name, masked));
@@ -97,7 +97,7 @@ fn replacing() {
 fn metrics_are_sums_over_rows() {
     for used in [0, 1, 255, 700] {
         compare(&format!("metric_sums {used}"), &step(1, 1, used), |builder| {
-            let rows = Rows::of(Extent::Masked, 701);
+            let rows = Rows::of(Extent::Labelled, 701);
             let source = builder.exact("source", rows, 3);
             let metrics = builder.tensor("metrics", Rows::fixed(16), 1, Element::Float, Role::Metric);
             builder.push("sums", MetricSums { source, metrics, targets: [0, 2, 3], rows });

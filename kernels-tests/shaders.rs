@@ -137,12 +137,12 @@ fn check_step(name: &str, module: &naga::Module) {
     let expected = fields!(
         tokens,
         sequences,
-        masked,
+        labelled,
         first_sequence,
         key,
         learning_rate,
         loss_scale,
-        masked_total,
+        labelled_total,
         tokens_total,
         reserved
     );
@@ -230,7 +230,7 @@ fn every_kernel_of_a_step() {
             generator_heads: 1,
             generator_ffn_size: 128,
         };
-        let capacity = BatchCapacity { tokens: 128, sequences: 2, masked: 20, max_length: 64 };
+        let capacity = BatchCapacity { tokens: 128, sequences: 2, labelled: 20, max_length: 64 };
         for (mode, precision) in [
             (Mode::Train, Precision::F32),
             (Mode::Train, Precision::F16),

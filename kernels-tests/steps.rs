@@ -66,7 +66,7 @@ fn examples(config: &ModelConfig, count: usize, seed: u64) -> Vec<MaskedExample>
 }
 
 fn capacity(sequences: usize) -> BatchCapacity {
-    BatchCapacity { tokens: sequences * LENGTH, sequences, masked: sequences * 4, max_length: LENGTH }
+    BatchCapacity { tokens: sequences * LENGTH, sequences, labelled: sequences * 4, max_length: LENGTH }
 }
 
 fn values(examples: &[MaskedExample], step: u32) -> StepValues {
@@ -74,7 +74,7 @@ fn values(examples: &[MaskedExample], step: u32) -> StepValues {
         key: derive(root(11), step, 0),
         learning_rate: 1e-3,
         loss_scale: 1.0,
-        masked_total: examples.iter().map(|e| e.masked.len() as f32).sum(),
+        labelled_total: examples.iter().map(|e| e.masked.len() as f32).sum(),
         tokens_total: examples.iter().map(|e| e.input_ids.len() as f32).sum(),
         ..StepValues::default()
     }
@@ -111,13 +111,13 @@ fn micro_batches(
 fn set_extents(values: &mut StepValues, batch: &PackedBatch) {
     values.tokens = batch.tokens() as u32;
     values.sequences = batch.sequence_count() as u32;
-    values.masked = batch.masked() as u32;
+    values.labelled = batch.masked() as u32;
     values.first_sequence = batch.first_sequence as u32;
 }
 
 fn loss(executor: &mut dyn Executor, tensors: &StepTensors, values: &StepValues) -> f64 {
     let metrics = executor.read(tensors.metrics).expect("metrics");
-    let mlm = f64::from(metrics[0]) / (f64::from(values.masked_total) + 1e-6);
+    let mlm = f64::from(metrics[0]) / (f64::from(values.labelled_total) + 1e-6);
     mlm + 50.0 * f64::from(metrics[1]) / (f64::from(values.tokens_total) + 1e-6)
 }
 
@@ -154,7 +154,7 @@ fn gradients_of_a_whole_step_with_dropout() {
     let total = |executor: &mut CpuExecutor<f64>| {
         micro_batches(executor, &tensors, &examples, 5, 3, Some(&samples));
         let metrics = executor.read_exact(tensors.metrics).expect("metrics");
-        metrics[0] / (f64::from(values.masked_total) + 1e-6)
+        metrics[0] / (f64::from(values.labelled_total) + 1e-6)
             + 50.0 * metrics[1] / (f64::from(values.tokens_total) + 1e-6)
     };
     for (parameter, analytic) in parameters.iter().zip(&analytic) {
@@ -426,7 +426,7 @@ fn small_at_length_512_runs_on_the_cpu() {
             MaskedExample::new(ids, length / 2, masked)
         })
         .to_vec();
-    let capacity = BatchCapacity { tokens: 512, sequences: 1, masked: 79, max_length: 512 };
+    let capacity = BatchCapacity { tokens: 512, sequences: 1, labelled: 79, max_length: 512 };
     let PretrainPlan { plan, tensors, .. } =
         PretrainPlan::new(&config, capacity, &StepOptions::default()).expect("a plan");
     let mut executor = open_cpu::<f32>(plan, 2);

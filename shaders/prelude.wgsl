@@ -10,12 +10,12 @@
 struct Step {
   tokens: u32,
   sequences: u32,
-  masked: u32,
+  labelled: u32,
   first_sequence: u32,
   key: vec2<u32>,
   learning_rate: f32,
   loss_scale: f32,
-  masked_total: f32,
+  labelled_total: f32,
   tokens_total: f32,
   reserved: vec2<u32>,
 }
@@ -35,7 +35,7 @@ fn rows_in_use(extent: u32, offset: u32, capacity: u32) -> u32 {
   switch extent {
     case 1u: { total = step.tokens; }
     case 2u: { total = step.sequences; }
-    case 3u: { total = step.masked; }
+    case 3u: { total = step.labelled; }
     default: {}
   }
   return min(max(total, offset) - offset, capacity);

@@ -1,4 +1,4 @@
-// Way back through the discriminator's last layer: hidden_gradient = g·weight, and partial sums of g·hidden and g.
+// Backward of the discriminator's last layer: hidden_gradient = g·weight, and partial sums of g·hidden and g.
 //
 // hidden, hidden_gradient [T, H]; results [T, 2] (second column g); weight [H]; partials [PARTIALS, H + 1].
 // Dispatch: PARTIALS workgroups, each a block of ceil(rows / PARTIALS) rows in order; threads stride over columns.

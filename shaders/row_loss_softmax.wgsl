@@ -1,6 +1,6 @@
 // Cross-entropy of rows of C logits: results [R, 3] = (loss, whether the target is the likeliest class, 1), and
 // gradient [R, C] = factor · (softmax − onehot(target)) where GRADIENT is 1, with factor = weight · loss_scale /
-// masked_total. Rows whose target is NO_TARGET get zeros in both.
+// labelled_total. Rows whose target is NO_TARGET get zeros in both.
 //
 // Bindings: logits [R, C], targets [R], results; gradient where GRADIENT is 1.
 // Dispatch: one workgroup for each ROWS rows.
@@ -102,7 +102,7 @@ fn main(
     results[row * 3u + 2u] = select(0.0, 1.0, counts);
   }
 #if GRADIENT
-  let factor = select(0.0, immediates.weight * step.loss_scale / step.masked_total, counts);
+  let factor = select(0.0, immediates.weight * step.loss_scale / step.labelled_total, counts);
   for (var c = thread; c < columns; c += THREADS) {
     let value = exp(logits[base + c] - largest) * (factor / total);
     gradient[base + c] = select(value, value - factor, c == class_id);

@@ -1,5 +1,5 @@
 // Losses of one logit x against a number y, row by row: results [R, 3] = (loss, correct, 1), and gradient [R] =
-// factor · d loss / dx where GRADIENT is 1, with factor = weight · loss_scale / masked_total.
+// factor · d loss / dx where GRADIENT is 1, with factor = weight · loss_scale / labelled_total.
 //   SIGMOID 1: binary cross-entropy of sigmoid(x) with y in 0..1; correct where x > 0 just as y > 1/2.
 //   SIGMOID 0: (x − y)²; never correct.
 //
@@ -52,6 +52,6 @@ fn main(
   results[row * 3u + 1u] = select(0.0, 1.0, correct);
   results[row * 3u + 2u] = 1.0;
 #if GRADIENT
-  gradient[row] = derivative * (immediates.weight * step.loss_scale / step.masked_total);
+  gradient[row] = derivative * (immediates.weight * step.loss_scale / step.labelled_total);
 #endif
 }

@@ -1,6 +1,6 @@
 // Cross-entropy of pointing at one token of each sequence, by C columns of logits: results [B, 3] = (mean of the
 // columns' losses, whether every target is the likeliest token, 1), and gradient [T, C] = (softmax −
-// onehot(target)) · weight / C · loss_scale / masked_total where GRADIENT is 1, 0 where a token is not allowed.
+// onehot(target)) · weight / C · loss_scale / labelled_total where GRADIENT is 1, 0 where a token is not allowed.
 //
 // Bindings: logits [T, C], allowed [T], starts [B + 1], targets [B, C] (positions in the sequence), results;
 // gradient where GRADIENT is 1.
@@ -108,7 +108,7 @@ fn main(
     loss += ln_positive(total) - (logits[(first + target_token) * columns + column] - largest);
     correct = select(0.0, correct, likeliest == target_token);
 #if GRADIENT
-    let factor = immediates.weight * step.loss_scale / (step.masked_total * f32(columns));
+    let factor = immediates.weight * step.loss_scale / (step.labelled_total * f32(columns));
     for (var t = thread; t < length; t += THREADS) {
       var value = 0.0;
       if (allowed[first + t] != 0u) {

@@ -138,7 +138,7 @@ fn main(
   }
 #if GRADIENT
   // All threads have read the target's logit: the barriers of the sum stand between.
-  let scale = immediates.generator_weight * step.loss_scale / (step.masked_total + 1e-6);
+  let scale = immediates.generator_weight * step.loss_scale / (step.labelled_total + 1e-6);
   let factor = scale / total;
   for (var token = thread; token < size; token += THREADS) {
     let gradient = exp(logits[base + token] - largest) * factor;

@@ -1,8 +1,33 @@
 //! Inazuma: pre-training and fine-tuning of ELECTRA for Japanese with hand-written WGSL kernels.
 //!
-//! The folders follow the way of the data: `corpus` (dump to text), `tokenizer`, `store`, `train`, `tasks`,
-//! `finetune`, `interop` (models of other systems);
-//! the engine stands apart from it: `tensor`, `ops`, `plan`, and the executors `cpu` and `gpu`; `bench` measures it.
+//! A folder imports what stands in lines below its own, never what stands above (`kernels-tests/imports.rs` fails on
+//! it, and on circles; pictures in docs/architecture.md):
+//!
+//! ```text
+//!  cli        one thin file a subcommand
+//!   ↓
+//!  bench      whole steps, kernels, batches and tokens, measured
+//!   ↓
+//!  finetune   fits any task: loop, trials, a model's directory
+//!   ↓
+//!  train      pre-training: configuration, loop, metrics, parity
+//!  tasks      one folder a task, and the registry
+//!   ↓
+//!  device     what `--device` means: an executor for a plan
+//!  interop    models as files: checkpoints, Hugging Face
+//!   ↓
+//!  model      ELECTRA as a plan: layers with forward and backward
+//!  gpu, cpu   run a plan
+//!   ↓
+//!  batch      masking, packed micro-batches
+//!   ↓
+//!  store      the memory-mapped token store      plan   ops in order, their memory, shapes checked
+//!   ↓                                             ↓
+//!  corpus     dump → text                        ops    shapes, FLOPs, CPU code, kernels as data
+//!  tokenizer  SentencePiece                       ↓
+//!   ↓                                            tensor, tolerances
+//!  files      whole or not at all
+//! ```
 
 pub mod batch;
 pub mod bench;

@@ -100,7 +100,7 @@ impl StepTolerances {
         parameter: 2.4e-7,
     };
 
-    /// With halves, on lavapipe, five goldens of 2 to 12 layers at lengths 16 to 512 were off by at most: scalars 2.1e-5,
+    /// With f16, on lavapipe, five goldens of 2 to 12 layers at lengths 16 to 512 were off by at most: scalars 2.1e-5,
     /// logits 3.7e-4, moments 6.6e-4 (docs/precision.md). Adam makes full steps of the smallest gradients, so that an
     /// element whose gradient is all rounding may go the other way.
     pub const HALF: Self = StepTolerances {

@@ -1,4 +1,4 @@
-//! Which positions the generator must guess (SPEC.md §3.1–2).
+//! Which positions the generator must guess (docs/spec.md §3.1–2).
 
 use anyhow::{Result, ensure};
 

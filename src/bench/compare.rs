@@ -14,7 +14,7 @@ use crate::train::feeding::{Feeding, PHASES};
 const POISON: f32 = f32::NAN;
 const POISON_ID: u32 = 0xDEAD_BEEF;
 
-/// Ops that read halves which they have themselves written: the sum of the embeddings is written, then normalised.
+/// Ops that read f16 values which they have themselves written: the sum of the embeddings is written, then normalised.
 const READING_BACK: &[&str] = &["embedding"];
 
 /// The scale of the losses of a half-precision step that is compared: its few sequences have large gradients, and what
@@ -29,7 +29,7 @@ pub struct Deviation {
     /// is not a number that is one in the reference, or was not written.
     pub error: f64,
     pub element: Element,
-    /// Computed from halves that the op has itself written, and rounded.
+    /// Computed from f16 values that the op has itself written, and rounded.
     read_back: bool,
 }
 

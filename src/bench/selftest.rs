@@ -139,7 +139,7 @@ fn fine_tuning(
         key: derive(root(1), 1, 0),
         learning_rate: 1e-3,
         loss_scale: 1.0,
-        masked_total: sizes.iter().map(|size| size.weight).sum::<usize>() as f32,
+        labelled_total: sizes.iter().map(|size| size.weight).sum::<usize>() as f32,
         tokens_total: micro_batch.packed.tokens() as f32,
         ..StepValues::default()
     };

@@ -45,7 +45,7 @@ pub struct Report {
     pub positions_per_second: f64,
     pub step_ms: f64,
     pub step_ms_best: f64,
-    /// Model FLOPs of real tokens a second (SPEC.md §7), and their share of the measured peak.
+    /// Model FLOPs of real tokens a second (docs/spec.md §7), and their share of the measured peak.
     pub model_flops_per_second: f64,
     pub mfu: f64,
     pub peak_flops_per_second: f64,

@@ -13,7 +13,7 @@ use super::arguments::{DeviceArgs, OutputArgs, PrecisionArgs};
 /// Dropout is 0 and the samples are the golden's. Prints the largest error of each group of tensors and
 /// exits 1 above the tolerances.
 #[derive(clap::Args)]
-#[command(after_help = "Example: inazuma parity ../shared/goldens/micro.safetensors --device cpu")]
+#[command(after_help = "Example: inazuma parity kernels-tests/goldens/pretrain.safetensors --device cpu")]
 pub struct Args {
     /// A golden: safetensors with the step's inputs and expected outputs
     fixture: PathBuf,

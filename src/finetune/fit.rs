@@ -190,7 +190,7 @@ impl<'a> Fit<'a> {
             key: derive(root(options.seed), self.step as u32, 0),
             learning_rate: schedule::learning_rate(self.step, options.learning_rate, steps, warmup, 1.0),
             loss_scale: 1.0,
-            masked_total: weight.max(1) as f32,
+            labelled_total: weight.max(1) as f32,
             tokens_total: lengths.iter().map(|(tokens, _)| *tokens as f32).sum(),
             ..StepValues::default()
         };

@@ -1,4 +1,4 @@
-//! Copies of tensors on their way back to the host, without stalling the device.
+//! Copies of tensors to the host, without stalling the device.
 
 use std::collections::VecDeque;
 

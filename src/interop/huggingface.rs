@@ -1,4 +1,4 @@
-//! Directories of Hugging Face's transformers: `config.json` and `model.safetensors` (SPEC.md §6).
+//! Directories of Hugging Face's transformers: `config.json` and `model.safetensors` (docs/spec.md §6).
 
 use std::path::Path;
 

@@ -83,7 +83,7 @@ impl WeightFile {
 fn copy(view: &TensorView<'_>, shape: &[usize], target: &mut [f32]) -> Result<()> {
     ensure!(view.shape() == shape, "has shape {:?}, the model needs {shape:?}", view.shape());
     let data = view.data();
-    let halves = || data.chunks_exact(2).map(|bytes| [bytes[0], bytes[1]]);
+    let pairs = || data.chunks_exact(2).map(|bytes| [bytes[0], bytes[1]]);
     match view.dtype() {
         Dtype::F32 => {
             for (to, from) in target.iter_mut().zip(data.chunks_exact(4)) {
@@ -91,11 +91,11 @@ fn copy(view: &TensorView<'_>, shape: &[usize], target: &mut [f32]) -> Result<()
             }
         }
         Dtype::F16 => {
-            let values = halves().map(|bytes| half::f16::from_le_bytes(bytes).to_f32());
+            let values = pairs().map(|bytes| half::f16::from_le_bytes(bytes).to_f32());
             target.iter_mut().zip(values).for_each(|(to, from)| *to = from);
         }
         Dtype::BF16 => {
-            let values = halves().map(|bytes| half::bf16::from_le_bytes(bytes).to_f32());
+            let values = pairs().map(|bytes| half::bf16::from_le_bytes(bytes).to_f32());
             target.iter_mut().zip(values).for_each(|(to, from)| *to = from);
         }
         other => bail!("is of type {other:?}; F32, F16 and BF16 can be read"),

@@ -10,6 +10,7 @@ use crate::ops::constants::{AUC_BINS, METRICS};
 use crate::ops::optimizer::Clear;
 use crate::ops::replace::Replace;
 use crate::plan::{Phase, Plan, PlanBuilder, Upload};
+use crate::tensor::draws::{DISCRIMINATOR, GENERATOR};
 use crate::tensor::{Element, Precision, Role, Rows, TensorId};
 
 use super::ModelConfig;
@@ -26,7 +27,9 @@ use super::update::{OptimizerOptions, RANGE_LIMIT, clear_gradients, update};
 pub struct BatchCapacity {
     pub tokens: usize,
     pub sequences: usize,
-    pub masked: usize,
+    /// Rows that carry a label where these are neither tokens nor sequences: masked slots in pre-training, items in
+    /// fine-tuning.
+    pub labelled: usize,
     /// Tokens of the longest sequence.
     pub max_length: usize,
 }
@@ -189,7 +192,7 @@ struct Fed {
 
 impl Fed {
     fn new(builder: &mut PlanBuilder, capacity: BatchCapacity, options: &StepOptions) -> Self {
-        let BatchCapacity { tokens, sequences, masked, max_length } = capacity;
+        let BatchCapacity { tokens, sequences, labelled: masked, max_length } = capacity;
         let inputs = PackedInputs::new(builder, tokens, sequences, max_length);
         let words = options.trains().then(|| NetworkWords {
             generator: WordListTensors::new(builder, "generator", tokens),
@@ -243,7 +246,7 @@ impl Step<'_> {
     /// Generator, samples and its backward; returns the vocabulary's logits.
     fn generator(&self, builder: &mut PlanBuilder) -> Vec<LogitsChunk> {
         let networks = self.networks;
-        let encoder = self.encoder(networks.generator_size, &networks.generator, 1);
+        let encoder = self.encoder(networks.generator_size, &networks.generator, GENERATOR);
         let (encoded, encoder) = encoder.forward(builder, self.fed.inputs.input_ids);
         let head = MaskedLanguageModel {
             parameters: &networks.generator_head,
@@ -295,7 +298,7 @@ impl Step<'_> {
 
     fn detect(&self, builder: &mut PlanBuilder, ids: TensorId, labels: TensorId) -> TensorId {
         let (networks, masked) = (self.networks, &self.fed.masked);
-        let encoder = self.encoder(networks.discriminator_size, &networks.discriminator, 2);
+        let encoder = self.encoder(networks.discriminator_size, &networks.discriminator, DISCRIMINATOR);
         let (encoded, encoder) = encoder.forward(builder, ids);
         let head = ReplacedTokenDetection {
             parameters: &networks.discriminator_head,

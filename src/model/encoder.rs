@@ -22,7 +22,7 @@ pub struct Encoder<'a> {
     pub packed: Packed,
     pub dropout: f64,
     pub attention_dropout: f64,
-    /// Distinguishes the networks in dropout sites: 1 generator, 2 discriminator.
+    /// Distinguishes the networks in sites of dropout (`tensor::draws`).
     pub network: u32,
 }
 

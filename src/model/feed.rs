@@ -79,7 +79,7 @@ impl<L> Feed<L> {
     pub fn fill(&self, labelled: &Labelled<'_, L>) -> Result<Vec<Fed>> {
         let Labelled { batch, labels } = labelled;
         let extents =
-            Extents { tokens: batch.tokens(), sequences: batch.sequence_count(), masked: labels.len() };
+            Extents { tokens: batch.tokens(), sequences: batch.sequence_count(), labelled: labels.len() };
         let fed = self.0.iter().map(|input| {
             let values = match input.fill {
                 Fill::Uint(fill) => Values::Uint(fill(labelled)),

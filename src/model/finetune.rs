@@ -9,6 +9,7 @@ use crate::batch::PackedBatch;
 use crate::ops::constants::METRICS;
 use crate::ops::optimizer::Clear;
 use crate::plan::{ParameterRange, Phase, Plan, PlanBuilder, Upload};
+use crate::tensor::draws::DISCRIMINATOR;
 use crate::tensor::{Dropout, Element, Extent, Precision, Role, Rows, StepValues, TensorId};
 
 use super::encoder::Encoder;
@@ -136,7 +137,7 @@ pub struct FinetuneStep<H: Head> {
 }
 
 impl<H: Head> FinetunePlan<H> {
-    /// Builds the plan; fails where the sizes do not fit each other. `capacity.masked` counts the items.
+    /// Builds the plan; fails where the sizes do not fit each other. `capacity.labelled` counts the items.
     pub fn new(
         config: &ModelConfig,
         head: &H,
@@ -167,7 +168,7 @@ impl<H: Head> FinetunePlan<H> {
             hidden: encoder.size.hidden,
             encoded,
             packed: inputs.packed.packed,
-            items: Rows::of(Extent::Masked, capacity.masked.max(1)),
+            items: Rows::of(Extent::Labelled, capacity.labelled.max(1)),
             metrics,
             train,
             input_dropout: dropout(0),
@@ -238,9 +239,6 @@ fn clear(builder: &mut PlanBuilder, metrics: TensorId, train: bool) -> Vec<Param
     ranges
 }
 
-/// The discriminator in dropout sites.
-const DISCRIMINATOR: u32 = 2;
-
 impl Inputs {
     fn new(builder: &mut PlanBuilder, capacity: BatchCapacity, train: bool) -> Self {
         let BatchCapacity { tokens, sequences, max_length, .. } = capacity;
@@ -284,7 +282,7 @@ impl MicroBatch {
         StepValues {
             tokens: self.packed.tokens() as u32,
             sequences: self.packed.sequence_count() as u32,
-            masked: self.items as u32,
+            labelled: self.items as u32,
             first_sequence: self.packed.first_sequence as u32,
             ..*step
         }

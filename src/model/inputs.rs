@@ -150,7 +150,7 @@ impl Masked {
             slot_of_row: uint_input(builder, "slot_of_row", tokens),
             sampled: uint_input(builder, "masked.sampled", masked),
             draws,
-            extent: Rows::of(Extent::Masked, masked),
+            extent: Rows::of(Extent::Labelled, masked),
         }
     }
 

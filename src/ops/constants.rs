@@ -114,6 +114,6 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), count);
-        assert!(PADDING < NO_SLOT && PADDING > 1 << 31);
+        const { assert!(PADDING < NO_SLOT && PADDING > 1 << 31) };
     }
 }

@@ -1,5 +1,5 @@
 //! Clearing, the global gradient norm, clipping, and Adam over ranges of the flat parameter buffers
-//! (SPEC.md §3.7 and §3.8).
+//! (docs/spec.md §3.7 and §3.8).
 
 use rayon::prelude::*;
 

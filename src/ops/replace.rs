@@ -12,7 +12,7 @@ use super::{Candidate, Count, CpuOp, Describe, Dispatch, Grid, Kernels, Memory, 
 pub use super::constants::IGNORED;
 
 /// ids[t] = sampled[slot] at a masked slot, else input_ids[t]; labels[t] = 1 where that differs from the
-/// original (SPEC.md §3.4: a sample that hits the original is "real").
+/// original (docs/spec.md §3.4: a sample that hits the original is "real").
 #[derive(Clone, Debug)]
 pub struct Replace {
     /// `[T]`, after masking.

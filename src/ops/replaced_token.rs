@@ -1,4 +1,4 @@
-//! The replaced-token-detection head's last layer, its loss and metrics (SPEC.md §3.5).
+//! The replaced-token-detection head's last layer, its loss and metrics (docs/spec.md §3.5).
 
 use rayon::prelude::*;
 

@@ -42,7 +42,7 @@ pub enum RowLossKind {
 }
 
 /// results[r] = (loss, correct 0 or 1, 1) of row r, and the gradient of
-/// weight · loss_scale · Σ loss / masked_total: the step's masked_total is the denominator over the whole batch.
+/// weight · loss_scale · Σ loss / labelled_total: the step's labelled_total is the denominator over the whole batch.
 ///
 /// The logits are indexed flat, so the tensor may be declared in another shape of the same elements: the `[B, 1]`
 /// of multiple choice are the `[B/5, 5]` of this.
@@ -64,7 +64,7 @@ pub struct RowLoss {
 
 /// Factor of the gradients of a head's loss.
 pub(super) fn loss_factor(weight: f32, values: &StepValues) -> f64 {
-    f64::from(weight) * f64::from(values.loss_scale) / f64::from(values.masked_total)
+    f64::from(weight) * f64::from(values.loss_scale) / f64::from(values.labelled_total)
 }
 
 impl Describe for RowLoss {

@@ -14,7 +14,7 @@ use super::{
 
 /// Per sequence b and column c, a softmax of the logits over the allowed tokens of b, whose target is one of
 /// them. results[b] = (mean over the columns of −ln p[target], 1 where the target is the first of the likeliest
-/// tokens in every column, 1), and gradient = (p − onehot) · weight / C · loss_scale / masked_total.
+/// tokens in every column, 1), and gradient = (p − onehot) · weight / C · loss_scale / labelled_total.
 #[derive(Clone, Debug)]
 pub struct SpanLoss {
     /// `[T, C]`: starts, or starts and ends.

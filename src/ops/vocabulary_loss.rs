@@ -1,7 +1,7 @@
 //! Softmax, cross-entropy, sampling and the gradient of the logits, in place, for one chunk of masked rows.
 //!
 //! Whole vocabulary logits never exist: the model pushes, chunk by chunk, logits → this → dX, dW
-//! (SPEC.md §3.3 and §3.4).
+//! (docs/spec.md §3.3 and §3.4).
 
 use rayon::prelude::*;
 
@@ -19,7 +19,7 @@ pub const RESULTS: usize = 3;
 
 /// For every row m of the chunk with original token y: loss −ln softmax(logits)[y]; a sample by Gumbel-max
 /// of logits / temperature; and logits ← scale · (softmax(logits) − onehot(y)), the gradient of
-/// generator_weight · Σ loss / (masked_total + 1e-6).
+/// generator_weight · Σ loss / (labelled_total + 1e-6).
 ///
 /// Gumbel noise: g = −ln E, E = −ln(1 − u), u = (k + ½)·2⁻²³ with k the upper 23 bits of word `token mod 2` of
 /// `threefry(derive(step key, site, sequence), [slot, token / 2])`. Ties go to the lowest id.
@@ -51,7 +51,7 @@ impl VocabularyLoss {
     /// Factor of (softmax − onehot) in the gradient.
     fn scale(&self, values: &StepValues) -> f64 {
         f64::from(self.generator_weight) * f64::from(values.loss_scale)
-            / (f64::from(values.masked_total) + 1e-6)
+            / (f64::from(values.labelled_total) + 1e-6)
     }
 }
 

@@ -104,7 +104,7 @@ mod tests {
 
     const TOKENS: Rows = Rows { extent: Extent::Tokens, offset: 0, capacity: 8 };
     const SEQUENCES: Rows = Rows { extent: Extent::Sequences, offset: 0, capacity: 20 };
-    const MASKED: Rows = Rows { extent: Extent::Masked, offset: 0, capacity: 4 };
+    const MASKED: Rows = Rows { extent: Extent::Labelled, offset: 0, capacity: 4 };
 
     fn error(build: impl FnOnce(&mut PlanBuilder)) -> String {
         let mut builder = PlanBuilder::new();
@@ -260,11 +260,11 @@ mod tests {
 
     #[test]
     fn chunks_lie_within_their_rows() {
-        let all = Rows::of(Extent::Masked, 9);
+        let all = Rows::of(Extent::Labelled, 9);
         assert!(holds(all, 3, part(5, all.chunk(5, 5), 3)), "the last chunk is shorter");
-        assert!(!holds(all, 3, part(5, Rows::of(Extent::Masked, 5), 3)));
+        assert!(!holds(all, 3, part(5, Rows::of(Extent::Labelled, 5), 3)));
         assert!(
-            holds(Rows::of(Extent::Masked, 5), 3, part(0, all.chunk(5, 5), 3)),
+            holds(Rows::of(Extent::Labelled, 5), 3, part(0, all.chunk(5, 5), 3)),
             "a tensor of the chunk's own"
         );
         assert!(holds(Rows::fixed(12), 3, part(3, Rows::fixed(9), 3)));

@@ -82,7 +82,7 @@ impl Plan {
         let _ = writeln!(
             text,
             "\nmemory, at a capacity of {} tokens in {} sequences with {} masked slots a micro-batch",
-            extents.tokens, extents.sequences, extents.masked
+            extents.tokens, extents.sequences, extents.labelled
         );
         for (role, bytes) in &summary.bytes_by_role {
             let _ = writeln!(text, "  {role:<20} {:>10.1} MB", *bytes as f64 / 1e6);
@@ -108,7 +108,7 @@ impl Plan {
         );
     }
 
-    /// `name[rows×columns]`, varying rows by their letter: T tokens, B sequences, M masked slots.
+    /// `name[rows×columns]`, varying rows by their letter: T tokens, B sequences, M labelled rows.
     fn shape(&self, id: TensorId) -> String {
         let info = self.info(id);
         let rows = match info.rows.extent {

@@ -68,7 +68,7 @@ impl ParameterKind {
 /// A named part of a parameter: some of its rows. Fused parameters (query, key, value) have several.
 #[derive(Clone, Debug)]
 pub struct Part {
-    /// The Hugging Face name with its network's prefix (SPEC.md §6).
+    /// The Hugging Face name with its network's prefix (docs/spec.md §6).
     pub name: String,
     pub first_row: usize,
     /// Shape under that name: `[rows, columns]`, or `[rows]` for a vector.
@@ -353,7 +353,7 @@ impl Plan {
     }
 
     /// Kind and shapes of an op: what its speed depends on. Varying rows by their letter and capacity (T tokens,
-    /// B sequences, M masked slots); h marks half precision.
+    /// B sequences, M labelled rows); h marks half precision.
     pub fn signature(&self, op: usize) -> String {
         let op = &self.ops[op];
         let shape = |id: TensorId| {

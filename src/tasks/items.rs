@@ -34,7 +34,7 @@ pub fn capacity(group: usize, batch_size: usize, max_length: usize, tokens: usiz
     let tokens = tokens.clamp(group * max_length, (batch_size * group * max_length).max(1));
     // No sequence is shorter than [CLS] and [SEP].
     let sequences = (batch_size * group).min(tokens / 2).max(group);
-    BatchCapacity { tokens, sequences, masked: sequences.div_ceil(group), max_length }
+    BatchCapacity { tokens, sequences, labelled: sequences.div_ceil(group), max_length }
 }
 
 /// Ranges of items (tokens and sequences of each), in order, that each fit the capacity.

@@ -123,7 +123,7 @@ impl Predictor {
         let labels: Vec<&H::Label> = items.filter_map(|item| labels.get(item)).collect();
         let batch = self.step::<H>()?.micro_batch(packed, &labels)?;
         let step =
-            StepValues { loss_scale: 1.0, masked_total: 1.0, tokens_total: 1.0, ..StepValues::default() };
+            StepValues { loss_scale: 1.0, labelled_total: 1.0, tokens_total: 1.0, ..StepValues::default() };
         let values = batch.values(&step);
         let ops = self.executor.plan().phase(Phase::Micro);
         self.executor.run(ops, &values, &batch.uploads())?;

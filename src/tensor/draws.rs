@@ -3,7 +3,7 @@
 //! Keys form a tree (`random::derive`). What is drawn under one key must differ in its first coordinate:
 //!
 //! - under the run, `root(seed)`: a step by its number, and the purposes of [`RUN`];
-//! - under a step: dropout by its site in the model ([`SITES`] bound it), and the purposes of [`STEP`]; the second
+//! - under a step: dropout by its [`site`] in the model, and the purposes of [`STEP`]; the second
 //!   coordinate is the sequence's number in the batch;
 //! - under an epoch of the store's examples: a document by its number, and [`EXAMPLE_ORDER`];
 //! - under a document: the purposes of [`DOCUMENT`]; the second coordinate is the example's number.
@@ -62,7 +62,13 @@ pub const LAST_EXAMPLE: u32 = u32::MAX;
 pub const GENERATOR: u32 = 1;
 pub const DISCRIMINATOR: u32 = 2;
 
-/// Sites of dropout are below this: the network in the highest byte, then the layer, the place in the lowest 4 bits.
+/// The place of a dropout in the model: the network in the highest byte, then the layer, the place in the lowest 4 bits.
+/// `layer` 0 is the embeddings, then come the layers from 1, then heads.
+pub fn site(network: u32, layer: usize, place: u32) -> u32 {
+    network << 24 | (layer as u32) << 4 | place
+}
+
+/// All sites are below this.
 pub const SITES: u32 = (DISCRIMINATOR + 1) << 24;
 
 #[cfg(test)]
@@ -78,6 +84,6 @@ mod tests {
         }
         // Runs have fewer steps and stores fewer documents.
         assert!(RUN.iter().all(|&purpose| purpose > 1_000_000_000) && EXAMPLE_ORDER > 1_000_000_000);
-        assert!(STEP.iter().all(|&purpose| purpose >= SITES));
+        assert!(site(DISCRIMINATOR, 0xfffff, 15) < SITES && STEP.iter().all(|&purpose| purpose >= SITES));
     }
 }

@@ -12,8 +12,9 @@ pub enum Extent {
     Tokens,
     /// Sequences of the micro-batch.
     Sequences,
-    /// Masked slots in use, over all sequences of the micro-batch.
-    Masked,
+    /// Rows that carry a label where these are neither tokens nor sequences: masked slots in pre-training, items in
+    /// fine-tuning.
+    Labelled,
 }
 
 impl Extent {
@@ -23,7 +24,7 @@ impl Extent {
             Extent::Fixed => "",
             Extent::Tokens => "T",
             Extent::Sequences => "B",
-            Extent::Masked => "M",
+            Extent::Labelled => "M",
         }
     }
 }
@@ -33,7 +34,7 @@ impl Extent {
 pub struct Extents {
     pub tokens: usize,
     pub sequences: usize,
-    pub masked: usize,
+    pub labelled: usize,
 }
 
 /// A row count with a static capacity: `clamp(extent − offset, 0, capacity)` rows are in use in a step.
@@ -72,7 +73,7 @@ impl Rows {
             Extent::Fixed => return self.capacity,
             Extent::Tokens => extents.tokens,
             Extent::Sequences => extents.sequences,
-            Extent::Masked => extents.masked,
+            Extent::Labelled => extents.labelled,
         };
         total.saturating_sub(self.offset).min(self.capacity)
     }
@@ -177,7 +178,7 @@ pub struct StepValues {
     /// Rows of packed activations in use.
     pub tokens: u32,
     pub sequences: u32,
-    pub masked: u32,
+    pub labelled: u32,
     /// Index in the whole batch of this micro-batch's first sequence: a coordinate of random draws.
     pub first_sequence: u32,
     /// Key of all draws of this step (`random::derive(root(seed), step)`).
@@ -186,8 +187,8 @@ pub struct StepValues {
     pub learning_rate: f32,
     /// Factor on all gradients of the losses; 1 except under dynamic loss scaling.
     pub loss_scale: f32,
-    /// Σ w over the masked slots of the whole batch.
-    pub masked_total: f32,
+    /// Weight of the labelled rows of the whole batch: Σ w of the masked slots, or what the items count.
+    pub labelled_total: f32,
     /// Real tokens of the whole batch.
     pub tokens_total: f32,
     pub reserved: [u32; 2],
@@ -198,7 +199,7 @@ impl StepValues {
         Extents {
             tokens: self.tokens as usize,
             sequences: self.sequences as usize,
-            masked: self.masked as usize,
+            labelled: self.labelled as usize,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Lower-casing with the full Unicode mapping (İ→i̇, final Σ→ς), and the way back to the original text.
+//! Lower-casing with the full Unicode mapping (İ→i̇, final Σ→ς), and the places back in the original text.
 
 use std::borrow::Cow;
 

@@ -1,4 +1,4 @@
-//! What a run does: presets, TOML, `--hparams` and `--set`, in this order of precedence (SPEC.md §2, CLI.md).
+//! What a run does: presets, TOML, `--hparams` and `--set`, in this order of precedence (docs/spec.md §2, docs/cli.md).
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};

@@ -38,12 +38,12 @@ impl StepBatch {
         StepValues {
             tokens: count(PackedBatch::tokens),
             sequences: count(PackedBatch::sequence_count),
-            masked: count(PackedBatch::masked),
+            labelled: count(PackedBatch::masked),
             first_sequence: count(|batch| batch.first_sequence),
             key: self.key,
             learning_rate,
             loss_scale: 1.0,
-            masked_total: self.totals.masked as f32,
+            labelled_total: self.totals.masked as f32,
             tokens_total: self.totals.tokens as f32,
             reserved: [0; 2],
         }
@@ -55,7 +55,7 @@ pub fn capacity(config: &TrainConfig) -> BatchCapacity {
     BatchCapacity {
         tokens: config.micro_batch * config.max_length,
         sequences: config.micro_batch,
-        masked: config.micro_batch * config.slots(),
+        labelled: config.micro_batch * config.slots(),
         max_length: config.max_length,
     }
 }
@@ -68,7 +68,7 @@ pub fn plan(config: &TrainConfig) -> Result<PretrainPlan> {
 /// The capacity as extents, for summaries of the plan.
 pub fn full_extents(config: &TrainConfig) -> Extents {
     let capacity = capacity(config);
-    Extents { tokens: capacity.tokens, sequences: capacity.sequences, masked: capacity.masked }
+    Extents { tokens: capacity.tokens, sequences: capacity.sequences, labelled: capacity.labelled }
 }
 
 /// Where examples come from.

@@ -18,7 +18,7 @@ use super::feeding::{Feeding, PHASES};
 #[derive(Clone, Debug, Serialize)]
 pub struct Line {
     pub op: String,
-    /// Shapes of what it writes; T tokens, B sequences, M masked slots.
+    /// Shapes of what it writes; T tokens, B sequences, M labelled rows.
     pub shape: String,
     pub strategy: String,
     /// In a whole step, all micro-batches together.

@@ -1,4 +1,4 @@
-//! The learning rate of every update (SPEC.md §3.9).
+//! The learning rate of every update (docs/spec.md §3.9).
 
 /// lr(s) = rate · (1 − s/T)^power · min(1, s/warmup), in f64.
 ///

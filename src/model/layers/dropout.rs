@@ -6,11 +6,7 @@ use crate::tensor::{Dropout, Rows, TensorId};
 
 use crate::model::inputs::Coordinates;
 
-/// The place of a dropout in the model, for its draws. `network` is 1 for the generator, 2 for the discriminator;
-/// `layer` 0 is the embeddings, then come the layers from 1, then heads.
-pub fn site(network: u32, layer: usize, place: u32) -> u32 {
-    network << 24 | (layer as u32) << 4 | place
-}
+pub use crate::tensor::draws::site;
 
 /// output = input × factor, `[R, C]`; nothing at all where dropout is off.
 #[derive(Clone, Copy)]

@@ -1,4 +1,4 @@
-//! Reading a golden: `../shared/CLI.md` says what it holds.
+//! Reading a golden: `docs/cli.md` says what it holds.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -52,7 +52,7 @@ pub struct Golden {
     pub path: PathBuf,
     pub config: GoldenConfig,
     pub optimizer: GoldenOptimizer,
-    /// Updates already made: s of SPEC.md §3.
+    /// Updates already made: s of docs/spec.md §3.
     pub step: u64,
     pub tensors: BTreeMap<String, GoldenTensor>,
 }

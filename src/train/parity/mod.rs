@@ -111,7 +111,7 @@ pub fn run(path: &Path, options: &Options) -> Result<Report> {
     let capacity = BatchCapacity {
         tokens: groups.iter().map(tokens).max().unwrap_or(1),
         sequences: per_micro,
-        masked: groups.iter().map(masked).max().unwrap_or(1),
+        labelled: groups.iter().map(masked).max().unwrap_or(1),
         max_length: sequences.width,
     };
     let optimizer = &golden.optimizer;
@@ -159,7 +159,7 @@ pub fn run(path: &Path, options: &Options) -> Result<Report> {
     let mut values = StepValues {
         learning_rate: rate,
         loss_scale: 1.0,
-        masked_total: sequences.slots.iter().map(|slots| slots.len() as f32).sum(),
+        labelled_total: sequences.slots.iter().map(|slots| slots.len() as f32).sum(),
         tokens_total: sequences.examples.iter().map(|e| e.input_ids.len() as f32).sum(),
         ..StepValues::default()
     };
@@ -178,7 +178,7 @@ pub fn run(path: &Path, options: &Options) -> Result<Report> {
         let batch = PackedBatch::pack(first, group);
         values.tokens = batch.input_ids.len() as u32;
         values.sequences = group.len() as u32;
-        values.masked = batch.masked_rows.len() as u32;
+        values.labelled = batch.masked_rows.len() as u32;
         values.first_sequence = first as u32;
         let samples: Vec<u32> =
             sequences.samples[first..first + group.len()].iter().flatten().copied().collect();
@@ -191,7 +191,7 @@ pub fn run(path: &Path, options: &Options) -> Result<Report> {
             uploads.clear();
             start = chunk.consumer;
             let logits = executor.read(chunk.tensor)?;
-            let rows = (values.masked as usize).saturating_sub(chunk.first_row).min(chunk.rows);
+            let rows = (values.labelled as usize).saturating_sub(chunk.first_row).min(chunk.rows);
             place_logits(&mut computed, &sequences, first, chunk.first_row, &logits, rows, config.vocab_size);
         }
         executor.run(start..micro.end, &values, &uploads)?;
@@ -213,7 +213,7 @@ pub fn run(path: &Path, options: &Options) -> Result<Report> {
         }
     }
     let metrics = executor.read(tensors.metrics)?;
-    let mlm = f64::from(metrics[METRIC_NLL]) / (f64::from(values.masked_total) + 1e-6);
+    let mlm = f64::from(metrics[METRIC_NLL]) / (f64::from(values.labelled_total) + 1e-6);
     let disc = f64::from(metrics[METRIC_CROSS_ENTROPY]) / (f64::from(values.tokens_total) + 1e-6);
     let total = golden.config.gen_weight * mlm + golden.config.disc_weight * disc;
     for (name, value) in [

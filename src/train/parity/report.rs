@@ -1,4 +1,4 @@
-//! What `parity` found, against the tolerances of `../shared/CLI.md`.
+//! What `parity` found, against the tolerances of `docs/cli.md`.
 
 use std::fmt;
 
