@@ -6,12 +6,28 @@ use clap::{ArgMatches, Command};
 
 use crate::finetune::package;
 use crate::tasks::registry::{TASKS, find};
-use crate::tasks::task::{Description, Settings, Task};
+use crate::tasks::task::{Defaults, Description, Settings, Task};
 
 /// Reads the name of a task.
 pub fn task_parser() -> impl TypedValueParser<Value = &'static dyn Task> {
     let values = TASKS.iter().map(|task| PossibleValue::new(task.name()).help(task.about()));
     PossibleValuesParser::new(values).try_map(|name| find(&name).ok_or("no such task"))
+}
+
+/// A default of `finetune` that tasks may differ in, for the help: `squad 2, others 3`.
+pub fn defaults_by_task<T: ToString>(value: impl Fn(Defaults) -> T) -> String {
+    let values: Vec<(&str, String)> =
+        TASKS.iter().map(|task| (task.name(), value(task.defaults()).to_string())).collect();
+    let count = |one: &str| values.iter().filter(|(_, value)| value == one).count();
+    let others =
+        values.iter().map(|(_, value)| value).max_by_key(|value| count(value)).cloned().unwrap_or_default();
+    let mut listed: Vec<String> = values
+        .iter()
+        .filter(|(_, value)| *value != others)
+        .map(|(task, value)| format!("{task} {value}"))
+        .collect();
+    listed.push(if listed.is_empty() { others } else { format!("others {others}") });
+    listed.join(", ")
 }
 
 /// The options of `finetune` that only some tasks have.
@@ -63,3 +79,14 @@ macro_rules! from_registry {
 
 from_registry!(TaskOptions, options);
 from_registry!(PredictionOptions, prediction_options);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_name_the_tasks_that_differ() {
+        assert_eq!(defaults_by_task(|defaults| defaults.epochs), "squad 2, others 3");
+        assert_eq!(defaults_by_task(|_| 7), "7");
+    }
+}
