@@ -12,7 +12,7 @@ use crate::tasks::task::Task;
 
 use super::Interrupted;
 use super::arguments::{DeviceArgs, OutputArgs, PrecisionArgs, interruptible};
-use super::tasks::{PredictionOptions, TaskOptions, task_parser};
+use super::tasks::{PredictionOptions, TaskOptions, defaults_by_task, task_parser};
 
 /// Fine-tune an encoder on a task
 ///
@@ -69,14 +69,15 @@ pub struct Args {
     /// Directory of the model; must be empty or new
     #[arg(long)]
     out: PathBuf,
-    /// Passes over the training data [default: squad 2, others 3; 10 for under 1,000 examples]
-    #[arg(long)]
+    #[arg(long, help = format!(
+        "Passes over the training data [default: {}; 10 for under 1,000 examples]",
+        defaults_by_task(|defaults| defaults.epochs)
+    ))]
     epochs: Option<usize>,
     /// Examples (of squad: windows) a step
     #[arg(long, default_value_t = 32)]
     batch_size: usize,
-    /// [default: squad 3e-5, others 1e-4]
-    #[arg(long)]
+    #[arg(long, help = format!("[default: {}]", defaults_by_task(|defaults| format!("{:e}", defaults.learning_rate))))]
     learning_rate: Option<f64>,
     /// Share of the steps during which the learning rate rises
     #[arg(long, default_value_t = 0.1)]
@@ -92,8 +93,10 @@ pub struct Args {
     dropout: f64,
     #[arg(long, default_value_t = 0.01)]
     weight_decay: f64,
-    /// Tokens of a sequence at most [default: squad 512, others 128, or what the model can read]
-    #[arg(long)]
+    #[arg(long, help = format!(
+        "Tokens of a sequence at most [default: {}, or what the model can read]",
+        defaults_by_task(|defaults| defaults.max_length)
+    ))]
     max_length: Option<usize>,
     #[command(flatten)]
     precision: PrecisionArgs,

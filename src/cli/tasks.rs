@@ -6,12 +6,41 @@ use clap::{ArgMatches, Command};
 
 use crate::finetune::package;
 use crate::tasks::registry::{TASKS, find};
-use crate::tasks::task::{Description, Settings, Task};
+use crate::tasks::task::{Defaults, Description, Settings, Task};
 
 /// Reads the name of a task.
 pub fn task_parser() -> impl TypedValueParser<Value = &'static dyn Task> {
     let values = TASKS.iter().map(|task| PossibleValue::new(task.name()).help(task.about()));
     PossibleValuesParser::new(values).try_map(|name| find(&name).ok_or("no such task"))
+}
+
+/// A default of `finetune` that tasks may differ in, for the help: `squad 2, others 3`.
+pub fn defaults_by_task<T: ToString>(value: impl Fn(Defaults) -> T) -> String {
+    let values: Vec<(&str, String)> =
+        TASKS.iter().map(|task| (task.name(), value(task.defaults()).to_string())).collect();
+    let count = |one: &str| values.iter().filter(|(_, value)| value == one).count();
+    let others =
+        values.iter().map(|(_, value)| value).max_by_key(|value| count(value)).cloned().unwrap_or_default();
+    let mut listed: Vec<String> = values
+        .iter()
+        .filter(|(_, value)| *value != others)
+        .map(|(task, value)| format!("{task} {value}"))
+        .collect();
+    listed.push(if listed.is_empty() { others } else { format!("others {others}") });
+    listed.join(", ")
+}
+
+/// What `predict` reads, for the help: tasks that read the same stand together.
+pub fn inputs_by_task() -> String {
+    let mut inputs: Vec<(&str, Vec<&str>)> = Vec::new();
+    for task in TASKS {
+        match inputs.iter_mut().find(|(input, _)| *input == task.input()) {
+            Some((_, tasks)) => tasks.push(task.name()),
+            None => inputs.push((task.input(), vec![task.name()])),
+        }
+    }
+    let line = |(input, tasks): (&str, Vec<&str>)| format!("{} {input}", tasks.join(" and "));
+    inputs.into_iter().map(line).collect::<Vec<_>>().join(", ")
 }
 
 /// The options of `finetune` that only some tasks have.
@@ -63,3 +92,20 @@ macro_rules! from_registry {
 
 from_registry!(TaskOptions, options);
 from_registry!(PredictionOptions, prediction_options);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_name_the_tasks_that_differ() {
+        assert_eq!(defaults_by_task(|defaults| defaults.epochs), "squad 2, others 3");
+        assert_eq!(defaults_by_task(|_| 7), "7");
+    }
+
+    #[test]
+    fn tasks_that_read_the_same_stand_together() {
+        let expected = r#"classify and regress {"text"} or {"text1", "text2"}, multiple-choice"#;
+        assert!(inputs_by_task().contains(expected), "{}", inputs_by_task());
+    }
+}

@@ -61,9 +61,17 @@ fn check(plan: &Plan, dispatch: &Dispatch, bound: &[Bound], capabilities: &Capab
     let buffer = |tensor| plan.placement(tensor).buffer;
     let name = |tensor| plan.info(tensor).name.as_str();
     for binding in bound {
-        if plan.placement(binding.tensor).length == 0 {
-            bail!("{} has no elements", name(binding.tensor));
-        }
+        let (length, most) = (plan.placement(binding.tensor).length as u64, capabilities.binding_bytes);
+        ensure!(length > 0, "{} has no elements", name(binding.tensor));
+        let bytes = length * plan.info(binding.tensor).element.bytes();
+        ensure!(
+            bytes <= most,
+            "{} ({} MB) exceeds the {} MB that {} can bind: try a smaller micro_batch",
+            name(binding.tensor),
+            bytes >> 20,
+            most >> 20,
+            capabilities.name
+        );
         let writer = bound.iter().find(|other| {
             other.access == Access::ReadWrite && buffer(other.tensor) == buffer(binding.tensor)
         });

@@ -35,34 +35,9 @@ pub(super) fn compare(
             expected.values.len(),
             actual.len()
         );
-        let pairs = || actual.iter().zip(&expected.values);
-        let largest = |f: &dyn Fn(f64, f64) -> f64| {
-            // f64::max drops NaN; a NaN must win.
-            pairs().map(|(&a, &e)| f(a, e)).fold(0.0, |x: f64, y| if y.is_nan() || y > x { y } else { x })
-        };
-        let difference = |a: f64, e: f64| (a - e).abs();
-        let scale = expected.values.iter().fold(0.0, |x: f64, y| x.max(y.abs()));
-        let (key, error) = match group {
-            "out" if expected.values.len() == 1 && expected.shape.is_empty() => {
-                ("scalars", largest(&|a, e| (a - e).abs() / e.abs().max(f64::MIN_POSITIVE)))
-            }
-            "out" if rest.ends_with("logits") => ("logits", largest(&difference)),
-            "out" => ("ids", pairs().filter(|(a, e)| a != e).count() as f64),
-            "newparam" => {
-                let before = golden.get(&format!("param.{rest}"))?;
-                let errors =
-                    pairs().zip(&before.values).map(|((a, e), p)| (a - e).abs() / tolerances.updated(*p, *e));
-                ("newparam", errors.fold(0.0, |x: f64, y| if y.is_nan() || y > x { y } else { x }))
-            }
-            _ if rest.ends_with("key.bias") && group != "newv" => ("key.bias", largest(&difference)),
-            _ if rest.ends_with("query.bias") && group == "grad" && scale > 0.0 => {
-                ("query.bias", largest(&difference) / scale)
-            }
-            _ if scale == 0.0 => {
-                (group_name(group), if largest(&difference) == 0.0 { 0.0 } else { f64::INFINITY })
-            }
-            _ => (group_name(group), largest(&difference) / scale),
-        };
+        let tensor = Judged { golden, group, rest, expected: &expected.values, actual };
+        let scalar = expected.shape.is_empty();
+        let (key, error) = tensor.error(scalar, tolerances)?;
         groups.entry(key).or_default().push((error, name.clone()));
     }
     for (group, measure, tolerance) in [
@@ -79,6 +54,59 @@ pub(super) fn compare(
         report.add(group, measure, tolerance, groups.get(group).map_or(&[], Vec::as_slice));
     }
     Ok(report)
+}
+
+/// A tensor beside the golden's.
+struct Judged<'a> {
+    golden: &'a Golden,
+    /// Its name up to the first dot, and behind it.
+    group: &'a str,
+    rest: &'a str,
+    expected: &'a [f64],
+    actual: &'a [f64],
+}
+
+impl Judged<'_> {
+    fn pairs(&self) -> impl Iterator<Item = (f64, f64)> {
+        self.actual.iter().copied().zip(self.expected.iter().copied())
+    }
+
+    fn difference(&self) -> f64 {
+        largest(self.pairs().map(|(a, e)| (a - e).abs()))
+    }
+
+    /// The group of the report that it belongs to, and its error as that group measures it.
+    fn error(&self, scalar: bool, tolerances: &StepTolerances) -> Result<(&'static str, f64)> {
+        let (group, rest) = (self.group, self.rest);
+        let scale = self.expected.iter().fold(0.0, |x: f64, y| x.max(y.abs()));
+        Ok(match group {
+            "out" if self.expected.len() == 1 && scalar => {
+                let relative = |(a, e): (f64, f64)| (a - e).abs() / e.abs().max(f64::MIN_POSITIVE);
+                ("scalars", largest(self.pairs().map(relative)))
+            }
+            "out" if rest.ends_with("logits") => ("logits", self.difference()),
+            "out" => ("ids", self.pairs().filter(|(a, e)| a != e).count() as f64),
+            "newparam" => {
+                let before = self.golden.get(&format!("param.{rest}"))?;
+                let pairs = self.pairs().zip(&before.values);
+                let errors = pairs.map(|((a, e), p)| (a - e).abs() / tolerances.updated(*p, e));
+                ("newparam", largest(errors))
+            }
+            _ if rest.ends_with("key.bias") && group != "newv" => ("key.bias", self.difference()),
+            _ if rest.ends_with("query.bias") && group == "grad" && scale > 0.0 => {
+                ("query.bias", self.difference() / scale)
+            }
+            _ if scale == 0.0 => {
+                (group_name(group), if self.difference() == 0.0 { 0.0 } else { f64::INFINITY })
+            }
+            _ => (group_name(group), self.difference() / scale),
+        })
+    }
+}
+
+/// The largest of some errors, 0 without any. `f64::max` drops NaN; here a NaN wins.
+fn largest(errors: impl Iterator<Item = f64>) -> f64 {
+    errors.fold(0.0, |x: f64, y| if y.is_nan() || y > x { y } else { x })
 }
 
 fn group_name(group: &str) -> &'static str {
