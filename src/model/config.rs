@@ -51,9 +51,9 @@ pub fn generator_ffn_size(generator_hidden_size: usize) -> usize {
 impl ModelConfig {
     /// Refuses sizes that make no model, naming the key.
     pub fn validate(&self) -> Result<()> {
-        // Every field is a size.
-        if let serde_json::Value::Object(sizes) = serde_json::to_value(self)? {
-            for (name, size) in sizes {
+        // Every number is a size.
+        if let serde_json::Value::Object(fields) = serde_json::to_value(self)? {
+            for (name, size) in fields.into_iter().filter(|(_, field)| field.is_number()) {
                 let most = LARGEST_SIZE as u64;
                 ensure!(
                     size.as_u64().is_some_and(|size| (1..=most).contains(&size)),

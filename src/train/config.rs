@@ -185,7 +185,8 @@ fn resolve_model(settings: &mut Settings) -> Result<ModelConfig> {
     let mut fields = serde_json::Map::new();
     for name in keys().map(|key| key.name).filter(|name| *name != GENERATOR_FRACTION) {
         if let Some(field) = name.strip_prefix(MODEL_PREFIX) {
-            fields.insert(field.to_owned(), settings.whole(name)?.into());
+            let value = settings.get(name).with_context(|| format!("the configuration lacks {name}"))?;
+            fields.insert(field.to_owned(), value.into());
         }
     }
     let model: ModelConfig = serde_json::from_value(fields.into())?;

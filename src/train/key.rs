@@ -137,6 +137,16 @@ impl Display for Value {
     }
 }
 
+impl From<&Value> for serde_json::Value {
+    fn from(value: &Value) -> Self {
+        match value {
+            Value::Whole(n) => (*n).into(),
+            Value::Number(x) => (*x).into(),
+            Value::Word(word) => word.as_str().into(),
+        }
+    }
+}
+
 impl Key {
     /// The value that this text means to the key.
     pub fn parse(&self, text: &str) -> Result<Value> {
