@@ -13,14 +13,14 @@ use crate::tasks::source::Line;
 use crate::tasks::squad::{Answer, Answers, Squad};
 
 use super::arguments::{DeviceArgs, OutputArgs};
-use super::tasks::PredictionOptions;
+use super::tasks::{PredictionOptions, inputs_by_task};
 
 /// Use a fine-tuned model
-///
-/// With --question, answers it from --context or --context-file. Otherwise reads JSON lines from stdin and writes
-/// one object a line: squad {"question", "context"}, classify and regress {"text"} or {"text1", "text2"},
-/// multiple-choice {"question", "choices"}, tag {"text"}; an "id" is passed on.
 #[derive(clap::Args)]
+#[command(long_about = format!(
+    "Use a fine-tuned model\n\nWith --question, answers it from --context or --context-file. Otherwise reads JSON lines \
+     from stdin and writes one object a line: {}; an \"id\" is passed on.", inputs_by_task()
+))]
 #[command(after_help = "Examples:
   inazuma predict --model qa --question 日本で一番高い山は何ですか。 --context-file fuji.txt
   inazuma predict --model ner < texts.jsonl > entities.jsonl")]

@@ -30,6 +30,19 @@ pub fn defaults_by_task<T: ToString>(value: impl Fn(Defaults) -> T) -> String {
     listed.join(", ")
 }
 
+/// What `predict` reads, for the help: tasks that read the same stand together.
+pub fn inputs_by_task() -> String {
+    let mut inputs: Vec<(&str, Vec<&str>)> = Vec::new();
+    for task in TASKS {
+        match inputs.iter_mut().find(|(input, _)| *input == task.input()) {
+            Some((_, tasks)) => tasks.push(task.name()),
+            None => inputs.push((task.input(), vec![task.name()])),
+        }
+    }
+    let line = |(input, tasks): (&str, Vec<&str>)| format!("{} {input}", tasks.join(" and "));
+    inputs.into_iter().map(line).collect::<Vec<_>>().join(", ")
+}
+
 /// The options of `finetune` that only some tasks have.
 #[derive(Clone, Debug)]
 pub struct TaskOptions(ArgMatches);
@@ -88,5 +101,11 @@ mod tests {
     fn defaults_name_the_tasks_that_differ() {
         assert_eq!(defaults_by_task(|defaults| defaults.epochs), "squad 2, others 3");
         assert_eq!(defaults_by_task(|_| 7), "7");
+    }
+
+    #[test]
+    fn tasks_that_read_the_same_stand_together() {
+        let expected = r#"classify and regress {"text"} or {"text1", "text2"}, multiple-choice"#;
+        assert!(inputs_by_task().contains(expected), "{}", inputs_by_task());
     }
 }

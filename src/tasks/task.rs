@@ -55,6 +55,9 @@ pub trait Task: Send + Sync {
     /// Reads the examples of a file.
     fn read(&self, source: &Source, purpose: Purpose) -> Result<(Box<dyn Examples>, Problems)>;
 
+    /// The keys of an object that `predict` reads, for its help.
+    fn input(&self) -> &'static str;
+
     /// Examples to predict, one a line.
     fn parse(&self, lines: &[Line]) -> Result<Box<dyn Examples>>;
 

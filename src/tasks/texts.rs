@@ -10,6 +10,9 @@ use super::features::{Input, pair, single};
 use super::source::Line;
 use super::table::{Columns, Ids, Row, Table};
 
+/// What `parse` reads.
+pub const TEXT_OR_PAIR: &str = r#"{"text"} or {"text1", "text2"}"#;
+
 /// A text, or a pair of them, with what is to be learnt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TextExample {

@@ -23,7 +23,7 @@ use crate::tasks::task::{
     Data, Description, Example, Examples, HuggingFace, Lines, Outcome, Preparation, Settings, Task,
     to_settings,
 };
-use crate::tasks::texts::{Goal, TextExample, encode, parse, summary, text_examples};
+use crate::tasks::texts::{Goal, TEXT_OR_PAIR, TextExample, encode, parse, summary, text_examples};
 
 pub mod labels;
 
@@ -59,6 +59,10 @@ impl Task for Classify {
         let table = source.table(purpose)?;
         let (examples, problems) = text_examples(&table, &source.columns, Goal::Class, purpose)?;
         Ok((classed(source.limited(examples)), problems))
+    }
+
+    fn input(&self) -> &'static str {
+        TEXT_OR_PAIR
     }
 
     fn parse(&self, lines: &[Line]) -> Result<Box<dyn Examples>> {

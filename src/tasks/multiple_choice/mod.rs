@@ -55,6 +55,10 @@ impl Task for MultipleChoice {
         Ok((Box::new(source.limited(examples)), problems))
     }
 
+    fn input(&self) -> &'static str {
+        r#"{"question", "choices"}"#
+    }
+
     fn parse(&self, lines: &[Line]) -> Result<Box<dyn Examples>> {
         let example = |line: &Line| {
             let choices = line.object.get("choices").and_then(Value::as_array);

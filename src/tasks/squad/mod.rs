@@ -85,6 +85,10 @@ impl Task for Squad {
         Ok((Box::new(source.limited(dataset.questions)), dataset.problems))
     }
 
+    fn input(&self) -> &'static str {
+        r#"{"question", "context"}"#
+    }
+
     fn parse(&self, lines: &[Line]) -> Result<Box<dyn Examples>> {
         let question = |line: &Line| {
             Ok(Question {

@@ -59,6 +59,10 @@ impl Task for Tagging {
         Ok((Box::new(source.limited(texts)), problems))
     }
 
+    fn input(&self) -> &'static str {
+        r#"{"text"}"#
+    }
+
     fn parse(&self, lines: &[Line]) -> Result<Box<dyn Examples>> {
         let text = |line: &Line| {
             let id = line.id();
