@@ -171,6 +171,8 @@ fn every_task_has_goldens_and_every_golden_a_task() {
     let mut listed: Vec<&str> = heads().collect();
     there.sort();
     listed.sort();
+    // Tasks with the same head may share its golden.
+    listed.dedup();
     assert_eq!(there, listed);
 }
 

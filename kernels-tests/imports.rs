@@ -216,6 +216,25 @@ fn against_the_order(folders: &Graph) -> Vec<String> {
     faults
 }
 
+/// Tasks that import each other: what two need stands beside their folders in `tasks`.
+fn between_tasks(files: &Graph) -> Vec<String> {
+    let task = |file: &str| {
+        let (task, _) = file.strip_prefix("tasks/")?.split_once('/')?;
+        Some(task.to_owned())
+    };
+    let mut faults = Vec::new();
+    for (from, targets) in files {
+        for (to, name) in targets {
+            if let (Some(one), Some(other)) = (task(from), task(to))
+                && one != other
+            {
+                faults.push(format!("task {one} imports task {other}: {name}"));
+            }
+        }
+    }
+    faults
+}
+
 fn sources(folder: &FilePath, prefix: &str, files: &mut Vec<(String, String)>) {
     for entry in std::fs::read_dir(folder).expect("src can be read") {
         let entry = entry.expect("src can be read");
@@ -240,6 +259,7 @@ fn nothing_imports_in_circles() {
     }
     let mut faults = faults(&tree);
     faults.extend(against_the_order(&folders));
+    faults.extend(between_tasks(&tree.files()));
     assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
 }
 
@@ -351,4 +371,18 @@ fn imports_go_down() {
         "odd or tensor has no place in ORDER: src/odd.rs:1 names crate::tensor::T",
     ];
     assert_eq!(found, expected);
+}
+
+#[test]
+fn tasks_that_import_each_other_are_found() {
+    let files = [
+        ("lib.rs", "mod tasks;"),
+        ("tasks/mod.rs", "mod a; mod b; mod shared;"),
+        ("tasks/shared.rs", "pub struct S;"),
+        ("tasks/a/mod.rs", "mod deep;\nuse crate::tasks::shared::S;"),
+        ("tasks/a/deep.rs", "use crate::tasks::b::T;"),
+        ("tasks/b/mod.rs", "pub struct T;"),
+    ];
+    let found = between_tasks(&tree(&files).files());
+    assert_eq!(found, ["task a imports task b: src/tasks/a/deep.rs:1 names crate::tasks::b::T"]);
 }

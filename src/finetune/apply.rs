@@ -49,7 +49,7 @@ impl Model {
     /// Predicts a data set, and scores it where it has labels. `prediction`: what the task's options of prediction
     /// say.
     pub fn evaluate(&mut self, source: &Source, prediction: &Settings) -> Result<Outcome> {
-        let (examples, problems) = self.description.task.read(source, Purpose::Evaluate)?;
+        let (examples, problems) = self.description.task.examples(source, Purpose::Evaluate)?;
         ensure_any(examples.as_ref(), &source.path)?;
         let data = self.prepare(examples, problems, prediction)?;
         report(data.as_ref(), &source.path);

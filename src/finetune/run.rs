@@ -233,9 +233,9 @@ struct Sets {
 impl Sets {
     fn read(options: &Options) -> Result<Sets> {
         let task = options.description.task;
-        let train = task.read(&options.train, Purpose::Train)?;
+        let train = task.examples(&options.train, Purpose::Train)?;
         if let Some(source) = &options.dev {
-            return Ok(Sets { train, dev: Some(task.read(source, Purpose::Evaluate)?) });
+            return Ok(Sets { train, dev: Some(task.examples(source, Purpose::Evaluate)?) });
         }
         let Some(share) = options.hold_out else { return Ok(Sets { train, dev: None }) };
         let (rest, held) = train.0.hold_out(share);

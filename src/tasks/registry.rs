@@ -31,6 +31,23 @@ mod tests {
         assert!(find("no-such-task").is_none());
     }
 
+    /// All tasks' options stand in one command; of an option declared twice clap would take one and say nothing.
+    #[test]
+    fn options_are_declared_once() {
+        let command = clap::Command::new("finetune");
+        let command =
+            TASKS.iter().fold(command, |command, task| task.prediction_options(task.options(command)));
+        let mut names: Vec<String> =
+            command.get_arguments().map(|option| option.get_id().to_string()).collect();
+        names.extend(
+            command.get_arguments().filter_map(|option| option.get_long()).map(|long| format!("--{long}")),
+        );
+        assert!(names.iter().any(|name| name == "--doc-stride"), "{names:?}");
+        for name in &names {
+            assert_eq!(names.iter().filter(|other| *other == name).count(), 1, "{name} is declared twice");
+        }
+    }
+
     #[test]
     fn every_task_has_samples_to_test_it_with() {
         for task in TASKS {

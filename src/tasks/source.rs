@@ -35,15 +35,10 @@ impl Source {
         }
         Ok(table)
     }
-
-    /// As many of the examples as are wanted.
-    pub fn limited<T>(&self, examples: Vec<T>) -> Vec<T> {
-        spread(examples, self.limit)
-    }
 }
 
 /// At most `limit` of the items, evenly spread.
-fn spread<T>(items: Vec<T>, limit: Option<usize>) -> Vec<T> {
+pub(super) fn spread<T>(items: Vec<T>, limit: Option<usize>) -> Vec<T> {
     let Some(limit) = limit.filter(|&limit| limit < items.len()) else { return items };
     let (count, mut taken) = (items.len(), 0);
     let keep = |index: &usize| {

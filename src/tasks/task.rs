@@ -14,7 +14,7 @@ use crate::tokenizer::Tokenizer;
 use super::data::{Problems, Purpose};
 use super::lesson::{AnyHead, Lesson};
 use super::predictor::Predictor;
-use super::source::{Line, Source};
+use super::source::{Line, Source, spread};
 use super::table::hold_out;
 
 /// A task, as the registry lists it.
@@ -52,7 +52,7 @@ pub trait Task: Send + Sync {
     /// Refuses settings, as a model's directory keeps them, that make no model.
     fn check(&self, description: &Description) -> Result<()>;
 
-    /// Reads the examples of a file.
+    /// Reads the examples of a file, all of them: who wants fewer calls `examples`.
     fn read(&self, source: &Source, purpose: Purpose) -> Result<(Box<dyn Examples>, Problems)>;
 
     /// The keys of an object that `predict` reads, for its help.
@@ -70,6 +70,14 @@ pub trait Task: Send + Sync {
 
     /// The goldens of its heads: `kernels-tests/goldens/finetune-<golden>.safetensors`.
     fn goldens(&self) -> &'static [&'static str];
+}
+
+impl dyn Task {
+    /// Reads as many examples of a file as its source wants.
+    pub fn examples(&self, source: &Source, purpose: Purpose) -> Result<(Box<dyn Examples>, Problems)> {
+        let (examples, problems) = self.read(source, purpose)?;
+        Ok((examples.limited(source.limit), problems))
+    }
 }
 
 impl fmt::Debug for dyn Task {
@@ -147,6 +155,9 @@ pub trait Examples {
         self.len() == 0
     }
 
+    /// At most `limit` of them, evenly spread.
+    fn limited(self: Box<Self>, limit: Option<usize>) -> Box<dyn Examples>;
+
     /// Sets a share aside, whole documents (or contexts) together; returns the rest and what was set aside.
     fn hold_out(self: Box<Self>, share: f64) -> (Box<dyn Examples>, Box<dyn Examples>);
 
@@ -172,6 +183,10 @@ pub trait Example: Sized + 'static {
 impl<E: Example> Examples for Vec<E> {
     fn len(&self) -> usize {
         self.len()
+    }
+
+    fn limited(self: Box<Self>, limit: Option<usize>) -> Box<dyn Examples> {
+        Box::new(spread(*self, limit))
     }
 
     fn hold_out(self: Box<Self>, share: f64) -> (Box<dyn Examples>, Box<dyn Examples>) {

@@ -58,7 +58,7 @@ impl Task for Classify {
     fn read(&self, source: &Source, purpose: Purpose) -> Result<(Box<dyn Examples>, Problems)> {
         let table = source.table(purpose)?;
         let (examples, problems) = text_examples(&table, &source.columns, Goal::Class, purpose)?;
-        Ok((classed(source.limited(examples)), problems))
+        Ok((classed(examples), problems))
     }
 
     fn input(&self) -> &'static str {

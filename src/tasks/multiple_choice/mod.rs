@@ -52,7 +52,7 @@ impl Task for MultipleChoice {
 
     fn read(&self, source: &Source, purpose: Purpose) -> Result<(Box<dyn Examples>, Problems)> {
         let (examples, problems) = choice_examples(&source.table(purpose)?, &source.columns, purpose)?;
-        Ok((Box::new(source.limited(examples)), problems))
+        Ok((Box::new(examples), problems))
     }
 
     fn input(&self) -> &'static str {

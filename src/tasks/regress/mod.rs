@@ -58,7 +58,7 @@ impl Task for Regress {
     fn read(&self, source: &Source, purpose: Purpose) -> Result<(Box<dyn Examples>, Problems)> {
         let table = source.table(purpose)?;
         let (examples, problems) = text_examples(&table, &source.columns, Goal::Score, purpose)?;
-        Ok((scored(source.limited(examples)), problems))
+        Ok((scored(examples), problems))
     }
 
     fn input(&self) -> &'static str {

@@ -82,7 +82,7 @@ impl Task for Squad {
 
     fn read(&self, source: &Source, purpose: Purpose) -> Result<(Box<dyn Examples>, Problems)> {
         let dataset = reader::read(&source.path, purpose)?;
-        Ok((Box::new(source.limited(dataset.questions)), dataset.problems))
+        Ok((Box::new(dataset.questions), dataset.problems))
     }
 
     fn input(&self) -> &'static str {

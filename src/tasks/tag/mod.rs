@@ -56,7 +56,7 @@ impl Task for Tagging {
 
     fn read(&self, source: &Source, purpose: Purpose) -> Result<(Box<dyn Examples>, Problems)> {
         let (texts, problems) = tagged_texts(&source.table(purpose)?, &source.columns, purpose)?;
-        Ok((Box::new(source.limited(texts)), problems))
+        Ok((Box::new(texts), problems))
     }
 
     fn input(&self) -> &'static str {
