@@ -21,7 +21,7 @@ use inazuma::tasks::registry::TASKS;
 use inazuma::tasks::regress::Value as Number;
 use inazuma::tasks::squad::head::{Span, Target};
 use inazuma::tasks::squad::joint_head::{JointOutputs, JointSpan};
-use inazuma::tasks::tag::head::Tags;
+use inazuma::tasks::token_head::Tags;
 use inazuma::tensor::random::{derive, root};
 use inazuma::tensor::{Precision, StepValues, TensorId};
 use safetensors::{Dtype, SafeTensors};

@@ -8,7 +8,7 @@ use anyhow::{Result, anyhow};
 use clap::Subcommand;
 
 use crate::tasks::data::{Purpose, read_text};
-use crate::tasks::squad::reader;
+use crate::tasks::questions;
 use crate::tasks::squad::score::score_squad;
 
 /// Score predictions that any system made
@@ -35,11 +35,11 @@ enum Command {
 
 pub fn run(args: Args) -> Result<()> {
     let Command::Squad { gold, predictions, json: _ } = args.command;
-    let dataset = reader::read(&gold, Purpose::Evaluate)?;
+    let dataset = questions::read(&gold, Purpose::Evaluate)?;
     for line in dataset.problems.report(&gold) {
         eprintln!("inazuma: warning: {line}");
     }
-    let golds = reader::golds(&dataset.questions);
+    let golds = questions::golds(&dataset.questions);
     let texts = read_predictions(&predictions)?;
     let score = score_squad(&golds, &texts);
     let name = predictions.display();

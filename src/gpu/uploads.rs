@@ -9,8 +9,9 @@ use anyhow::{Context, Result};
 
 use super::handle::{Handle, Mapping};
 
-/// Runs that may be submitted and not yet done.
-const IN_FLIGHT: usize = 3;
+/// Runs that may be submitted and not yet done. With three, an H100 stood idle while the host recorded: 2.7 ms of a step
+/// of `small`; with twelve it did not (docs/benchmarks/2026-11-27-h100.md). A run is a phase: three or more a step.
+const IN_FLIGHT: usize = 12;
 
 struct Slot {
     buffer: wgpu::Buffer,

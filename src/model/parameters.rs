@@ -1,6 +1,7 @@
 //! The parameters of both networks: names (`docs/spec.md` §6), shapes, and how they start (`docs/spec.md` §2).
 
 use anyhow::Result;
+use rayon::prelude::*;
 
 use crate::plan::{Executor, Initial, Parameter, ParameterKind, PlanBuilder};
 use crate::tensor::draws::INITIALISATION;
@@ -228,33 +229,53 @@ pub fn discriminator_head(builder: &mut PlanBuilder, config: &ModelConfig) -> Di
     }
 }
 
-/// Draws all parameters of the executor's plan. Each named part has a stream of its own, so a parameter's
-/// start depends on the seed and its name alone, not on how the plan fuses or orders it.
+/// Elements that are drawn before they are written, at least: enough for all cores, and 128 MiB of memory.
+const DRAWN_TOGETHER: usize = 1 << 25;
+
+/// Draws all parameters of the executor's plan, on all cores. Each named part has a stream of its own, so a parameter's
+/// start depends on the seed and its name alone, not on how the plan fuses or orders it, nor on the cores.
 pub fn initialise(executor: &mut dyn Executor, seed: u64) -> Result<()> {
     let root = random::derive(random::root(seed), INITIALISATION, 0);
-    for parameter in executor.plan().parameters.clone() {
-        let mut values = Vec::with_capacity(parameter.rows * parameter.columns);
-        for part in &parameter.parts {
-            let name = part.name.as_bytes();
-            let key = random::derive(root, crc32fast::hash(name), name.len() as u32);
-            let mut stream = Stream::new(key);
-            let elements = part.elements();
-            match parameter.initial {
-                Initial::Zero => values.resize(values.len() + elements, 0.0),
-                Initial::One => values.resize(values.len() + elements, 1.0),
-                Initial::TruncatedNormal(deviation) => {
-                    values.extend((0..elements).map(|_| (truncated_normal(&mut stream) * deviation) as f32));
-                }
-                Initial::GlorotUniform => {
-                    let fans: usize = part.shape.iter().sum();
-                    let limit = (6.0 / fans as f64).sqrt();
-                    values.extend((0..elements).map(|_| ((2.0 * stream.uniform() - 1.0) * limit) as f32));
-                }
-            }
+    let parameters = executor.plan().parameters.clone();
+    let mut rest = &parameters[..];
+    while !rest.is_empty() {
+        let mut elements = 0;
+        let fewer = |parameter: &&Parameter| {
+            let enough = elements >= DRAWN_TOGETHER;
+            elements += parameter.rows * parameter.columns;
+            !enough
+        };
+        let (together, later) = rest.split_at(rest.iter().take_while(fewer).count());
+        let drawn: Vec<Vec<f32>> = together.par_iter().map(|parameter| draw(parameter, root)).collect();
+        for (parameter, values) in together.iter().zip(drawn) {
+            executor.write(parameter.value, &values)?;
         }
-        executor.write(parameter.value, &values)?;
+        rest = later;
     }
     Ok(())
+}
+
+/// The start of a parameter.
+fn draw(parameter: &Parameter, root: [u32; 2]) -> Vec<f32> {
+    let mut values = Vec::with_capacity(parameter.rows * parameter.columns);
+    for part in &parameter.parts {
+        let name = part.name.as_bytes();
+        let mut stream = Stream::new(random::derive(root, crc32fast::hash(name), name.len() as u32));
+        let elements = part.elements();
+        match parameter.initial {
+            Initial::Zero => values.resize(values.len() + elements, 0.0),
+            Initial::One => values.resize(values.len() + elements, 1.0),
+            Initial::TruncatedNormal(deviation) => {
+                values.extend((0..elements).map(|_| (truncated_normal(&mut stream) * deviation) as f32));
+            }
+            Initial::GlorotUniform => {
+                let fans: usize = part.shape.iter().sum();
+                let limit = (6.0 / fans as f64).sqrt();
+                values.extend((0..elements).map(|_| ((2.0 * stream.uniform() - 1.0) * limit) as f32));
+            }
+        }
+    }
+    values
 }
 
 /// A standard normal draw, redrawn until it lies within two standard deviations (Box and Muller's pairs; the

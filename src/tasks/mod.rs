@@ -13,12 +13,15 @@ pub mod layers;
 pub mod lesson;
 pub mod logits;
 pub mod predictor;
+pub mod questions;
 pub mod registry;
 pub mod sequence_head;
 pub mod source;
 pub mod table;
 pub mod task;
 pub mod texts;
+pub mod token_head;
+pub mod windows;
 
 pub mod classify;
 pub mod multiple_choice;

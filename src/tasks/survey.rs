@@ -7,8 +7,7 @@ use super::alignment::{Characters, tokens_of};
 use super::classify::labels::Labels;
 use super::data::{Problems, Purpose};
 use super::multiple_choice::reader::choice_examples;
-use super::squad::features::{SquadOptions, encode, windows};
-use super::squad::reader::{self, Question};
+use super::questions::{self, Question};
 use super::squad::score::squad_pair;
 use super::table::{Columns, Table, hold_out};
 use super::tag::reader::{TaggedText, tagged_texts};
@@ -16,6 +15,7 @@ use super::tag::score::score_entities;
 use super::tag::tags::{TagLabels, decode_tags, encode_tags};
 use super::tests::{SPECIALS, shared};
 use super::texts::{Goal, text_examples};
+use super::windows::{SquadOptions, encode, windows};
 use crate::tokenizer::Tokenizer;
 
 fn tokenizer() -> Option<Tokenizer> {
@@ -91,8 +91,8 @@ fn survey_questions() {
         .chain(["inazuma-squad-train.json", "inazuma-squad-dev.json"].map(own))
         .collect();
     for path in files {
-        let evaluation = reader::read(&path, Purpose::Evaluate).unwrap();
-        let train = reader::read(&path, Purpose::Train).unwrap();
+        let evaluation = questions::read(&path, Purpose::Evaluate).unwrap();
+        let train = questions::read(&path, Purpose::Train).unwrap();
         let mut problems = train.problems.clone();
         let line = borders(&train.questions, &tokenizer, &mut problems);
         let ceiling = ceiling(&evaluation.questions, &tokenizer);

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::alignment::{Characters, align, tokens_of};
-use super::squad::answers::{AnswerOptions, Ends, WindowScores, best_context, predict};
-use super::squad::features::{Encoded, SquadOptions, Window, encode, windows};
-use super::squad::reader::{Answer, Question};
+use super::questions::{Answer, Question};
+use super::squad::answers::{AnswerOptions, Ends, WindowScores, predict};
+use super::windows::{Encoded, SquadOptions, Window, best_context, encode, windows};
 pub use crate::testing::shared;
 use crate::tokenizer::{SpecialIds, Tokenizer, train};
 

@@ -3,9 +3,9 @@
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashSet};
 
-use super::features::{Encoded, Window};
-use super::reader::Question;
 use crate::tasks::alignment::Characters;
+use crate::tasks::questions::Question;
+use crate::tasks::windows::{Encoded, Window, best_context};
 
 /// Scores of the answers' ends.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,28 +70,6 @@ impl Prediction {
     pub fn text(&self) -> &str {
         self.n_best.first().map_or("", |candidate| &candidate.text)
     }
-}
-
-/// For each window of a question, for each of its context tokens: whether this window has the largest
-/// min(left, right) context (+ 0.01 · its tokens) for it. The first window wins ties.
-pub fn best_context(windows: &[&Window]) -> Vec<Vec<bool>> {
-    let tokens = windows.iter().map(|window| window.first_token + window.tokens).max().unwrap_or(0);
-    let mut best: Vec<Option<(usize, usize)>> = vec![None; tokens];
-    for (index, window) in windows.iter().enumerate() {
-        for place in 0..window.tokens {
-            // In hundredths, so that ties are exact.
-            let score = 100 * place.min(window.tokens - 1 - place) + window.tokens;
-            let entry = &mut best[window.first_token + place];
-            if entry.is_none_or(|(other, _)| score > other) {
-                *entry = Some((score, index));
-            }
-        }
-    }
-    let of_window = |(index, window): (usize, &&Window)| {
-        let entries = &best[window.first_token..window.first_token + window.tokens];
-        entries.iter().map(|entry| entry.is_some_and(|(_, winner)| winner == index)).collect()
-    };
-    windows.iter().enumerate().map(of_window).collect()
 }
 
 /// The positions in a window's ids of the best starts, at most `beam` of them, the best first: for which a

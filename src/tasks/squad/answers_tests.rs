@@ -3,8 +3,8 @@ use std::sync::Arc;
 use approx::assert_relative_eq;
 
 use super::*;
-use crate::tasks::squad::features::{SquadOptions, windows};
 use crate::tasks::tests::{Random, SPECIALS};
+use crate::tasks::windows::{SquadOptions, best_context, windows};
 
 /// A question whose context tokens are its characters.
 fn question(context: &str) -> (Question, Encoded) {

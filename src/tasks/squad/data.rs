@@ -13,12 +13,12 @@ use crate::tasks::predictor::Predictor;
 use crate::tasks::task::{Data, Outcome, Preparation, Settings};
 
 use super::answers::{self, AnswerOptions, Prediction, WindowScores};
-use super::features::{Encoded, SquadOptions, Window, encode, windows};
 use super::head::{Span, Target};
 use super::predictions::{Answer, Answers};
-use super::reader::Question;
 use super::settings::{PredictionSettings, SpanHead, SquadSettings};
 use super::window_scores::{joint_scores, plain_scores};
+use crate::tasks::questions::Question;
+use crate::tasks::windows::{Encoded, SquadOptions, Window, best_context, encode, windows};
 
 /// Starts that are tried for each window by the joint head.
 const BEAM: usize = 20;
@@ -76,7 +76,7 @@ impl SquadData {
             SpanHead::Plain => plain_scores(predictor, &self.all_windows())?,
             SpanHead::Joint => {
                 let may_start: Vec<Vec<bool>> = (self.windows.iter())
-                    .flat_map(|windows| answers::best_context(&windows.iter().collect::<Vec<_>>()))
+                    .flat_map(|windows| best_context(&windows.iter().collect::<Vec<_>>()))
                     .collect();
                 joint_scores(predictor, &self.all_windows(), &may_start, BEAM)?
             }

@@ -5,6 +5,7 @@ use clap::{ArgMatches, Args, Command, FromArgMatches};
 
 use crate::tasks::data::{Problems, Purpose};
 use crate::tasks::lesson::{AnyHead, Lesson, sample};
+use crate::tasks::questions::{self, Question};
 use crate::tasks::source::{Line, Source};
 use crate::tasks::task::{
     Data, Defaults, Description, Example, Examples, HuggingFace, Preparation, Settings, Task, to_settings,
@@ -12,11 +13,9 @@ use crate::tasks::task::{
 
 pub mod answers;
 mod data;
-pub mod features;
 pub mod head;
 pub mod joint_head;
 mod predictions;
-pub mod reader;
 pub mod score;
 pub mod settings;
 mod window_scores;
@@ -26,7 +25,6 @@ pub use predictions::{Answer, Answers};
 use data::SquadData;
 use head::{Span, Target};
 use joint_head::JointSpan;
-use reader::Question;
 use settings::{PredictionSettings, SpanHead, SquadSettings};
 
 pub struct Squad;
@@ -81,7 +79,7 @@ impl Task for Squad {
     }
 
     fn read(&self, source: &Source, purpose: Purpose) -> Result<(Box<dyn Examples>, Problems)> {
-        let dataset = reader::read(&source.path, purpose)?;
+        let dataset = questions::read(&source.path, purpose)?;
         Ok((Box::new(dataset.questions), dataset.problems))
     }
 
@@ -90,17 +88,7 @@ impl Task for Squad {
     }
 
     fn parse(&self, lines: &[Line]) -> Result<Box<dyn Examples>> {
-        let question = |line: &Line| {
-            Ok(Question {
-                id: line.id(),
-                title: String::new(),
-                question: line.text("question")?,
-                context: line.text("context")?.into(),
-                answers: Vec::new(),
-                impossible: false,
-            })
-        };
-        Ok(Box::new(lines.iter().map(question).collect::<Result<Vec<_>>>()?))
+        Ok(Box::new(lines.iter().map(Question::asked).collect::<Result<Vec<_>>>()?))
     }
 
     fn head(&self, description: &Description) -> Result<Box<dyn AnyHead>> {

@@ -9,8 +9,8 @@ use crate::tasks::logits::rounded;
 use crate::tasks::task::{Predictions, Score};
 
 use super::answers::Prediction;
-use super::reader::{Question, golds};
 use super::score::score_squad;
+use crate::tasks::questions::{Question, golds};
 
 /// The answer to a question.
 pub struct Answer {

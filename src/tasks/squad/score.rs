@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 
-use super::reader::Gold;
+use crate::tasks::questions::Gold;
 
 /// Exact match and F1 over a data set, in percent.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]

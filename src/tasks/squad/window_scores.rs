@@ -7,9 +7,9 @@ use crate::tasks::features::Input;
 use crate::tasks::predictor::{Predictor, Ran};
 
 use super::answers::{Ends, WindowScores, beam_starts};
-use super::features::Window;
 use super::head::{Span, Target};
 use super::joint_head::{JointOutputs, JointSpan};
+use crate::tasks::windows::Window;
 
 fn inputs<'a>(windows: &[&'a Window]) -> Vec<&'a Input> {
     windows.iter().map(|window| &window.input).collect()
@@ -30,7 +30,7 @@ pub fn plain_scores(predictor: &mut Predictor, windows: &[&Window]) -> Result<Ve
 }
 
 /// By the joint head. `may_start` says of each window's context tokens whether an answer may start there (see
-/// `answers::best_context`); `beam` of these are tried.
+/// `windows::best_context`); `beam` of these are tried.
 pub fn joint_scores(
     predictor: &mut Predictor,
     windows: &[&Window],

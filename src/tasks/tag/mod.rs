@@ -17,13 +17,12 @@ use crate::tasks::task::{
     Data, Description, Example, Examples, HuggingFace, Lines, Outcome, Preparation, Settings, Task,
     to_settings,
 };
+use crate::tasks::token_head::Tags;
 
-pub mod head;
 pub mod reader;
 pub mod score;
 pub mod tags;
 
-use head::Tags;
 use reader::{Span, TaggedText, tagged_texts};
 use score::score_entities;
 use tags::{EncodedTags, TagLabels, TagWindow, decode_tags, encode_tags, tag_windows};

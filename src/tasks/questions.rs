@@ -1,4 +1,4 @@
-//! Question answering in SQuAD's JSON, versions 1.1 and 2.0 (JaQuAD and JSQuAD as they come).
+//! Questions about contexts: SQuAD's JSON, versions 1.1 and 2.0 (JaQuAD and JSQuAD as they come), and lines of `predict`.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -8,7 +8,8 @@ use anyhow::{Result, anyhow, bail, ensure};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::tasks::data::{Problems, Purpose, read_text};
+use super::data::{Problems, Purpose, read_text};
+use super::source::Line;
 
 /// An answer: a substring of the context.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +31,22 @@ pub struct Question {
     pub answers: Vec<Answer>,
     /// SQuAD 2.0: the context does not answer the question.
     pub impossible: bool,
+}
+
+impl Question {
+    /// A question that was asked, without known answers.
+    ///
+    /// Errors: a line without question or context.
+    pub fn asked(line: &Line) -> Result<Question> {
+        Ok(Question {
+            id: line.id(),
+            title: String::new(),
+            question: line.text("question")?,
+            context: line.text("context")?.into(),
+            answers: Vec::new(),
+            impossible: false,
+        })
+    }
 }
 
 /// The questions of a file that can be used, and what was wrong with others.
@@ -253,5 +270,5 @@ impl Reader {
 }
 
 #[cfg(test)]
-#[path = "reader_tests.rs"]
+#[path = "questions_tests.rs"]
 mod tests;

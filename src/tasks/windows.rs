@@ -1,12 +1,13 @@
-//! Question answering: questions and contexts as windows of ids, with places that lead back to the context.
+//! Questions and contexts as windows of ids, with places that lead back to the context.
 
 use anyhow::{Result, ensure};
 
-use super::reader::Question;
-use crate::tasks::alignment::{align, tokens_of};
-use crate::tasks::data::Problems;
-use crate::tasks::features::Input;
 use crate::tokenizer::{SpecialIds, Tokenizer};
+
+use super::alignment::{align, tokens_of};
+use super::data::Problems;
+use super::features::Input;
+use super::questions::Question;
 
 /// How questions become windows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,4 +148,26 @@ fn window(
         targets: held.map_or((0, 0), |(start, end)| (position(start), position(end))),
         has_answer: held.is_some(),
     }
+}
+
+/// For each window of a question, for each of its context tokens: whether this window has the largest
+/// min(left, right) context (+ 0.01 · its tokens) for it. The first window wins ties.
+pub fn best_context(windows: &[&Window]) -> Vec<Vec<bool>> {
+    let tokens = windows.iter().map(|window| window.first_token + window.tokens).max().unwrap_or(0);
+    let mut best: Vec<Option<(usize, usize)>> = vec![None; tokens];
+    for (index, window) in windows.iter().enumerate() {
+        for place in 0..window.tokens {
+            // In hundredths, so that ties are exact.
+            let score = 100 * place.min(window.tokens - 1 - place) + window.tokens;
+            let entry = &mut best[window.first_token + place];
+            if entry.is_none_or(|(other, _)| score > other) {
+                *entry = Some((score, index));
+            }
+        }
+    }
+    let of_window = |(index, window): (usize, &&Window)| {
+        let entries = &best[window.first_token..window.first_token + window.tokens];
+        entries.iter().map(|entry| entry.is_some_and(|(_, winner)| winner == index)).collect()
+    };
+    windows.iter().enumerate().map(of_window).collect()
 }
