@@ -8,7 +8,7 @@ The step is Inazuma's (docs/spec.md §3): logits only at masked positions, Gumbe
 clipping by the global norm, Adam without bias correction with decoupled decay, by torch._foreach. Without --examples
 sequences are random and of full length; with it (JSON lines of `inazuma bench data --examples`) they are padded to the
 full length and masked, as the reference implementation does. Prints one JSON object: medians over --steps, after two
-that warm up, and the peak of the process's memory (or of the device's).
+that warm up, and the peak of the process's memory (or of the device's). With --case, one object for each.
 
 A step's batch lies on the device before its clock starts, and its loss is read after the clock has stopped; between
 them nothing comes back from the device, which is waited for on both sides. (Inazuma's own figures hold the making of
@@ -47,6 +47,7 @@ def arguments():
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--examples")
+    parser.add_argument("--case", action="append", metavar="PRESET,BATCH,LENGTH,MODE", help="instead of those four options; several in one process, a line of output each")
     return parser.parse_args()
 
 
@@ -196,9 +197,20 @@ def peak_memory(device):
 
 def main():
     a = arguments()
-    torch.manual_seed(1)
     if a.threads:
         torch.set_num_threads(a.threads)
+    for case in a.case or [None]:
+        if case:
+            preset, batch, length, mode = case.split(",")
+            a.preset, a.batch, a.length, a.mode = preset, int(batch), int(length), mode
+        print(json.dumps(measure(a) | (dict(case=case) if case else {})), flush=True)
+
+
+def measure(a):
+    torch.manual_seed(1)
+    if a.device.startswith("cuda"):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = a.mode == "tf32"
     generator = torch.Generator().manual_seed(2)
     total = (a.steps + 2) * a.batch
@@ -224,20 +236,16 @@ def main():
             seconds.append(taken)
             tokens.append(count)
     middle, mean = statistics.median(seconds), sum(tokens) / len(tokens)
-    print(
-        json.dumps(
-            dict(
-                tokens_per_second=mean / middle,
-                positions_per_second=a.batch * a.length / middle,
-                step_ms=1e3 * middle,
-                step_ms_best=1e3 * min(seconds),
-                peak_memory_bytes=peak_memory(a.device),
-                torch=torch.__version__,
-                threads=torch.get_num_threads(),
-                mode=a.mode,
-                loss=loss,
-            )
-        )
+    return dict(
+        tokens_per_second=mean / middle,
+        positions_per_second=a.batch * a.length / middle,
+        step_ms=1e3 * middle,
+        step_ms_best=1e3 * min(seconds),
+        peak_memory_bytes=peak_memory(a.device),
+        torch=torch.__version__,
+        threads=torch.get_num_threads(),
+        mode=a.mode,
+        loss=loss,
     )
 
 

@@ -150,11 +150,27 @@ impl Measured<'_> {
                 arrivals.push(Instant::now());
             }
         }
-        let seconds = arrivals.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect();
+        let between = arrivals.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect();
+        let seconds = shared_out(between);
         let startup = (arrivals[0] - since).as_secs_f64();
         batches.remove(0);
         Ok((batches, seconds, startup))
     }
+}
+
+/// Seconds of each step, by those between the arrivals of results. Results that the host finds together (it was busy, or
+/// submitting made it wait) share the time since the arrival before them: none of these steps took no time.
+fn shared_out(mut between: Vec<f64>) -> Vec<f64> {
+    let together = 0.1 * between.iter().sum::<f64>() / between.len().max(1) as f64;
+    let mut first = 0;
+    while first < between.len() {
+        let following = between[first + 1..].iter().take_while(|&&seconds| seconds < together).count();
+        let group = &mut between[first..=first + following];
+        let mean = group.iter().sum::<f64>() / group.len() as f64;
+        group.fill(mean);
+        first += following + 1;
+    }
+    between
 }
 
 /// The most memory this process has had in use, where the system tells.
@@ -163,4 +179,17 @@ pub fn peak_memory() -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kilobytes << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shared_out;
+
+    #[test]
+    fn results_that_arrive_together_share_the_time() {
+        assert_eq!(shared_out(vec![4.0, 6.0, 5.0]), [4.0, 6.0, 5.0]);
+        assert_eq!(shared_out(vec![4.0, 9.0, 0.0, 0.0, 5.0]), [4.0, 3.0, 3.0, 3.0, 5.0]);
+        assert_eq!(shared_out(vec![0.0, 8.0]), [0.0, 8.0]);
+        assert_eq!(shared_out(vec![]), [0.0; 0]);
+    }
 }
