@@ -87,7 +87,7 @@ impl Shape<'_> {
             context: t.context,
             log_sum_exp: t.log_sum_exp,
             context_gradient: t.context_gradient,
-            delta: builder.tensor("delta", self.rows(), self.heads, Element::Float, Role::Scratch),
+            delta: builder.scratch("delta", self.rows(), self.heads),
             qkv_gradient: t.qkv_gradient,
             tokens: self.rows(),
             sequences: Rows::of(Extent::Sequences, self.lengths.len() + 2),

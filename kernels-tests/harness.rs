@@ -41,17 +41,12 @@ use inazuma::plan::{Data, Executor, Plan, PlanBuilder, Upload};
 use inazuma::tensor::random::{Stream, derive, root};
 use inazuma::tensor::{Element, Precision, Rows, StepValues, TensorId};
 
+use crate::case::poison;
+pub use crate::case::{Case, Fill, POISON, POISON_UINT};
 pub use crate::gradients::{GradientCase, gradient_check};
 use crate::shaders;
 use crate::testing::skipped;
 use crate::tolerances::{EXACT, HALF_CHAIN, HALF_ROUNDING, Tolerance};
-
-/// What outputs hold before they are written; exact in f32 and f64.
-pub const POISON: f32 = 1.0e30;
-/// The same in half precision, exact and beyond all results.
-pub const POISON_HALF: f32 = 49152.0;
-/// The same for integers: an index nobody can follow.
-pub const POISON_UINT: u32 = 0x0bad_f00d;
 
 /// The device of all tests.
 pub fn gpu() -> Arc<Gpu> {
@@ -88,58 +83,6 @@ pub fn step(tokens: u32, sequences: u32, masked: u32) -> StepValues {
         labelled_total: masked as f32,
         tokens_total: tokens as f32,
         ..StepValues::default()
-    }
-}
-
-/// Initial values of a tensor: random ones in its rows in use, given ones from its first element on. The rest
-/// is poison.
-#[derive(Clone, Debug)]
-#[allow(dead_code)] // each op's tests use what they need
-pub enum Fill {
-    /// Normal with this standard deviation.
-    Normal(f64),
-    Uniform(f64, f64),
-    Constant(f64),
-    Floats(Vec<f32>),
-    Integers(Vec<u32>),
-    /// Uniform in 0..n.
-    Below(u32),
-}
-
-/// Tensors of a test: how they start, and what is compared.
-#[derive(Clone, Debug, Default)]
-pub struct Case {
-    fills: Vec<(TensorId, Fill)>,
-    outputs: Vec<(TensorId, Tolerance)>,
-    /// Outputs that an op computes from f16 which it has itself written.
-    read_back: Vec<TensorId>,
-}
-
-impl Case {
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    pub fn fill(mut self, tensor: TensorId, fill: Fill) -> Self {
-        self.fills.push((tensor, fill));
-        self
-    }
-
-    pub fn output(mut self, tensor: TensorId, tolerance: Tolerance) -> Self {
-        self.outputs.push((tensor, tolerance));
-        self
-    }
-
-    /// The output is computed from another that the op has written, and may have rounded.
-    pub fn read_back(mut self, tensor: TensorId) -> Self {
-        self.read_back.push(tensor);
-        self
-    }
-
-    /// All tensors that need memory of their own.
-    fn kept(&self) -> Vec<TensorId> {
-        let filled = self.fills.iter().map(|(tensor, _)| *tensor);
-        filled.chain(self.outputs.iter().map(|(tensor, _)| *tensor)).collect()
     }
 }
 
@@ -397,11 +340,6 @@ fn rounding(plan: &Plan, case: &Case, output: TensorId) -> Tolerance {
         rounded.extend(op.results().filter(|&id| chained || plan.info(id).element == Element::Half));
     }
     if plan.info(output).element == Element::Half { HALF_ROUNDING } else { EXACT }
-}
-
-/// What floats of this type hold before they are written.
-fn poison(element: Element) -> f32 {
-    if element == Element::Half { POISON_HALF } else { POISON }
 }
 
 /// A standard normal draw (Box and Muller).

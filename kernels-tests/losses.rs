@@ -125,8 +125,7 @@ fn replaced_token_detection() {
             let metrics = builder.tensor("metrics", Rows::fixed(16), 1, Element::Float, Role::Metric);
             let histogram =
                 builder.tensor("histogram", Rows::fixed(2), AUC_BINS, Element::Uint, Role::Metric);
-            let partials =
-                builder.tensor("partials", Rows::fixed(PARTIALS), columns + 1, Element::Float, Role::Scratch);
+            let partials = builder.scratch("partials", Rows::fixed(PARTIALS), columns + 1);
             builder.push(
                 "loss",
                 ReplacedToken {

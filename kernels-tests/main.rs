@@ -3,6 +3,7 @@
 use inazuma::tolerances;
 
 mod attention;
+mod case;
 mod command_line;
 mod decay;
 mod embedding;
@@ -24,6 +25,7 @@ mod measuring;
 mod norm;
 mod optimizer;
 mod probe;
+mod samples;
 mod shaders;
 mod steps;
 #[path = "../src/testing.rs"]

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use inazuma::gpu::{GpuExecutor, Options, Selection};
 use inazuma::plan::{Executor, Initial, ParameterKind, Phase, PlanBuilder};
-use inazuma::tensor::{Element, Extent, Role, Rows};
+use inazuma::tensor::{Extent, Rows};
 
 use crate::harness::{Case, Fill, GradientCase, compare, gpu, gradient_check, product, step};
 use crate::tolerances::MATMUL;
@@ -90,7 +90,7 @@ fn gradient_product(s: Shape, bias: bool, splits: Option<usize>) {
         let partials = splits.map(|splits| {
             let rows = Rows::fixed(splits);
             let columns = s.inner * s.n + s.inner;
-            (builder.tensor("partials", rows, columns, Element::Float, Role::Scratch), splits)
+            (builder.scratch("partials", rows, columns), splits)
         });
         let operand = |tensor| Operand { tensor, first_row: s.skip };
         builder.push(
@@ -272,8 +272,7 @@ fn rows_split(s: Shape, splits: usize) {
         let b = builder.activation("b", Rows::fixed(s.inner), s.n);
         let c = builder.activation("c", Rows::fixed(rows.capacity + 2), s.n);
         let columns = rows.capacity * s.n;
-        let partials =
-            builder.tensor("partials", Rows::fixed(splits), columns, Element::Float, Role::Scratch);
+        let partials = builder.scratch("partials", Rows::fixed(splits), columns);
         let c_rows = Operand { tensor: c, first_row: 2 };
         let partials = Some((partials, splits));
         builder.push(

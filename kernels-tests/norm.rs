@@ -36,7 +36,7 @@ pub fn integers(builder: &mut PlanBuilder, name: &str, rows: Rows) -> TensorId {
 }
 
 pub fn scratch(builder: &mut PlanBuilder, rows: usize, columns: usize) -> TensorId {
-    builder.tensor("partials", Rows::fixed(rows), columns, Element::Float, Role::Scratch)
+    builder.scratch("partials", Rows::fixed(rows), columns)
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -1,11 +1,12 @@
-//! Files that a fault must not leave half written: names until they are whole, atomic replacement, JSON lines.
+//! Files that a fault must not leave half written: names until they are whole, atomic replacement, JSON lines; and TOML.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// The path with something appended to its name.
 pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
@@ -52,6 +53,17 @@ pub fn sync_directory(directory: Option<&Path>) {
     if let Some(directory) = directory.and_then(|directory| File::open(directory).ok()) {
         let _ = directory.sync_all();
     }
+}
+
+/// Reads TOML.
+///
+/// # Errors
+/// What is wrong with it, and in which line.
+pub fn parse_toml<T: DeserializeOwned>(text: &str) -> Result<T> {
+    toml::from_str(text).map_err(|error| {
+        let line = error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
+        anyhow!("line {line}: {}", error.message())
+    })
 }
 
 /// A file of JSON lines, each with a `step`, that is only ever appended to.

@@ -9,8 +9,8 @@ use clap::ArgMatches;
 use serde_json::{Map, Value, json};
 
 use crate::files::write_atomically;
-use crate::interop::huggingface;
-use crate::interop::weights;
+use crate::interop::checkpoint::TOKENIZER;
+use crate::interop::{huggingface, weights};
 use crate::model::ModelConfig;
 use crate::plan::Executor;
 use crate::tasks::registry::{self, TASKS};
@@ -19,7 +19,6 @@ use crate::tokenizer::Tokenizer;
 
 /// File that says what a fine-tuned model is for.
 pub const DESCRIPTION: &str = "inazuma.json";
-const TOKENIZER: &str = "tokenizer.model";
 
 /// Keys of all tasks.
 const COMMON: [&str; 3] = ["task", "lower", "max_length"];

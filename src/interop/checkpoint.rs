@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::files::{sync_directory, write_atomically};
+use crate::files::{parse_toml, sync_directory, write_atomically};
 use crate::model::ModelConfig;
 use crate::ops::loss_scaling;
 use crate::plan::{Executor, Parameter};
@@ -217,10 +217,7 @@ pub fn model(run: &Path) -> Result<ModelConfig> {
     let path = run.join(CONFIG);
     let shown = path.display();
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {shown}"))?;
-    let saved: Saved = toml::from_str(&text).map_err(|error| {
-        let line = error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
-        anyhow::anyhow!("{shown}, line {line}: {}", error.message())
-    })?;
+    let saved: Saved = parse_toml(&text).with_context(|| shown.to_string())?;
     saved.model.validate().with_context(|| shown.to_string())?;
     Ok(saved.model)
 }

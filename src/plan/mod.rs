@@ -175,6 +175,11 @@ impl PlanBuilder {
         self.tensor(name, rows, columns, Element::Float, Role::ActivationGradient)
     }
 
+    /// What a single op works with, f32 in any precision.
+    pub fn scratch(&mut self, name: &str, rows: Rows, columns: usize) -> TensorId {
+        self.tensor(name, rows, columns, Element::Float, Role::Scratch)
+    }
+
     fn element(&self) -> Element {
         match self.precision {
             Precision::F32 => Element::Float,

@@ -6,6 +6,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
+use crate::files::parse_toml;
+
 use super::key::{Resume, Value, required};
 use super::keys::{MODEL_PREFIX, following, key, keys};
 
@@ -86,10 +88,7 @@ impl Settings {
     }
 
     pub fn set_toml(&mut self, text: &str) -> Result<()> {
-        let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
-            let line = error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
-            anyhow::anyhow!("line {line}: {}", error.message())
-        })?;
+        let table: toml::Table = parse_toml(text)?;
         let mut flat = Vec::new();
         flatten("", &table, &mut flat);
         let mut values = Vec::new();

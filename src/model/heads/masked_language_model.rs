@@ -10,7 +10,7 @@ use crate::ops::metric_sums::MetricSums;
 use crate::ops::vocabulary_loss::{RESULTS, VocabularyLoss};
 use crate::plan::PlanBuilder;
 use crate::tensor::draws::SAMPLING;
-use crate::tensor::{Dropout, Element, Role, Rows, TensorId};
+use crate::tensor::{Dropout, Rows, TensorId};
 
 use crate::model::inputs::Masked;
 use crate::model::layers::{DenseLayer, GatherLayer, GatherTape, GeluTape, NormLayer, NormTape};
@@ -202,7 +202,7 @@ impl<'a> MaskedLanguageModel<'a> {
         let splits = MatMul::splits(rows.capacity, columns, vocabulary);
         let partials = (splits > 1).then(|| {
             let (name, sums) = (format!("{name}.partials"), rows.capacity * columns);
-            (builder.tensor(&name, Rows::fixed(splits), sums, Element::Float, Role::Scratch), splits)
+            (builder.scratch(&name, Rows::fixed(splits), sums), splits)
         });
         builder.push(
             "logits.input",

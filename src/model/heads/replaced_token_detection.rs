@@ -4,7 +4,7 @@
 
 use crate::ops::replaced_token::{self, ReplacedToken, ReplacedTokenGradient, ReplacedTokenMetrics};
 use crate::plan::PlanBuilder;
-use crate::tensor::{Element, Role, Rows, TensorId};
+use crate::tensor::{Rows, TensorId};
 
 use crate::model::layers::{DenseLayer, GeluTape};
 use crate::model::parameters::DiscriminatorHead;
@@ -69,13 +69,8 @@ impl ReplacedTokenDetectionTape<'_> {
         let (rows, prediction) = (self.head.rows, &self.head.parameters.prediction);
         let columns = prediction.inputs;
         let hidden_gradient = builder.gradient("dense.activated.gradient", rows, columns);
-        let partials = builder.tensor(
-            "dense_prediction.partials",
-            Rows::fixed(replaced_token::PARTIALS),
-            columns + 1,
-            Element::Float,
-            Role::Scratch,
-        );
+        let partials =
+            builder.scratch("dense_prediction.partials", Rows::fixed(replaced_token::PARTIALS), columns + 1);
         builder.push(
             "dense_prediction.backward",
             ReplacedTokenGradient {

@@ -2,7 +2,7 @@
 
 use crate::ops::attention::{Attention, AttentionGradient};
 use crate::plan::PlanBuilder;
-use crate::tensor::{Dropout, Element, Role, TensorId};
+use crate::tensor::{Dropout, TensorId};
 
 use crate::model::inputs::Packed;
 
@@ -57,7 +57,7 @@ impl AttentionTape<'_> {
     pub fn backward(self, builder: &mut PlanBuilder, context_gradient: TensorId) -> TensorId {
         let AttentionLayer { label, packed, hidden, heads, dropout } = self.layer;
         let rows = packed.tokens;
-        let delta = builder.tensor(&format!("{label}.delta"), rows, heads, Element::Float, Role::Scratch);
+        let delta = builder.scratch(&format!("{label}.delta"), rows, heads);
         let qkv_gradient = builder.gradient(&format!("{label}.qkv.gradient"), rows, 3 * hidden);
         builder.push(
             &format!("{label}.backward"),

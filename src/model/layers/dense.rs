@@ -3,7 +3,7 @@
 use crate::ops::gelu::{Gelu, GeluGradient};
 use crate::ops::matmul::{Epilogue, Form, MatMul};
 use crate::plan::PlanBuilder;
-use crate::tensor::{Element, Role, Rows, TensorId};
+use crate::tensor::{Rows, TensorId};
 
 use crate::model::parameters::DenseParameters;
 
@@ -132,7 +132,7 @@ impl DenseTape<'_> {
         let partials = (splits > 1).then(|| {
             let columns = parameters.outputs * parameters.inputs + parameters.outputs;
             let (name, rows) = (format!("{label}.partials"), Rows::fixed(splits));
-            (builder.tensor(&name, rows, columns, Element::Float, Role::Scratch), splits)
+            (builder.scratch(&name, rows, columns), splits)
         });
         builder.push(
             &label,

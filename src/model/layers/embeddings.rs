@@ -5,7 +5,7 @@ use crate::ops::table_gradient::{
     PositionGradient, SEGMENT_PARTIALS, SampledWordGradient, SegmentGradient, WordGradient,
 };
 use crate::plan::PlanBuilder;
-use crate::tensor::{Dropout, Element, Role, Rows, TensorId};
+use crate::tensor::{Dropout, Rows, TensorId};
 
 use crate::model::inputs::{Packed, WordRows};
 use crate::model::parameters::EmbeddingParameters;
@@ -131,13 +131,8 @@ impl EmbeddingTape<'_> {
     fn segment_gradients(&self, builder: &mut PlanBuilder, gradient: TensorId) {
         let EmbeddingLayer { label, parameters, packed, columns, .. } = self.layer;
         let label = format!("{label}.segment");
-        let partials = builder.tensor(
-            &format!("{label}.partials"),
-            Rows::fixed(SEGMENT_PARTIALS),
-            2 * columns,
-            Element::Float,
-            Role::Scratch,
-        );
+        let partials =
+            builder.scratch(&format!("{label}.partials"), Rows::fixed(SEGMENT_PARTIALS), 2 * columns);
         builder.push(
             &label,
             SegmentGradient {

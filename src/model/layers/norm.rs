@@ -2,7 +2,7 @@
 
 use crate::ops::norm::{NORM_PARTIALS, Norm, NormGradient};
 use crate::plan::PlanBuilder;
-use crate::tensor::{Dropout, Element, Role, Rows, TensorId};
+use crate::tensor::{Dropout, Rows, TensorId};
 
 use crate::model::inputs::Coordinates;
 use crate::model::parameters::NormParameters;
@@ -85,13 +85,7 @@ impl NormTape<'_> {
         let input_gradient = input_dropout
             .is_on()
             .then(|| builder.gradient(&format!("{label}.input.gradient"), rows, columns));
-        let partials = builder.tensor(
-            &format!("{label}.partials"),
-            Rows::fixed(NORM_PARTIALS),
-            2 * columns,
-            Element::Float,
-            Role::Scratch,
-        );
+        let partials = builder.scratch(&format!("{label}.partials"), Rows::fixed(NORM_PARTIALS), 2 * columns);
         builder.push(
             &label,
             NormGradient {
