@@ -10,6 +10,7 @@ const COOPERATIVE: Features = Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
 /// Features that are asked for where they are present. Only immediates are indispensable.
 pub(super) const WANTED: Features = Features::IMMEDIATES
     .union(Features::SUBGROUP)
+    .union(Features::SUBGROUP_BARRIER)
     .union(Features::SHADER_F16)
     .union(COOPERATIVE)
     .union(Features::TIMESTAMP_QUERY)
@@ -33,6 +34,7 @@ pub struct Capabilities {
     pub software: bool,
     pub immediates: bool,
     pub subgroups: bool,
+    pub subgroup_barriers: bool,
     pub subgroup_sizes: [u32; 2],
     pub half: bool,
     /// Sizes of cooperative matrices that multiply f16 and sum in f32.
@@ -60,6 +62,7 @@ impl Capabilities {
             software: false,
             immediates: true,
             subgroups: false,
+            subgroup_barriers: false,
             subgroup_sizes: [4, 128],
             half: false,
             cooperative: Vec::new(),
@@ -91,6 +94,7 @@ impl Capabilities {
             immediates: features.contains(Features::IMMEDIATES)
                 && limits.max_immediate_size >= IMMEDIATE_BYTES,
             subgroups: features.contains(Features::SUBGROUP),
+            subgroup_barriers: features.contains(Features::SUBGROUP_BARRIER),
             subgroup_sizes: [info.subgroup_min_size, info.subgroup_max_size],
             half: features.contains(Features::SHADER_F16),
             cooperative: cooperative_sizes(adapter),

@@ -17,6 +17,8 @@ pub struct Gpu {
     pub(super) pipelines: Pipelines,
     /// Kernels to prefer over what the selector would take.
     tuning: Mutex<Arc<Tuning>>,
+    /// Strategies that go before everything else, for experiments: `INAZUMA_KERNELS`, with commas between.
+    wanted: Vec<String>,
 }
 
 impl Deref for Gpu {
@@ -32,7 +34,9 @@ impl Gpu {
     pub fn open(adapter: &Adapter) -> Result<Arc<Gpu>> {
         let handle = Handle::open(adapter)?;
         let pipelines = Pipelines::open(&handle.device, &adapter.inner);
-        Ok(Arc::new(Gpu { handle, pipelines, tuning: Mutex::default() }))
+        let wanted = std::env::var("INAZUMA_KERNELS").unwrap_or_default();
+        let wanted = wanted.split(',').map(|name| name.trim().to_owned()).collect();
+        Ok(Arc::new(Gpu { handle, pipelines, tuning: Mutex::default(), wanted }))
     }
 
     /// Executors made from here on prefer these kernels.
@@ -52,6 +56,10 @@ impl Gpu {
         candidates: &[Candidate],
         capabilities: &Capabilities,
     ) -> Option<Candidate> {
+        let wanted = self.wanted.iter().find_map(|name| selector::named(candidates, capabilities, name));
+        if wanted.is_some() {
+            return wanted;
+        }
         let tuning = self.preferred();
         selector::named(candidates, capabilities, tuning.strategies.get(signature)?)
     }

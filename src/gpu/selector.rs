@@ -22,6 +22,7 @@ pub fn fits(requires: &Requirements, capabilities: &Capabilities) -> bool {
         && requires.invocations <= capabilities.invocations
         && requires.storage_buffers <= capabilities.storage_buffers
         && (!requires.subgroups || capabilities.subgroups)
+        && (!requires.subgroup_barriers || capabilities.subgroup_barriers)
         && (!requires.half || capabilities.half)
         && requires.cooperative.is_none_or(|(size, lanes)| {
             capabilities.cooperative.contains(&size) && capabilities.subgroup_sizes == [lanes, lanes]

@@ -1,8 +1,5 @@
-//! The embedded shaders, and the small preprocessor that makes one WGSL module of constants, prelude and source.
-//!
-//! Lines that start with `#` are ours: `#if NAME`, `#if NAME == value`, `#if NAME != value`, `#else`, `#endif`,
-//! nested as one likes. NAME is a constant of the dispatch; a name nobody set is an error, not zero. `#include part`
-//! stands for `shaders/<part>.wgsl`, where kernels keep what they share.
+//! The embedded shaders, and how one WGSL module is made of constants, prelude and source, whose `#` lines
+//! `preprocess` resolves.
 //!
 //! What a floating-point binding n holds, f32 or f16, is the plan's choice. A shader that allows both declares it
 //! with the aliases put before it: `array<Tn>` for single elements, `array<Vn>` for vectors of four, `array<Ln>` for
@@ -11,12 +8,13 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 
 use crate::ops::constants::shared;
 use crate::tensor::Element;
 
-include!(concat!(env!("OUT_DIR"), "/shaders.rs"));
+use super::preprocess::{Constants, Origin, preprocess};
+use super::sources::read;
 
 const PRELUDE: &str = "prelude";
 
@@ -33,9 +31,6 @@ pub struct Source {
     generated: usize,
 }
 
-/// A file in `shaders/` and a line of it, from 1.
-type Origin = (String, usize);
-
 impl Source {
     /// Where line `line` (from 1) of the text comes from: `shaders/matmul_tiled.wgsl:12`.
     pub fn locate(&self, line: usize) -> String {
@@ -46,15 +41,10 @@ impl Source {
     }
 }
 
-fn embedded(name: &str) -> Result<&'static str> {
-    let found = SHADERS.iter().find(|(known, _)| *known == name);
-    Ok(found.with_context(|| format!("there is no shaders/{name}.wgsl"))?.1)
-}
-
 /// The module of `shaders/<name>.wgsl` with these constants and element types of its bindings (f32 where none is
 /// given): `const NAME: u32 = value;` lines, of the shared constants those that it names; aliases, the prelude, and the source with its `#if` lines resolved.
 pub fn assemble(name: &str, constants: &[(&str, u32)], elements: &[Element]) -> Result<Source> {
-    assemble_text(name, embedded(name)?, constants, elements)
+    assemble_text(name, &read(name)?, constants, elements)
 }
 
 /// The same of a text that is not, or not yet, among the embedded ones: for tools that try a kernel out.
@@ -65,8 +55,10 @@ pub fn assemble_text(
     elements: &[Element],
 ) -> Result<Source> {
     let mut lines = Vec::new();
-    preprocess(PRELUDE, embedded(PRELUDE)?, constants, &mut lines)?;
-    preprocess(name, body, constants, &mut lines)?;
+    let halves = elements.iter().map(|element| *element == Element::Half).collect();
+    let known = Constants { given: constants, halves };
+    preprocess(PRELUDE, &read(PRELUDE)?, &known, &mut lines)?;
+    preprocess(name, body, &known, &mut lines)?;
     let mut text = String::new();
     // Extensions are enabled before anything else.
     let mut enabled = BTreeSet::new();
@@ -110,134 +102,10 @@ pub fn assemble_text(
     Ok(Source { text, name: name.to_owned(), origins, generated })
 }
 
-/// A line of a module.
-struct Line {
-    text: String,
-    origin: Origin,
-}
-
-impl Line {
-    /// Whether the code of the line, not its comment, has this word.
-    fn names(&self, word: &str) -> bool {
-        let code = self.text.split("//").next().unwrap_or("");
-        code.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).any(|other| other == word)
-    }
-}
-
-/// One open `#if`.
-struct Block {
-    line: usize,
-    /// The lines in this branch are kept (and those of all blocks around it).
-    active: bool,
-    /// What `active` becomes at `#else`.
-    otherwise: bool,
-    has_else: bool,
-}
-
-/// Resolves the `#` lines and appends what is left.
-fn preprocess(name: &str, source: &str, constants: &[(&str, u32)], output: &mut Vec<Line>) -> Result<()> {
-    let mut blocks: Vec<Block> = Vec::new();
-    for (index, line) in source.lines().enumerate() {
-        let number = index + 1;
-        let at = |message: String| anyhow::anyhow!("shaders/{name}.wgsl:{number}: {message}");
-        let active = blocks.last().is_none_or(|block| block.active);
-        if let Some(directive) = line.trim_start().strip_prefix('#') {
-            let words: Vec<&str> = directive.split("//").next().unwrap_or("").split_whitespace().collect();
-            match words.as_slice() {
-                ["if", condition @ ..] => {
-                    let holds = evaluate(condition, constants).map_err(at)?;
-                    blocks.push(Block {
-                        line: number,
-                        active: active && holds,
-                        otherwise: active && !holds,
-                        has_else: false,
-                    });
-                }
-                ["else"] => match blocks.last_mut() {
-                    Some(block) if !block.has_else => {
-                        block.active = block.otherwise;
-                        block.has_else = true;
-                    }
-                    _ => return Err(at("#else without its #if".into())),
-                },
-                ["endif"] => {
-                    blocks.pop().ok_or_else(|| at("#endif without its #if".into()))?;
-                }
-                ["include", part] if active => {
-                    let text = embedded(part).map_err(|error| at(format!("{error:#}")))?;
-                    preprocess(part, text, constants, output)?;
-                }
-                ["include", _] => {}
-                _ => return Err(at(format!("unknown directive \"{}\"", line.trim()))),
-            }
-        } else if active {
-            // The name of a variable hides that of the address space: WGSL, not only naga, calls this recursive.
-            if line.contains("var<immediate> immediate:") {
-                return Err(at("call the variable `immediates`: `immediate` is the address space".into()));
-            }
-            output.push(Line { text: line.to_owned(), origin: (name.to_owned(), number) });
-        }
-    }
-    if let Some(block) = blocks.last() {
-        bail!("shaders/{name}.wgsl:{}: this #if has no #endif", block.line);
-    }
-    Ok(())
-}
-
-fn evaluate(condition: &[&str], constants: &[(&str, u32)]) -> Result<bool, String> {
-    let value = |name: &str| {
-        let found = constants.iter().find(|(known, _)| *known == name);
-        found.map(|(_, value)| *value).ok_or_else(|| {
-            let known: Vec<&str> = constants.iter().map(|(known, _)| *known).collect();
-            format!("#if: no constant {name} (this dispatch has {})", known.join(", "))
-        })
-    };
-    let number = |text: &str| {
-        text.trim_end_matches('u').parse::<u32>().map_err(|_| format!("#if: {text} is not a number"))
-    };
-    match condition {
-        [name] => Ok(value(name)? != 0),
-        [name, "==", other] => Ok(value(name)? == number(other)?),
-        [name, "!=", other] => Ok(value(name)? != number(other)?),
-        _ => Err(format!(
-            "#if: expected NAME, NAME == value or NAME != value, not \"{}\"",
-            condition.join(" ")
-        )),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::sources::SHADERS;
     use super::*;
-
-    const NESTED: &str = "a\n#if X == 2\nb\n  #if Y\nc\n  #else\nd\n  #endif\n#else\ne\n#endif\nf";
-
-    fn lines(source: &str, constants: &[(&str, u32)]) -> Result<Vec<Line>> {
-        let mut lines = Vec::new();
-        preprocess("test", source, constants, &mut lines)?;
-        Ok(lines)
-    }
-
-    fn kept(x: u32, y: u32) -> String {
-        lines(NESTED, &[("X", x), ("Y", y)]).unwrap().into_iter().map(|line| line.text).collect()
-    }
-
-    #[test]
-    fn nested_conditions_and_line_numbers() {
-        assert_eq!(kept(2, 1), "abcf");
-        assert_eq!(kept(2, 0), "abdf");
-        assert_eq!(kept(1, 1), "aef");
-        let kept = lines(NESTED, &[("X", 1), ("Y", 1)]).unwrap();
-        assert_eq!(kept.last().map(|line| line.origin.1), Some(12));
-    }
-
-    /// The table that build.rs writes lies in the target folder, which several checkouts may share and outlive.
-    #[test]
-    fn the_table_of_shaders_names_no_checkout() {
-        let table = include_str!(concat!(env!("OUT_DIR"), "/shaders.rs"));
-        assert!(!table.contains(env!("CARGO_MANIFEST_DIR")), "{table}");
-        assert_eq!(table.matches("concat!(env!(\"CARGO_MANIFEST_DIR\"), \"/shaders/").count(), SHADERS.len());
-    }
 
     #[test]
     fn lines_are_traced_to_their_files() {
@@ -245,7 +113,7 @@ mod tests {
         let line = |start: &str| 1 + source.text.lines().position(|l| l.starts_with(start)).unwrap();
         assert_eq!(source.locate(1), "constants of shaders/matmul_sum_splits.wgsl");
         assert!(source.locate(line("struct Step")).starts_with("shaders/prelude.wgsl:"));
-        let own = embedded("matmul_sum_splits").unwrap();
+        let own = read("matmul_sum_splits").unwrap();
         let expected = 1 + own.lines().position(|l| l.starts_with("fn main")).unwrap();
         assert_eq!(source.locate(line("fn main")), format!("shaders/matmul_sum_splits.wgsl:{expected}"));
         assert!(assemble("nothing", &[], &[]).unwrap_err().to_string().contains("shaders/nothing.wgsl"));
@@ -267,23 +135,6 @@ mod tests {
                     .any(|(constant, _)| code.contains(&format!("const {}:", constant.to_lowercase())));
                 assert!(!declares, "{at}: declared by ops::constants");
             }
-        }
-    }
-
-    #[test]
-    fn errors_name_file_and_line() {
-        let cases = [
-            ("x\n#if Z\n#endif", "shaders/test.wgsl:2: #if: no constant Z (this dispatch has X)"),
-            ("#if X\n", "shaders/test.wgsl:1: this #if has no #endif"),
-            ("\n\n#endif", "shaders/test.wgsl:3: #endif without its #if"),
-            ("#if X\n#else\n#else\n#endif", "shaders/test.wgsl:3: #else without its #if"),
-            ("#if X ~ 3\n#endif", "shaders/test.wgsl:1: #if: expected NAME"),
-            ("#define A", "shaders/test.wgsl:1: unknown directive"),
-            ("\n#include nothing", "shaders/test.wgsl:2: there is no shaders/nothing.wgsl"),
-        ];
-        for (source, expected) in cases {
-            let error = lines(source, &[("X", 1)]).err().unwrap().to_string();
-            assert!(error.starts_with(expected), "{error}");
         }
     }
 }

@@ -96,6 +96,7 @@ pub struct Requirements {
     pub invocations: u32,
     pub storage_buffers: u32,
     pub subgroups: bool,
+    pub subgroup_barriers: bool,
     /// Rounds operands to f16: for plans in half precision only.
     pub half: bool,
     /// Size of the cooperative matrices (f16 · f16 → f32) it is made of, and the lanes of a subgroup it is made for.
