@@ -44,9 +44,6 @@ pub struct GpuExecutor {
 impl GpuExecutor {
     /// Allocates all memory of the plan, compiles its kernels and makes their bind groups.
     pub fn new(gpu: Arc<Gpu>, plan: Plan, options: Options) -> Result<Self> {
-        if plan.is_half() && !gpu.capabilities.half {
-            bail!("{} has no half precision (SHADER_F16): use precision f32", gpu.capabilities.name);
-        }
         let chosen = choose(&gpu, &plan, options)?;
         let buffers = make_buffers(&gpu, &plan)?;
         let uniform = gpu.guarded(|| {

@@ -9,6 +9,7 @@ mod buffers;
 mod choice;
 mod executor;
 mod handle;
+mod memory;
 mod open;
 mod pipelines;
 mod preprocess;
@@ -21,7 +22,7 @@ pub mod tuning;
 mod uploads;
 
 pub use adapter::{Adapter, Capabilities, adapters};
-pub use choice::Options;
+pub use choice::{Options, check_plan};
 pub use executor::GpuExecutor;
 pub use handle::Handle;
 pub use open::Gpu;

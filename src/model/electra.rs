@@ -54,6 +54,8 @@ pub struct StepOptions {
     pub generator_weight: f32,
     pub discriminator_weight: f32,
     pub temperature: f32,
+    /// Masked slots whose vocabulary logits are alive at once; nothing means 64 MB of logits.
+    pub vocabulary_chunk: Option<usize>,
     /// Of activations and their gradients.
     pub precision: Precision,
     pub optimizer: OptimizerOptions,
@@ -69,6 +71,7 @@ impl Default for StepOptions {
             generator_weight: 1.0,
             discriminator_weight: 50.0,
             temperature: 1.0,
+            vocabulary_chunk: None,
             precision: Precision::F32,
             optimizer: OptimizerOptions::default(),
         }
@@ -256,6 +259,7 @@ impl Step<'_> {
             metrics: self.fed.metrics,
             loss_weight: self.options.generator_weight,
             temperature: self.options.temperature,
+            chunk: self.options.vocabulary_chunk,
             backward: self.options.trains(),
         };
         let (logits, gradient) = builder.scoped_in("head", |builder| {

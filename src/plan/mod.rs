@@ -17,6 +17,7 @@ mod executor;
 pub mod explain;
 mod identity;
 mod in_flight;
+mod memory;
 mod planned_op;
 mod storage;
 
@@ -24,6 +25,7 @@ pub use bound::{Access, Bound};
 pub use executor::{Data, Executor, Upload, copy_parameters};
 pub use identity::Identity;
 pub use in_flight::{IN_FLIGHT, InFlight};
+pub use memory::DeviceMemory;
 pub use planned_op::PlannedOp;
 pub use storage::{BufferInfo, ParameterRange};
 

@@ -16,3 +16,4 @@ pub mod progress;
 pub mod run;
 pub mod schedule;
 mod settings;
+mod sizing;

@@ -16,7 +16,7 @@ use crate::store::{Stores, WeightedPath};
 
 use super::config::{Sources, Surroundings, TrainConfig};
 use super::evaluate::{Evaluation, Evaluator};
-use super::examples::{self, Batcher, Feeder, StepBatch, full_extents};
+use super::examples::{Batcher, Feeder, StepBatch, full_extents};
 use super::feeding::Feeding;
 use super::metrics::MetricsRecord;
 use super::profile::StepProfiler;
@@ -66,16 +66,18 @@ pub fn explain(options: &Options) -> Result<(String, explain::Summary)> {
         Stores::open(&options.stores)?.first().vocab_size()
     };
     let device = Device::new(&options.device, options.threads)?;
-    let config = TrainConfig::resolve(settings, Surroundings { vocab_size, gpu: device.is_gpu() })?;
-    let plan = examples::plan(&config)?.plan;
+    let config = TrainConfig::resolve(settings, Surroundings { vocab_size, room: device.room() })?;
+    let plan = config.plan()?.plan;
     if device.is_gpu() {
         plan.suits_gpu()?;
     }
     let extents = full_extents(&config);
     let parts = plan.parameters.iter().flat_map(|parameter| &parameter.parts);
     let parameters: usize = parts.map(|part| part.elements()).sum();
+    let refused = config.check(device.room(), false).err();
+    let room = refused.map_or_else(String::new, |refused| format!("does not fit: {refused:#}\n"));
     let text = format!(
-        "{}parameters: {:.2} million; a step is {} micro-batches of {} sequences; {:.1} MFLOP a token at length {}\n",
+        "{}parameters: {:.2} million; a step is {} micro-batches of {} sequences; {:.1} MFLOP a token at length {}\n{room}",
         plan.explain(&extents),
         parameters as f64 / 1e6,
         config.batch_size.div_ceil(config.micro_batch),
@@ -94,22 +96,25 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
         ensure_empty(&options.out)?;
     }
     let device = Device::new(&options.device, options.threads)?;
-    let surroundings = Surroundings { vocab_size: store.vocab_size(), gpu: device.is_gpu() };
+    let surroundings = Surroundings { vocab_size: store.vocab_size(), room: device.room() };
     let config = if options.resume {
         resumed_config(options, surroundings)?
     } else {
         let (settings, notes) = options.sources.settings()?;
         notes.iter().for_each(|note| eprintln!("{note}"));
-        TrainConfig::resolve(settings, surroundings)?
+        let config = TrainConfig::resolve(settings, surroundings)?;
+        config.check(surroundings.room, options.eval_store.is_some())?;
+        config
     };
     let batcher = Batcher::new(&stores, &config)?;
-    let plan = examples::plan(&config)?;
+    let plan = config.plan()?;
     let peaks = options.profile.then(|| Peaks::measure(&device)).transpose()?;
     let peak = peaks.map_or_else(|| Peaks::multiply_adds(&device), |peaks| Ok(peaks.flops_per_second))?;
     let kernels = options.out.join("kernels.json");
     if options.resume {
         device.reuse_kernels(&kernels)?;
     }
+    eprintln!("{}", config.room_taken(&plan.plan, device.room()));
     let (mut executor, feeding) = Feeding::open(&device, plan)?;
     let evaluator = match &options.eval_store {
         Some(path) => Some(Evaluator::new(path, &store, &config, &device)?),
@@ -162,19 +167,17 @@ pub fn ensure_empty(out: &Path) -> Result<()> {
 }
 
 /// The run's own configuration; flags that contradict it are refused by name.
-fn resumed_config(options: &Options, surroundings: Surroundings) -> Result<TrainConfig> {
+fn resumed_config(options: &Options, surroundings: Surroundings<'_>) -> Result<TrainConfig> {
     let path = options.out.join(checkpoint::CONFIG);
     let saved = TrainConfig::load(&path).context("--resume")?;
     let sources = &options.sources;
     let mut settings = saved.clone();
     if sources.preset.is_some() || sources.file.is_some() || sources.hparams.is_some() {
         settings = sources.settings()?.0;
-        if let (None, Some(value)) = (settings.get("micro_batch"), saved.get("micro_batch")) {
-            settings.set_value("micro_batch", value.clone())?;
-        }
     } else {
         sources.assign(&mut settings)?;
     }
+    TrainConfig::keep_sizes(&mut settings, &saved)?;
     let config = TrainConfig::resolve(settings, surroundings)?;
     let contradictions = config.settings().contradictions(&saved);
     ensure!(
@@ -183,6 +186,9 @@ fn resumed_config(options: &Options, surroundings: Surroundings) -> Result<Train
         path.display(),
         contradictions.join("; ")
     );
+    config
+        .check(surroundings.room, options.eval_store.is_some())
+        .with_context(|| format!("--resume continues {} as it began", path.display()))?;
     Ok(config)
 }
 
