@@ -24,7 +24,8 @@ pub struct Options {
     pub stores: Vec<WeightedPath>,
     pub sources: Sources,
     pub steps: usize,
-    /// Writes the masked examples of the steps there, a JSON object a line, for other programs to measure with.
+    /// Writes the masked examples of the steps there, a JSON object a line, for other programs to measure with: those
+    /// that `pretrain` takes with this configuration, from its first step on.
     pub examples: Option<PathBuf>,
 }
 
@@ -66,11 +67,11 @@ pub fn run(options: &Options) -> Result<Report> {
     let (mut batcher, _, _) = open(&options.stores, &options.sources, false)?;
     let (mut seconds, mut tokens, mut positions) = (Vec::new(), 0, 0);
     let mut examples = options.examples.as_deref().map(ExampleFile::create).transpose()?;
-    // The first step counts an epoch's examples, and touches the store's pages.
+    // Made once before it is timed: the first step counts an epoch's examples, and touches the store's pages.
     batcher.step(0);
     for step in 0..options.steps as u64 {
         let since = Instant::now();
-        let batch = std::hint::black_box(batcher.step(step + 1));
+        let batch = std::hint::black_box(batcher.step(step));
         seconds.push(since.elapsed().as_secs_f64());
         tokens += batch.totals.tokens;
         positions += batch.totals.positions;
