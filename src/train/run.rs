@@ -22,6 +22,7 @@ use super::config::{Sources, Surroundings, TrainConfig};
 use super::evaluate::{Evaluation, Evaluator};
 use super::examples::{self, Batcher, Feeder, StepBatch, full_extents};
 use super::feeding::{Feeding, PHASES};
+use super::init::Init;
 use super::metrics::MetricsRecord;
 use super::profile::StepProfiler;
 use super::progress::{Progress, Submitted};
@@ -38,8 +39,10 @@ pub struct Options {
     /// Threads of the CPU executor; 0 means one for each core.
     pub threads: usize,
     pub resume: bool,
-    /// A run or checkpoint whose parameters this one begins with.
+    /// A run, a checkpoint or an imported model that this one begins with.
     pub init: Option<PathBuf>,
+    /// With `init`: the step at which the schedule begins.
+    pub init_step: Option<u64>,
     /// Held-out text to evaluate on.
     pub eval_store: Option<PathBuf>,
     /// Show where the time of a few steps goes.
@@ -141,13 +144,19 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
     }
     let device = Device::new(&options.device, options.threads)?;
     let surroundings = Surroundings { vocab_size: store.vocab_size(), gpu: device.is_gpu() };
+    let init = options.init.as_deref().map(Init::open).transpose()?;
     let config = if options.resume {
         resumed_config(options, surroundings)?
     } else {
-        let (settings, notes) = options.sources.settings()?;
+        let sizes = init.as_ref().map_or(Ok(Vec::new()), Init::sizes)?;
+        let (settings, notes) = options.sources.settings_for(&sizes)?;
         notes.iter().for_each(|note| eprintln!("{note}"));
         TrainConfig::resolve(settings, surroundings)?
     };
+    if let Some(init) = &init {
+        init.check(&store, &config.model)?;
+        init.step(options.init_step, config.steps)?;
+    }
     let batcher = Batcher::new(&stores, &config)?;
     let plan = examples::plan(&config)?;
     let peaks = options.profile.then(|| Peaks::measure(&device)).transpose()?;
@@ -161,7 +170,7 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
         Some(path) => Some(Evaluator::new(path, &store, &config, &device)?),
         None => None,
     };
-    let state = start(options, &config, &stores, executor.as_mut())?;
+    let state = start(options, init.as_ref(), &config, &stores, executor.as_mut())?;
     if let (Some(tensor), Some(scaling)) = (executor.plan().loss_scale, state.loss_scaling) {
         scaling.write(executor.as_mut(), tensor)?;
     }
@@ -235,6 +244,7 @@ fn resumed_config(options: &Options, surroundings: Surroundings) -> Result<Train
 /// Draws the parameters, or loads the last checkpoint; the directory then holds what describes the run.
 fn start(
     options: &Options,
+    init: Option<&Init>,
     config: &TrainConfig,
     stores: &Stores,
     executor: &mut dyn Executor,
@@ -278,28 +288,24 @@ fn start(
         State { device: fresh.device, ..state }
     } else {
         parameters::initialise(executor, config.seed)?;
-        if let Some(path) = &options.init {
-            begin_with(path, &fresh.tokenizer, executor)?;
+        match init {
+            Some(init) => {
+                let step = init.step(options.init_step, config.steps)?;
+                init.load(executor, step)?;
+                State { step, tokens: init.tokens(step), ..fresh }
+            }
+            None => fresh,
         }
-        fresh
     };
     fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
     write_atomically(&out.join(checkpoint::CONFIG), config.settings().to_toml().as_bytes())?;
-    write_atomically(&out.join(checkpoint::TOKENIZER), store.tokenizer_model())?;
+    checkpoint::write_vocabulary(out, store.is_ready_made(), store.tokenizer_model())?;
+    if let Some(init) = init {
+        init.pass_on(out)?;
+        // So that a run that is stopped before its first checkpoint resumes from what it began with.
+        checkpoint::save(out, executor, &state, 0)?;
+    }
     Ok(state)
-}
-
-/// Loads the parameters of another run of the same sizes and tokenizer; the optimiser starts afresh.
-fn begin_with(init: &Path, tokenizer: &str, executor: &mut dyn Executor) -> Result<()> {
-    let path = if checkpoint::is_run(init) { checkpoint::latest(init)? } else { init.to_owned() };
-    let state = checkpoint::state(&path).context("--init takes a run or one of its checkpoints")?;
-    ensure!(
-        state.tokenizer == tokenizer,
-        "{}: was trained with another tokenizer than the store's ({:.12}…, not {tokenizer:.12}…)",
-        path.display(),
-        state.tokenizer
-    );
-    checkpoint::load_model(&path, executor).context("--init")
 }
 
 /// The step whose evaluation and earlier ones stay in the file; a finished run that is resumed makes its last
