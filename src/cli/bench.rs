@@ -213,6 +213,13 @@ fn print_step(out: &mut dyn Write, report: &step::Report) -> Result<()> {
         report.peak_memory_bytes as f64 / 1e6,
         report.startup_seconds
     )?;
+    if report.submissions > 0.0 {
+        writeln!(
+            out,
+            "{:.0} kernels a step in {:.1} submissions, recorded and submitted in {:.2} ms",
+            report.dispatches, report.submissions, report.host_ms
+        )?;
+    }
     if let Some(profile) = &report.profile {
         write!(out, "{profile}")?;
     }

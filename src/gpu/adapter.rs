@@ -83,6 +83,11 @@ impl Capabilities {
         }
     }
 
+    /// What desktop GPUs have through Vulkan, Metal or DirectX 12: for what is said of a GPU where none is asked for.
+    pub fn desktop() -> Self {
+        Capabilities { storage_buffers: 31, workgroup_memory: 32 << 10, half: true, ..Self::baseline() }
+    }
+
     fn of(adapter: &wgpu::Adapter) -> Self {
         let (info, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
         let driver = format!("{} {}", info.driver, info.driver_info);

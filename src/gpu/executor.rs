@@ -10,7 +10,7 @@ use half::f16;
 
 use crate::ops::memory::Placement;
 use crate::ops::{Dispatch, Grid};
-use crate::plan::{Bound, Data, Executor, Identity, Plan, Upload};
+use crate::plan::{Bound, Data, Executor, Identity, Plan, Submitted, Upload};
 use crate::tensor::{Element, Extents, Role, StepValues, TensorId};
 
 use super::Gpu;
@@ -39,6 +39,7 @@ pub struct GpuExecutor {
     kernels: Vec<(&'static str, Vec<Kernel>)>,
     uploads: Uploads,
     readback: Readback,
+    submitted: Submitted,
 }
 
 impl GpuExecutor {
@@ -60,7 +61,8 @@ impl GpuExecutor {
         let dispatches = chosen.iter().flat_map(|chosen| &chosen.dispatches);
         gpu.pipelines.compile_all(&gpu, dispatches, options.checked)?;
         let (kernels, readback) = (Vec::with_capacity(chosen.len()), Readback::default());
-        let mut executor = GpuExecutor { gpu, plan, buffers, uniform, kernels, uploads, readback };
+        let submitted = Submitted::default();
+        let mut executor = GpuExecutor { gpu, plan, buffers, uniform, kernels, uploads, readback, submitted };
         for (index, Chosen { strategy, dispatches }) in chosen.iter().enumerate() {
             let kernels = dispatches.iter().map(|(dispatch, bound)| {
                 let place = || format!("{}: kernel {}", executor.plan.ops[index].label, dispatch.shader);
@@ -147,7 +149,7 @@ impl GpuExecutor {
         &mut self,
         values: &StepValues,
         uploads: &[Upload<'_>],
-        record: impl FnOnce(&Self, &mut wgpu::CommandEncoder) -> Result<()>,
+        record: impl FnOnce(&Self, &mut wgpu::CommandEncoder) -> Result<usize>,
     ) -> Result<()> {
         let mut copies: Vec<Copy<'_>> = vec![(&self.uniform, 0, bytemuck::bytes_of(values).into())];
         for upload in uploads {
@@ -171,7 +173,7 @@ impl GpuExecutor {
         let recorded = record(self, &mut encoder);
         let submission = self.gpu.queue.submit([encoder.finish()]);
         self.uploads.submitted(submission);
-        recorded?;
+        self.submitted += Submitted { dispatches: recorded? as u64, submissions: 1 };
         self.gpu.check()
     }
 
@@ -184,7 +186,13 @@ impl GpuExecutor {
         Ok(since.elapsed().as_secs_f64())
     }
 
-    fn record(&self, pass: &mut wgpu::ComputePass<'_>, ops: Range<usize>, extents: &Extents) -> Result<()> {
+    fn record(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        ops: Range<usize>,
+        extents: &Extents,
+    ) -> Result<usize> {
+        let mut dispatches = 0;
         let mut pipeline: Option<&Arc<Pipeline>> = None;
         for kernel in self.kernels[ops].iter().flat_map(|(_, kernels)| kernels) {
             let workgroups = kernel.grid.workgroups(extents);
@@ -201,8 +209,9 @@ impl GpuExecutor {
                 pass.set_immediates(0, bytemuck::cast_slice(&kernel.immediates));
             }
             pass.dispatch_workgroups(x, y, 1);
+            dispatches += 1;
         }
-        Ok(())
+        Ok(dispatches)
     }
 }
 
@@ -227,7 +236,7 @@ impl Executor for GpuExecutor {
     ) -> Result<Vec<f64>> {
         let extents = values.extents();
         if !self.gpu.capabilities.timestamps {
-            self.submit(values, uploads, |_, _| Ok(()))?;
+            self.submit(values, uploads, |_, _| Ok(0))?;
             return ops.map(|op| self.by_the_wall_clock(op, values)).collect();
         }
         let mut seconds = Vec::with_capacity(ops.len());
@@ -241,7 +250,7 @@ impl Executor for GpuExecutor {
                     executor.record(&mut pass, op..op + 1, &extents)?;
                 }
                 clock.resolve(encoder);
-                Ok(())
+                Ok(0)
             })?;
             seconds.extend(clock.read(&self.gpu)?);
             uploads = &[];
@@ -296,6 +305,7 @@ impl Executor for GpuExecutor {
             let buffer = &self.buffers[self.plan.placement(tensor).buffer];
             parts.push((buffer, self.offset(tensor), self.bytes(tensor)));
         }
+        self.submitted.submissions += 1;
         self.readback.request(&self.gpu, tag, &parts)
     }
 
@@ -307,5 +317,9 @@ impl Executor for GpuExecutor {
         let c = &self.gpu.capabilities;
         let [name, backend, driver] = [&c.name, &c.backend, &c.driver].map(String::clone);
         Identity::Gpu { name, kind: c.kind, backend, driver }
+    }
+
+    fn submitted(&self) -> Submitted {
+        self.submitted
     }
 }

@@ -229,13 +229,25 @@ pub fn discriminator_head(builder: &mut PlanBuilder, config: &ModelConfig) -> Di
     }
 }
 
+/// Every parameter of both networks and their heads, for whoever reads or writes models without a plan.
+pub fn all(config: &ModelConfig) -> Vec<Parameter> {
+    let mut builder = PlanBuilder::new();
+    let rates = LayerRates::equal();
+    embeddings(&mut builder, config);
+    encoder(&mut builder, "generator", EncoderSize::generator(config), &rates);
+    generator_head(&mut builder, config);
+    encoder(&mut builder, "discriminator", EncoderSize::discriminator(config), &rates);
+    discriminator_head(&mut builder, config);
+    builder.parameters().to_vec()
+}
+
 /// Elements that are drawn before they are written, at least: enough for all cores, and 128 MiB of memory.
 const DRAWN_TOGETHER: usize = 1 << 25;
 
 /// Draws all parameters of the executor's plan, on all cores. Each named part has a stream of its own, so a parameter's
 /// start depends on the seed and its name alone, not on how the plan fuses or orders it, nor on the cores.
 pub fn initialise(executor: &mut dyn Executor, seed: u64) -> Result<()> {
-    let root = random::derive(random::root(seed), INITIALISATION, 0);
+    let root = start_key(seed);
     let parameters = executor.plan().parameters.clone();
     let mut rest = &parameters[..];
     while !rest.is_empty() {
@@ -253,6 +265,16 @@ pub fn initialise(executor: &mut dyn Executor, seed: u64) -> Result<()> {
         rest = later;
     }
     Ok(())
+}
+
+/// The key of all draws of a start.
+fn start_key(seed: u64) -> [u32; 2] {
+    random::derive(random::root(seed), INITIALISATION, 0)
+}
+
+/// What a parameter is drawn as with this seed.
+pub fn drawn(parameter: &Parameter, seed: u64) -> Vec<f32> {
+    draw(parameter, start_key(seed))
 }
 
 /// The start of a parameter.

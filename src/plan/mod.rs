@@ -22,7 +22,7 @@ mod planned_op;
 mod storage;
 
 pub use bound::{Access, Bound};
-pub use executor::{Data, Executor, Upload, copy_parameters};
+pub use executor::{Data, Executor, Submitted, Upload, copy_parameters};
 pub use identity::Identity;
 pub use in_flight::{IN_FLIGHT, InFlight};
 pub use memory::DeviceMemory;

@@ -18,6 +18,7 @@ use super::key::Value;
 use super::keys::{GENERATOR_FRACTION, MODEL_PREFIX, RunValues, keys};
 use super::metrics::LossWeights;
 use super::presets::{DEFAULT_PRESET, preset};
+use super::reference::{self, Program};
 use super::settings::Settings;
 use super::sizing::{Asked, Sizes};
 
@@ -26,21 +27,38 @@ use super::sizing::{Asked, Sizes};
 pub struct Sources {
     pub preset: Option<String>,
     pub file: Option<PathBuf>,
-    /// JSON with the reference implementation's key names, or the path of a `.json` file of it.
+    /// JSON with the reference implementation's key names, the path of a `.json` file of it, or a command line.
     pub hparams: Option<String>,
     /// `key=value` each.
     pub set: Vec<String>,
 }
 
+/// A key of the model's sizes and its value.
+pub type Size = (String, u64);
+
 impl Sources {
     /// All settings, not yet resolved, and notes for the user about what has no effect here.
     pub fn settings(&self) -> Result<(Settings, Vec<String>)> {
-        let mut settings = preset(self.preset.as_deref().unwrap_or(DEFAULT_PRESET))?;
+        self.settings_for(&[])
+    }
+
+    /// The same of a run that begins with a model of these sizes: they hold unless a preset is named or they are set.
+    pub fn settings_for(&self, sizes: &[Size]) -> Result<(Settings, Vec<String>)> {
+        let read = |text: &String| reference::read(text, Program::Pretraining).context("--hparams");
+        let given = self.hparams.as_ref().map(read).transpose()?;
+        // A command line of the reference means its defaults, which are those of the paper.
+        let default =
+            if given.as_ref().is_some_and(|given| given.command_line) { "small-128" } else { DEFAULT_PRESET };
+        let mut settings = preset(self.preset.as_deref().unwrap_or(default))?;
+        let sizes = if self.preset.is_none() { sizes } else { &[] };
+        for (name, size) in sizes.iter().filter(|(name, _)| name != "model.vocab_size") {
+            settings.set_value(name, Value::Whole(*size))?;
+        }
         if let Some(path) = &self.file {
             settings.set_file(path)?;
         }
-        let notes = match &self.hparams {
-            Some(text) => hparams::apply(&mut settings, text).context("--hparams")?,
+        let notes = match given {
+            Some(given) => hparams::apply(&mut settings, given).context("--hparams")?,
             None => Vec::new(),
         };
         self.assign(&mut settings)?;

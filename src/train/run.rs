@@ -1,5 +1,6 @@
 //! A training run from its first step or its last checkpoint to its end.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,15 +10,19 @@ use serde::Serialize;
 
 use crate::device::{Device, DeviceChoice, Peaks};
 use crate::files::{JsonLines, write_atomically};
+use crate::gpu::Capabilities;
+use crate::gpu::launches::{self, Launches};
 use crate::interop::checkpoint::{self, LossScalingState, State, StoreIdentity};
 use crate::model::parameters;
-use crate::plan::{Executor, IN_FLIGHT, InFlight, explain};
+use crate::plan::{Executor, IN_FLIGHT, InFlight, Phase, Plan, explain};
 use crate::store::{Stores, WeightedPath};
+use crate::tensor::Extents;
 
 use super::config::{Sources, Surroundings, TrainConfig};
 use super::evaluate::{Evaluation, Evaluator};
 use super::examples::{Batcher, Feeder, StepBatch, full_extents};
-use super::feeding::Feeding;
+use super::feeding::{Feeding, PHASES};
+use super::init::Init;
 use super::metrics::MetricsRecord;
 use super::profile::StepProfiler;
 use super::progress::{Progress, Submitted};
@@ -34,8 +39,10 @@ pub struct Options {
     /// Threads of the CPU executor; 0 means one for each core.
     pub threads: usize,
     pub resume: bool,
-    /// A run or checkpoint whose parameters this one begins with.
+    /// A run, a checkpoint or an imported model that this one begins with.
     pub init: Option<PathBuf>,
+    /// With `init`: the step at which the schedule begins.
+    pub init_step: Option<u64>,
     /// Held-out text to evaluate on.
     pub eval_store: Option<PathBuf>,
     /// Show where the time of a few steps goes.
@@ -57,8 +64,17 @@ pub struct Report {
 /// Pieces of a model that is explained without a store.
 const EXPLAINED_VOCABULARY: u64 = 32_000;
 
+/// A plan in numbers.
+#[derive(Clone, Debug, Serialize)]
+pub struct Explained {
+    #[serde(flatten)]
+    pub summary: explain::Summary,
+    /// Of one run of each phase, and of a whole step: on the GPU asked for, else on what desktops have.
+    pub launches: BTreeMap<String, Launches>,
+}
+
 /// The plan of a step as text and as numbers; needs no store.
-pub fn explain(options: &Options) -> Result<(String, explain::Summary)> {
+pub fn explain(options: &Options) -> Result<(String, Explained)> {
     let (settings, _) = options.sources.settings()?;
     let vocab_size = if options.stores.is_empty() {
         settings.whole("model.vocab_size").unwrap_or(EXPLAINED_VOCABULARY) as usize
@@ -76,16 +92,49 @@ pub fn explain(options: &Options) -> Result<(String, explain::Summary)> {
     let parameters: usize = parts.map(|part| part.elements()).sum();
     let refused = config.check(device.room(), false).err();
     let room = refused.map_or_else(String::new, |refused| format!("does not fit: {refused:#}\n"));
+    let micro_batches = config.batch_size.div_ceil(config.micro_batch);
+    let capabilities = device.gpu().map_or_else(Capabilities::desktop, |gpu| gpu.capabilities.clone());
+    let launches = launches_of_step(&plan, &capabilities, &extents, micro_batches)?;
+    let launched = |phase: &str| launches[phase].dispatches;
     let text = format!(
-        "{}parameters: {:.2} million; a step is {} micro-batches of {} sequences; {:.1} MFLOP a token at length {}\n{room}",
+        "{}kernels: {} to clear, {} a micro-batch, {} an update; {} a step, {} of them behind a barrier\n\
+         parameters: {:.2} million; a step is {} micro-batches of {} sequences; {:.1} MFLOP a token at length {}\n{room}",
         plan.explain(&extents),
+        launched("clear"),
+        launched("micro"),
+        launched("update"),
+        launched("step"),
+        launches["step"].barriers,
         parameters as f64 / 1e6,
-        config.batch_size.div_ceil(config.micro_batch),
+        micro_batches,
         config.micro_batch,
         config.model.training_flops_per_token(config.max_length, config.slots()) / 1e6,
         config.max_length
     );
-    Ok((text, plan.summary(&extents)))
+    Ok((text, Explained { summary: plan.summary(&extents), launches }))
+}
+
+/// Kernels of a run of each phase, and of a step of full micro-batches.
+fn launches_of_step(
+    plan: &Plan,
+    capabilities: &Capabilities,
+    extents: &Extents,
+    micro_batches: usize,
+) -> Result<BTreeMap<String, Launches>> {
+    let mut all = BTreeMap::new();
+    let mut step = Launches::default();
+    for phase in PHASES {
+        let (name, runs) = match phase {
+            Phase::Clear => ("clear", 1),
+            Phase::Micro => ("micro", micro_batches),
+            Phase::Update => ("update", 1),
+        };
+        let launches = launches::launches(plan, phase, capabilities, extents)?;
+        (0..runs).for_each(|_| step += launches);
+        all.insert(name.to_owned(), launches);
+    }
+    all.insert("step".to_owned(), step);
+    Ok(all)
 }
 
 /// Trains until the last step, or until `stop` is set: then the step is finished and saved.
@@ -97,15 +146,21 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
     }
     let device = Device::new(&options.device, options.threads)?;
     let surroundings = Surroundings { vocab_size: store.vocab_size(), room: device.room() };
+    let init = options.init.as_deref().map(Init::open).transpose()?;
     let config = if options.resume {
         resumed_config(options, surroundings)?
     } else {
-        let (settings, notes) = options.sources.settings()?;
+        let sizes = init.as_ref().map_or(Ok(Vec::new()), Init::sizes)?;
+        let (settings, notes) = options.sources.settings_for(&sizes)?;
         notes.iter().for_each(|note| eprintln!("{note}"));
         let config = TrainConfig::resolve(settings, surroundings)?;
         config.check(surroundings.room, options.eval_store.is_some())?;
         config
     };
+    if let Some(init) = &init {
+        init.check(&store, &config.model)?;
+        init.step(options.init_step, config.steps)?;
+    }
     let batcher = Batcher::new(&stores, &config)?;
     let plan = config.plan()?;
     let peaks = options.profile.then(|| Peaks::measure(&device)).transpose()?;
@@ -120,7 +175,7 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
         Some(path) => Some(Evaluator::new(path, &store, &config, &device)?),
         None => None,
     };
-    let state = start(options, &config, &stores, executor.as_mut())?;
+    let state = start(options, init.as_ref(), &config, &stores, executor.as_mut())?;
     if let (Some(tensor), Some(scaling)) = (executor.plan().loss_scale, state.loss_scaling) {
         scaling.write(executor.as_mut(), tensor)?;
     }
@@ -195,6 +250,7 @@ fn resumed_config(options: &Options, surroundings: Surroundings<'_>) -> Result<T
 /// Draws the parameters, or loads the last checkpoint; the directory then holds what describes the run.
 fn start(
     options: &Options,
+    init: Option<&Init>,
     config: &TrainConfig,
     stores: &Stores,
     executor: &mut dyn Executor,
@@ -238,28 +294,24 @@ fn start(
         State { device: fresh.device, ..state }
     } else {
         parameters::initialise(executor, config.seed)?;
-        if let Some(path) = &options.init {
-            begin_with(path, &fresh.tokenizer, executor)?;
+        match init {
+            Some(init) => {
+                let step = init.step(options.init_step, config.steps)?;
+                init.load(executor, step)?;
+                State { step, tokens: init.tokens(step), ..fresh }
+            }
+            None => fresh,
         }
-        fresh
     };
     fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
     write_atomically(&out.join(checkpoint::CONFIG), config.settings().to_toml().as_bytes())?;
-    write_atomically(&out.join(checkpoint::TOKENIZER), store.tokenizer_model())?;
+    checkpoint::write_vocabulary(out, store.is_ready_made(), store.tokenizer_model())?;
+    if let Some(init) = init {
+        init.pass_on(out)?;
+        // So that a run that is stopped before its first checkpoint resumes from what it began with.
+        checkpoint::save(out, executor, &state, 0)?;
+    }
     Ok(state)
-}
-
-/// Loads the parameters of another run of the same sizes and tokenizer; the optimiser starts afresh.
-fn begin_with(init: &Path, tokenizer: &str, executor: &mut dyn Executor) -> Result<()> {
-    let path = if checkpoint::is_run(init) { checkpoint::latest(init)? } else { init.to_owned() };
-    let state = checkpoint::state(&path).context("--init takes a run or one of its checkpoints")?;
-    ensure!(
-        state.tokenizer == tokenizer,
-        "{}: was trained with another tokenizer than the store's ({:.12}…, not {tokenizer:.12}…)",
-        path.display(),
-        state.tokenizer
-    );
-    checkpoint::load_model(&path, executor).context("--init")
 }
 
 /// The step whose evaluation and earlier ones stay in the file; a finished run that is resumed makes its last

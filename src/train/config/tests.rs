@@ -198,6 +198,29 @@ fn the_references_names_work() {
     }
 }
 
+/// Command lines as the reference's documentation and the system being replaced have them.
+#[test]
+fn command_lines_of_the_reference_work() {
+    let config = resolved(&hparams(
+        "python3 run_pretraining.py --data-dir $DATA_DIR --model-name electra_small_owt --hparams '{\"vocab_size\": 32000}'",
+    ));
+    assert_eq!((config.max_length, config.batch_size, config.steps), (128, 128, 1_000_000));
+    assert_eq!((config.model.hidden_size, config.model.embedding_size), (256, 128));
+    let config = resolved(&hparams(
+        r#"python3 run_pretraining.py --data-dir data --model-name base
+           --hparams '{"model_size": "base", "max_seq_length": 512, "train_batch_size": 256, "learning_rate": 2e-4}'"#,
+    ));
+    assert_eq!((config.max_length, config.batch_size, config.learning_rate), (512, 256, 2e-4));
+    // The reference's own default; only its documentation says 1/3.
+    assert_eq!((config.model.embedding_size, config.model.generator_hidden_size), (768, 192));
+    let preset =
+        Sources { preset: Some("tiny".into()), ..hparams("run_pretraining.py --data-dir d --model-name m") };
+    assert_eq!(resolved(&preset).max_length, 128);
+    assert_eq!(preset.settings().unwrap().1.len(), 2);
+    let error = failure(&hparams("python3 run_finetuning.py --data-dir d --model-name m"));
+    assert!(error.contains("give it to `inazuma finetune`"), "{error}");
+}
+
 /// The defaults of the keys and those of a plan's options are both the reference's.
 #[test]
 fn defaults_are_those_of_a_plan() {
