@@ -55,6 +55,9 @@ fn translate(dispatch: &Dispatch, bound: &[Bound], candidate: &Candidate) {
     if candidate.requires.subgroups {
         capabilities |= Capabilities::SUBGROUP;
     }
+    if candidate.requires.subgroup_barriers {
+        capabilities |= Capabilities::SUBGROUP_BARRIER;
+    }
     let info = Validator::new(ValidationFlags::all(), capabilities)
         .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
         .subgroup_operations(naga::valid::SubgroupOperationSet::all())
