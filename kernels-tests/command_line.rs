@@ -327,4 +327,11 @@ fn small_fits_the_memory_of_one_card() {
     let plan: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     let bytes = plan["bytes"].as_u64().expect("bytes");
     assert!(bytes < 14_000_000_000, "{bytes}");
+    // What is launched, in one micro-batch more than one: 12 + 12 layers of some twenty kernels.
+    let count = |phase: &str, what: &str| plan["launches"][phase][what].as_u64().expect("a number");
+    let dispatches = |phase| count(phase, "dispatches");
+    let micro_batches =
+        (dispatches("step") - dispatches("clear") - dispatches("update")) / dispatches("micro");
+    assert!((1..=64).contains(&micro_batches) && (400..700).contains(&dispatches("micro")), "{plan}");
+    assert!(count("step", "barriers") < dispatches("step"), "{plan}");
 }

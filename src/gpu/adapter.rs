@@ -83,9 +83,16 @@ impl Capabilities {
         }
     }
 
-    /// What desktop GPUs have through Vulkan, Metal or DirectX 12: for what is said of a GPU where none is asked for.
+    /// What discrete GPUs have through Vulkan: for what is said of a GPU where none is asked for.
     pub fn desktop() -> Self {
-        Capabilities { storage_buffers: 31, workgroup_memory: 32 << 10, half: true, ..Self::baseline() }
+        Capabilities {
+            half: true,
+            workgroup_memory: 32 << 10,
+            storage_buffers: 1 << 16,
+            binding_bytes: 2 << 30,
+            buffer_bytes: 2 << 30,
+            ..Self::baseline()
+        }
     }
 
     fn of(adapter: &wgpu::Adapter) -> Self {

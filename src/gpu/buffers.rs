@@ -3,9 +3,20 @@
 use anyhow::{Context, Result, bail};
 
 use crate::plan::Plan;
+use crate::tensor::TensorId;
 
 use super::Capabilities;
 use super::handle::Handle;
+
+/// A part of a device buffer: buffer, byte offset, bytes.
+pub(super) type Part<'a> = (&'a wgpu::Buffer, u64, u64);
+
+/// Where a tensor lies, in whole words.
+pub(super) fn part<'a>(plan: &Plan, buffers: &'a [wgpu::Buffer], tensor: TensorId) -> Part<'a> {
+    let (element, place) = (plan.info(tensor).element, plan.placement(tensor));
+    let bytes = element.bytes() * place.length as u64;
+    (&buffers[place.buffer], element.bytes() * place.offset as u64, bytes.next_multiple_of(4))
+}
 
 /// The buffers of a plan, not cleared.
 ///

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 
 use crate::batch::PackedBatch;
 use crate::ops::constants::{AUC_BINS, METRICS};
-use crate::ops::optimizer::Clear;
+use crate::ops::optimizer::Cleared;
 use crate::ops::replace::Replace;
 use crate::plan::{Phase, Plan, PlanBuilder, Upload};
 use crate::tensor::draws::{DISCRIMINATOR, GENERATOR};
@@ -20,7 +20,7 @@ use super::inputs::{Masked, PackedInputs, SampledWords, WordListTensors, WordRow
 use super::parameters::{
     self, DiscriminatorHead, EmbeddingParameters, EncoderParameters, EncoderSize, GeneratorHead, LayerRates,
 };
-use super::update::{OptimizerOptions, RANGE_LIMIT, clear_gradients, update};
+use super::update::{OptimizerOptions, RANGE_LIMIT, clear_all, update};
 
 /// What one micro-batch can hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,8 +128,7 @@ impl PretrainPlan {
         let ranges = if options.trains() { builder.parameter_ranges(RANGE_LIMIT) } else { Vec::new() };
 
         builder.phase(Phase::Clear);
-        clear_gradients(&mut builder, &ranges);
-        fed.clear(&mut builder);
+        clear_all(&mut builder, &ranges, &fed.cleared());
 
         builder.phase(Phase::Micro);
         let step = Step { networks: &networks, fed: &fed, options };
@@ -208,11 +207,12 @@ impl Fed {
         Fed { inputs, words, masked, metrics, histogram }
     }
 
-    fn clear(&self, builder: &mut PlanBuilder) {
-        let metrics = Clear { tensor: self.metrics, elements: METRICS, element: Element::Float };
-        builder.push("metrics", metrics);
-        let histogram = Clear { tensor: self.histogram, elements: 2 * AUC_BINS, element: Element::Uint };
-        builder.push("auc_histogram", histogram);
+    /// What is cleared before a step.
+    fn cleared(&self) -> [Cleared; 2] {
+        [
+            Cleared { tensor: self.metrics, elements: METRICS, element: Element::Float },
+            Cleared { tensor: self.histogram, elements: 2 * AUC_BINS, element: Element::Uint },
+        ]
     }
 
     fn tensors(&self, detected: Detected, logits: Vec<LogitsChunk>) -> StepTensors {

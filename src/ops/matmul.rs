@@ -134,11 +134,11 @@ impl Describe for MatMul {
             read("a", self.a.tensor, Activation, operand(self.a, rows, a_columns)),
             read("b", self.b.tensor, Activation, operand(self.b, b_rows, b_columns)),
         ];
-        let c = match self.form {
-            Form::Tn => accumulate,
-            _ => write,
-        };
-        tensors.push(c("c", self.c.tensor, Activation, operand(self.c, of_c, n)));
+        let of_c_part = operand(self.c, of_c, n);
+        tensors.push(match self.form {
+            Form::Tn => accumulate("c", self.c.tensor, Exact, of_c_part),
+            _ => write("c", self.c.tensor, Activation, of_c_part),
+        });
         match self.epilogue {
             Epilogue::None => {}
             Epilogue::Bias(bias) => tensors.push(read("bias", bias, Exact, vector(n))),

@@ -4,6 +4,7 @@ pub mod config;
 pub mod describe;
 pub mod evaluate;
 pub mod examples;
+pub mod explain;
 pub mod feeding;
 pub mod hparams;
 mod init;
