@@ -1,6 +1,6 @@
 //! Runs a plan on a GPU through wgpu (Vulkan, Metal, DirectX 12).
 //!
-//! `adapter` finds devices, `handle` is an open one, `open` adds what its executors share, `shader` makes WGSL modules (`preprocess`), `pipelines` compiles them once, `selector`
+//! `adapter` finds devices, `handle` is an open one, `lanes` asks it for the size of its subgroups, `open` adds what its executors share, `shader` makes WGSL modules (`preprocess`), `pipelines` compiles them once, `selector`
 //! picks a candidate of each op, `executor` runs the plan, and `timestamps` is its clock; `tuning` keeps
 //! what was measured and compiled for the next run.
 
@@ -9,6 +9,7 @@ mod buffers;
 mod choice;
 mod executor;
 mod handle;
+pub mod lanes;
 mod open;
 mod pipelines;
 mod preprocess;

@@ -17,7 +17,7 @@ pub enum Name {
     Rx7900Xtx,
     #[value(name = "rx-9070-xt")]
     Rx9070Xt,
-    /// A check of the formulas, with code compiled for the RX 7900 XTX in its place.
+    /// A check of the formulas, on the code of an RX 9070 XT with 32 lanes.
     H100,
     /// The four Radeons.
     All,
@@ -130,7 +130,7 @@ pub static RX_9070_XT: Card = Card {
 /// tensor rate, half is within reach without the instructions of whole warp groups, which Vulkan does not have.
 pub static H100: Card = Card {
     name: "H100",
-    family: "navi31",
+    family: "gfx1201",
     architecture: Architecture::Nvidia,
     units: 132.0,
     clock: 1.805e9,

@@ -80,6 +80,9 @@ struct Args {
     /// A constant of --try: BM=128.
     #[arg(short = 'D', long = "define", value_name = "NAME=VALUE", requires = "attempt")]
     define: Vec<String>,
+    /// Bindings of --try that hold f16: 1,3.
+    #[arg(long, value_name = "BINDINGS", value_delimiter = ',', requires = "attempt")]
+    half: Vec<usize>,
 }
 
 fn main() -> Result<()> {
@@ -136,7 +139,10 @@ fn report(card: &'static Card, compiler: &Compiler, args: &Args) -> Result<Repor
 fn occupancy(card: &Card, compiled: &Compiled) -> Occupancy {
     let statistic = |name: &str| compiled.statistic(name);
     let (threads, lanes) = (u64::from(compiled.threads), u64::from(compiled.lanes));
-    let (vgprs, sgprs, lds) = (statistic("VGPRs"), statistic("SGPRs"), statistic("LDS size"));
+    let (sgprs, lds) = (statistic("SGPRs"), statistic("LDS size"));
+    // RADV rounds up to what a number of waves of RDNA leaves.
+    let nvidia = card.architecture == Architecture::Nvidia;
+    let vgprs = statistic(if nvidia { "Pre-Sched VGPRs" } else { "VGPRs" });
     Occupancy {
         threads,
         lanes,
@@ -164,7 +170,9 @@ fn attempt(compiler: &Compiler, file: &std::path::Path, args: &Args) -> Result<(
     }
     let name = file.file_stem().map_or(String::new(), |stem| stem.to_string_lossy().into_owned());
     // As many bindings as WebGPU guarantees, and all immediates: what is not used changes nothing.
-    let compiled = compiler.compile(&shader::assemble_text(&name, &body, &constants, &[])?, 8, 32)?;
+    let element = |binding| if args.half.contains(&binding) { Element::Half } else { Element::Float };
+    let elements: Vec<Element> = (1..=8).map(element).collect();
+    let compiled = compiler.compile(&shader::assemble_text(&name, &body, &constants, &elements)?, 8, 32)?;
     let card = compiler.card;
     let (occupancy, code) = (occupancy(card, &compiled), isa::read(&compiled.isa));
     ensure!(code.whole.all > 0, "no code");
