@@ -112,7 +112,9 @@ pub fn product(
 
 /// Runs the plan on every executor and strategy and compares with the CPU in f64. See the top of this file.
 pub fn compare(name: &str, values: &StepValues, build: impl Fn(&mut PlanBuilder) -> Case) {
-    compare_in(name, values, Precision::F32, &build);
+    if !cooperative_alone() {
+        compare_in(name, values, Precision::F32, &build);
+    }
     let mut builder = PlanBuilder::new();
     builder.precision(Precision::F16);
     let case = build(&mut builder);
@@ -170,6 +172,13 @@ fn compare_in(
         for checked in [true, false] {
             let (plan, case) = make();
             let options = Options { selection: Selection::Nth(strategy), checked };
+            let cooperative = |op| {
+                let chosen = selector::select(plan.candidates(op)?, &capabilities, options.selection)?;
+                anyhow::Ok(chosen.requires.cooperative.is_some())
+            };
+            if cooperative_alone() && !(0..plan.ops.len()).any(|op| cooperative(op).unwrap_or(true)) {
+                continue;
+            }
             let on_matrices = (0..plan.ops.len()).any(|op| {
                 let all = plan.candidates(op).expect("within the limits");
                 selector::select(all, &capabilities, options.selection)
@@ -192,6 +201,12 @@ fn compare_in(
             }
         }
     }
+}
+
+/// Whether only kernels on cooperative matrices are to run: `tools/test` tries these, and on an adapter on which all
+/// others would be slow.
+fn cooperative_alone() -> bool {
+    std::env::var_os("INAZUMA_TEST_COOPERATIVE").is_some()
 }
 
 /// Says once that kernels are validated and translated, but not run.

@@ -6,10 +6,10 @@ use std::sync::Mutex;
 use inazuma::gpu::{self, shader, sums};
 use inazuma::model::{BatchCapacity, Mode, ModelConfig, PretrainPlan, StepOptions};
 use inazuma::ops::gelu::Gelu;
-use inazuma::ops::immediates::Word;
-use inazuma::ops::{Binding, Candidate, Dispatch, Kind, Touch};
+use inazuma::ops::immediates::{Immediates, Word};
+use inazuma::ops::{Binding, Candidate, Count, Dispatch, Grid, Kind, Requirements, Touch, bind};
 use inazuma::plan::{Access, Bound, Plan, PlanBuilder};
-use inazuma::tensor::{Element, Precision, Rows, StepValues};
+use inazuma::tensor::{Element, Precision, Role, Rows, StepValues};
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 
@@ -271,6 +271,28 @@ fn validate_sums(plan: &Plan) {
                 translate(&candidate.dispatches[0], &bound, &candidate);
             }
         }
+    }
+}
+
+/// The probe of subgroups is no op's: it has no other dispatch.
+#[test]
+fn the_probe_of_lanes() {
+    for matrix in [0, 8, 16] {
+        let mut builder = PlanBuilder::new();
+        let output = builder.tensor("output", Rows::fixed(3), 1, Element::Uint, Role::Batch);
+        let dispatch = Dispatch {
+            shader: "probe_lanes",
+            constants: vec![("MATRIX", matrix), ("THREADS", 256)],
+            bindings: bind([output]),
+            immediates: Immediates::default(),
+            grid: Grid(vec![Count::Fixed(1)]),
+        };
+        let (access, touch) = (Access::ReadWrite, Touch::Write);
+        let bound = Bound { tensor: output, element: Element::Uint, access, touch };
+        let cooperative = (matrix > 0).then_some((matrix, 32));
+        let requires = Requirements { subgroups: true, cooperative, ..Requirements::default() };
+        let candidate = Candidate { strategy: "probe", requires, dispatches: vec![] };
+        translate(&dispatch, &[bound], &candidate);
     }
 }
 
