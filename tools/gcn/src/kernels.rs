@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use anyhow::{Context, Result};
+use inazuma::device::Room;
 use inazuma::gpu::{Selection, selector};
 use inazuma::ops::{Dispatch, Touch};
 use inazuma::plan::{Bound, Phase, Plan};
@@ -41,9 +42,10 @@ pub struct Step {
 
 impl Step {
     pub fn new(sources: &Sources, vocab_size: usize, card: &Card) -> Result<Self> {
-        let surroundings = Surroundings { vocab_size, gpu: true };
+        let room = Room::adapter(card.capabilities());
+        let surroundings = Surroundings { vocab_size, room: &room };
         let config = TrainConfig::resolve(sources.settings()?.0, surroundings)?;
-        let plan = examples::plan(&config)?.plan;
+        let plan = config.plan()?.plan;
         let extents = examples::full_extents(&config);
         let capabilities = card.capabilities();
         let capabilities = if plan.is_half() { capabilities } else { capabilities.without_half() };
