@@ -189,6 +189,7 @@ impl Card {
             subgroups: true,
             subgroup_barriers: true,
             subgroup_sizes: self.subgroup_sizes,
+            probed_lanes: Some(self.lanes),
             half: true,
             cooperative,
             timestamps: true,
