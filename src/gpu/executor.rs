@@ -37,6 +37,8 @@ pub struct GpuExecutor {
     uniform: wgpu::Buffer,
     /// The kernels of every op, and the strategy they come from.
     kernels: Vec<(&'static str, Vec<Kernel>)>,
+    /// Of every op, whether its kernels round operands that are f32 to f16.
+    rounds: Vec<bool>,
     uploads: Uploads,
     readback: Readback,
 }
@@ -63,8 +65,9 @@ impl GpuExecutor {
         let dispatches = chosen.iter().flat_map(|chosen| &chosen.dispatches);
         gpu.pipelines.compile_all(&gpu, dispatches, options.checked)?;
         let (kernels, readback) = (Vec::with_capacity(chosen.len()), Readback::default());
-        let mut executor = GpuExecutor { gpu, plan, buffers, uniform, kernels, uploads, readback };
-        for (index, Chosen { strategy, dispatches }) in chosen.iter().enumerate() {
+        let rounds = chosen.iter().map(|chosen| chosen.rounds).collect();
+        let mut executor = GpuExecutor { gpu, plan, buffers, uniform, kernels, rounds, uploads, readback };
+        for (index, Chosen { strategy, dispatches, .. }) in chosen.iter().enumerate() {
             let kernels = dispatches.iter().map(|(dispatch, bound)| {
                 let place = || format!("{}: kernel {}", executor.plan.ops[index].label, dispatch.shader);
                 executor.kernel(dispatch, bound, options.checked).with_context(place)
@@ -260,6 +263,10 @@ impl Executor for GpuExecutor {
 
     fn strategy(&self, op: usize) -> &'static str {
         self.kernels[op].0
+    }
+
+    fn rounds_operands(&self, op: usize) -> bool {
+        self.rounds[op]
     }
 
     fn write(&mut self, tensor: TensorId, data: &[f32]) -> Result<()> {

@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use anyhow::{Error, Result, bail};
 
+use crate::ops::matmul::FILL;
 use crate::ops::memory::Placement;
 use crate::ops::{Op, TensorUse, Touch};
 use crate::tensor::{Element, Extents, Precision, Role, Rows, TensorId, TensorInfo};
@@ -18,6 +19,7 @@ pub mod explain;
 mod identity;
 mod in_flight;
 mod planned_op;
+mod products;
 mod storage;
 
 pub use bound::{Access, Bound};
@@ -108,6 +110,7 @@ pub struct PlanBuilder {
     scope: Vec<String>,
     rate: f32,
     precision: Precision,
+    fill: usize,
     loss_scale: Option<TensorId>,
     /// What was wrong with the first op that was wrong.
     error: Option<Error>,
@@ -124,6 +127,7 @@ impl Default for PlanBuilder {
             scope: Vec::new(),
             rate: 1.0,
             precision: Precision::F32,
+            fill: FILL,
             loss_scale: None,
             error: None,
         }
