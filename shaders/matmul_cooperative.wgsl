@@ -21,6 +21,8 @@ enable wgpu_cooperative_matrix;
 //   - Sums leave through workgroup memory, a matrix of each subgroup at a time, so that the epilogue knows where it is;
 //     what it needs beside them is read before the first one leaves: between two barriers each read would wait for
 //     memory. Partial sums of whole tiles, which nothing follows, go to memory as matrices.
+//   - SCALAR: what matrices are loaded from and stored to is declared as scalars, as Metal wants it. SPIR-V takes vectors,
+//     which are written at once.
 // Numerics: f16 · f16 → f32, sums in the device's own order within a matrix, over k in steps. Bias gradients: each thread
 //   sums in f32 what it fetches of A, its rows in order; the threads of a column are added in order.
 
@@ -64,9 +66,59 @@ const B_ROWS: u32 = THREADS / B_WIDTH;
 // One matrix of results.
 const VECTORS: u32 = MATRIX * MATRIX4;
 
-var<workgroup> a_tile: array<vec4<f16>, A_HEIGHT * A_STRIDE>;
-var<workgroup> b_tile: array<vec4<f16>, B_HEIGHT * B_STRIDE>;
-var<workgroup> results: array<vec4<f32>, max(SUBGROUPS * VECTORS, THREADS)>;
+#if SCALAR
+alias Half = f16;
+alias Single = f32;
+const UNIT: u32 = 4u;
+#else
+alias Half = vec4<f16>;
+alias Single = vec4<f32>;
+const UNIT: u32 = 1u;
+#endif
+var<workgroup> a_tile: array<Half, A_HEIGHT * A_STRIDE * UNIT>;
+var<workgroup> b_tile: array<Half, B_HEIGHT * B_STRIDE * UNIT>;
+var<workgroup> results: array<Single, max(SUBGROUPS * VECTORS, THREADS) * UNIT>;
+
+fn put_a(at: u32, x: vec4<f16>) {
+#if SCALAR
+  a_tile[4u * at] = x.x;
+  a_tile[4u * at + 1u] = x.y;
+  a_tile[4u * at + 2u] = x.z;
+  a_tile[4u * at + 3u] = x.w;
+#else
+  a_tile[at] = x;
+#endif
+}
+
+fn put_b(at: u32, x: vec4<f16>) {
+#if SCALAR
+  b_tile[4u * at] = x.x;
+  b_tile[4u * at + 1u] = x.y;
+  b_tile[4u * at + 2u] = x.z;
+  b_tile[4u * at + 3u] = x.w;
+#else
+  b_tile[at] = x;
+#endif
+}
+
+fn put_result(at: u32, x: vec4<f32>) {
+#if SCALAR
+  results[4u * at] = x.x;
+  results[4u * at + 1u] = x.y;
+  results[4u * at + 2u] = x.z;
+  results[4u * at + 3u] = x.w;
+#else
+  results[at] = x;
+#endif
+}
+
+fn result(at: u32) -> vec4<f32> {
+#if SCALAR
+  return vec4<f32>(results[4u * at], results[4u * at + 1u], results[4u * at + 2u], results[4u * at + 3u]);
+#else
+  return results[at];
+#endif
+}
 
 @compute @workgroup_size(THREADS)
 fn main(
@@ -149,7 +201,7 @@ fn main(
 #else
     let a_$L = select(V1(), a_next_$L, k + 4u * ax < tile.k_end);
 #endif
-    a_tile[a_to + $Lu * A_ROWS * A_STRIDE] = vec4<f16>(a_$L);
+    put_a(a_to + $Lu * A_ROWS * A_STRIDE, vec4<f16>(a_$L));
 #if BIAS_GRADIENT
     column_sum += vec4<f32>(a_$L);
 #endif
@@ -160,7 +212,7 @@ fn main(
 #else
     let b_$L = select(V2(), b_next_$L, k + by + $Lu * B_ROWS < tile.k_end);
 #endif
-    b_tile[b_to + $Lu * B_ROWS * B_STRIDE] = vec4<f16>(b_$L);
+    put_b(b_to + $Lu * B_ROWS * B_STRIDE, vec4<f16>(b_$L));
 #end
     workgroupBarrier();
 
@@ -183,16 +235,20 @@ fn main(
 #for Q KSTEPS
 #for F DOWN
 #if FORM == 2
-    let left_$Q_$F = coopLoad<MatrixA>(&a_tile[$Qu * MATRIX * A_STRIDE + sub_row / 4u + $Fu * MATRIX4], A_STRIDE);
+    let left_$Q_$F = coopLoad<MatrixA>(
+      &a_tile[($Qu * MATRIX * A_STRIDE + sub_row / 4u + $Fu * MATRIX4) * UNIT], A_STRIDE * UNIT);
 #else
-    let left_$Q_$F = coopLoadT<MatrixA>(&a_tile[(sub_row + $Fu * MATRIX) * A_STRIDE + $Qu * MATRIX4], A_STRIDE);
+    let left_$Q_$F = coopLoadT<MatrixA>(
+      &a_tile[((sub_row + $Fu * MATRIX) * A_STRIDE + $Qu * MATRIX4) * UNIT], A_STRIDE * UNIT);
 #endif
 #end
 #for E ACROSS
 #if FORM == 0
-    let right_$Q_$E = coopLoad<MatrixB>(&b_tile[(sub_column + $Eu * MATRIX) * B_STRIDE + $Qu * MATRIX4], B_STRIDE);
+    let right_$Q_$E = coopLoad<MatrixB>(
+      &b_tile[((sub_column + $Eu * MATRIX) * B_STRIDE + $Qu * MATRIX4) * UNIT], B_STRIDE * UNIT);
 #else
-    let right_$Q_$E = coopLoadT<MatrixB>(&b_tile[$Qu * MATRIX * B_STRIDE + sub_column / 4u + $Eu * MATRIX4], B_STRIDE);
+    let right_$Q_$E = coopLoadT<MatrixB>(
+      &b_tile[($Qu * MATRIX * B_STRIDE + sub_column / 4u + $Eu * MATRIX4) * UNIT], B_STRIDE * UNIT);
 #endif
 #end
 #for E ACROSS
@@ -203,7 +259,7 @@ fn main(
 #end
   }
 
-#if SPLIT
+#if SPLIT && SCALAR == 0
   // Loops of one pass at most: naga refuses conditions around matrices, and does not see that this one is the same for all.
   let whole = tile.exists && tile.row + BM <= m && tile.column + BN <= immediates.n;
   for (var once = whole; once; once = false) {
@@ -221,6 +277,7 @@ fn main(
   {
 #endif
     let mine = subgroup * VECTORS;
+    let mine_from = mine * UNIT;
 #for F DOWN
 #for E ACROSS
 #for H READS
@@ -234,11 +291,11 @@ fn main(
 #for E ACROSS
     workgroupBarrier();
     let leaving_$F_$E = sum_$F_$E;
-    coopStoreT(leaving_$F_$E, &results[mine], MATRIX4);
+    coopStoreT(leaving_$F_$E, &results[mine_from], MATRIX4 * UNIT);
     workgroupBarrier();
 #for H READS
     if lane + $Hu * LANES < VECTORS && i_$F_$E_$H < m && j_$F_$E_$H < n4 {
-      finish(tile.split, i_$F_$E_$H, j_$F_$E_$H, m, results[mine + lane + $Hu * LANES], beside_$F_$E_$H);
+      finish(tile.split, i_$F_$E_$H, j_$F_$E_$H, m, result(mine + lane + $Hu * LANES), beside_$F_$E_$H);
     }
 #end
 #end
@@ -246,12 +303,12 @@ fn main(
   }
 #if BIAS_GRADIENT
   workgroupBarrier();
-  results[thread] = column_sum;
+  put_result(thread, column_sum);
   workgroupBarrier();
   let i4 = tile.row / 4u + thread;
   if tile.column == 0u && thread < A_WIDTH && i4 < m / 4u {
-    var total = results[thread];
-    for (var part = 1u; part < A_ROWS; part++) { total += results[part * A_WIDTH + thread]; }
+    var total = result(thread);
+    for (var part = 1u; part < A_ROWS; part++) { total += result(part * A_WIDTH + thread); }
 #if SPLIT
     c[split_at(tile.split, m) + m * n4 + i4] = V3(total);
 #else

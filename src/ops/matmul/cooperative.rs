@@ -68,8 +68,10 @@ impl MatMul {
             // Four matrices: half a wide tile, and a whole step of k.
             let few = |size: usize| size <= 4 * matrices.size as usize;
             let rows = if self.form == Form::Tn { self.inner } else { self.rows.capacity };
-            let wide = self.on_matrices(matrices.wide, matrices, wide(few(rows), few(self.n)));
-            let narrow = self.on_matrices(matrices.narrow, matrices, NARROW);
+            // Metal loads matrices from scalars. Lavapipe takes both, and one each way, so that tests run both.
+            let [metal, lavapipe] = [32, 8].map(|lanes| matrices.size == 8 && matrices.lanes == lanes);
+            let wide = self.on_matrices(matrices.wide, matrices, wide(few(rows), few(self.n)), metal);
+            let narrow = self.on_matrices(matrices.narrow, matrices, NARROW, metal || lavapipe);
             if self.form != Form::Tn && (few(self.n) || few(self.inner)) {
                 [narrow, wide]
             } else {
@@ -79,7 +81,7 @@ impl MatMul {
         MATRICES.iter().flat_map(candidates).collect()
     }
 
-    fn on_matrices(&self, strategy: &'static str, of: &Matrices, shape: Shape) -> Candidate {
+    fn on_matrices(&self, strategy: &'static str, of: &Matrices, shape: Shape, scalar: bool) -> Candidate {
         let Shape { subgroups: [subgroups_down, subgroups_across], matrices: [down, across], steps } = shape;
         let (bm, bn) = (subgroups_down * down * of.size, subgroups_across * across * of.size);
         let bk = steps * of.size;
@@ -112,6 +114,7 @@ impl MatMul {
                 ("DOWN", down),
                 ("ACROSS", across),
                 ("KSTEPS", steps),
+                ("SCALAR", u32::from(scalar)),
                 // Vectors that each thread fetches of a tile, and that each lane takes of a matrix of results.
                 ("A_LOADS", bm * bk / 4 / threads),
                 ("B_LOADS", bn * bk / 4 / threads),
@@ -119,5 +122,50 @@ impl MatMul {
             ],
         };
         self.candidate(strategy, &tiles, requires)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::matmul::Epilogue;
+    use crate::tensor::{Extent, Rows, TensorId};
+
+    fn candidates(form: Form, n: usize, inner: usize) -> Vec<Candidate> {
+        let rows = Rows::of(Extent::Tokens, 32_768);
+        let [a, b, c] = [0, 1, 2].map(|id| TensorId(id).into());
+        let (epilogue, bias_gradient, partials) = (Epilogue::None, None, None);
+        let product = MatMul { form, a, b, c, rows, n, inner, epilogue, bias_gradient, partials };
+        product.cooperative().into_iter().filter(|c| c.requires.cooperative == Some((16, 32))).collect()
+    }
+
+    /// The order that the table above asks for, at the shapes of a step of `small`.
+    #[test]
+    fn the_better_form_for_a_shape_goes_first() {
+        for (form, n, inner, first) in [
+            (Form::Nt, 256, 1024, "wide"),
+            (Form::Nn, 1024, 256, "wide"),
+            (Form::Nt, 32_000, 128, "wide"),
+            (Form::Nt, 64, 256, "narrow"),
+            (Form::Nn, 64, 192, "narrow"),
+            (Form::Nt, 192, 64, "narrow"),
+            (Form::Nn, 64, 64, "narrow"),
+            (Form::Tn, 256, 1024, "wide"),
+            (Form::Tn, 64, 256, "wide"),
+            (Form::Tn, 64, 64, "wide"),
+        ] {
+            let strategy = candidates(form, n, inner)[0].strategy;
+            assert_eq!(strategy, format!("cooperative {first} 16/32"), "{form:?}, n {n}, inner {inner}");
+        }
+    }
+
+    /// NVIDIA has 48 KiB; the narrow form does with 32.
+    #[test]
+    fn a_form_is_left_where_there_is_little_memory() {
+        for form in [Form::Nt, Form::Nn, Form::Tn] {
+            let all = candidates(form, 256, 1024);
+            assert!(all.iter().all(|c| c.requires.workgroup_memory <= 48 << 10));
+            assert!(all.iter().any(|c| c.requires.workgroup_memory <= 32 << 10));
+        }
     }
 }
