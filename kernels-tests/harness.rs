@@ -47,7 +47,7 @@ pub use crate::case::{Case, Fill, POISON, POISON_UINT};
 pub use crate::gradients::{GradientCase, gradient_check};
 use crate::shaders;
 use crate::testing::skipped;
-use crate::tolerances::{EXACT, HALF_CHAIN, HALF_OPERANDS, HALF_ROUNDING, Tolerance};
+use crate::tolerances::{EXACT, HALF_CHAIN, HALF_OPERANDS, HALF_PROBABILITIES, HALF_ROUNDING, Tolerance};
 
 /// The device of all tests.
 pub fn gpu() -> Arc<Gpu> {
@@ -141,7 +141,7 @@ fn compare_in(
     };
     let reference = on_cpu::<f64>(name, make(), values, 2);
     let single = on_cpu::<f32>(name, make(), values, 1);
-    check(name, "CPU f32", &make(), &reference, &single, 0.0);
+    check(name, "CPU f32", &make(), &reference, &single, [false; 2]);
     let double = on_cpu::<f32>(name, make(), values, 2);
     assert!(single == double, "{name}: the number of threads changes the result");
 
@@ -171,12 +171,16 @@ fn compare_in(
         for checked in [true, false] {
             let (plan, case) = make();
             let options = Options { selection: Selection::Nth(strategy), checked };
+            let on_matrices = (0..plan.ops.len()).any(|op| {
+                let all = plan.candidates(op).expect("within the limits");
+                selector::select(all, &capabilities, options.selection)
+                    .is_ok_and(|chosen| chosen.requires.half)
+            });
             let mut executor = GpuExecutor::new(gpu.clone(), plan, options)
                 .unwrap_or_else(|error| panic!("{name}: {error:#}"));
             let modules = if checked { "checked" } else { "unchecked" };
             let label = format!("GPU, {}, {modules} modules", executor.strategies().join(" + "));
             let rounds = (0..executor.plan().ops.len()).any(|op| executor.rounds_operands(op));
-            let operands = if rounds { HALF_OPERANDS } else { 0.0 };
             let mut results = || {
                 prepare(name, &mut executor, &case, values);
                 let all = 0..executor.plan().ops.len();
@@ -184,7 +188,7 @@ fn compare_in(
                 outputs(&mut executor, &case)
             };
             let first = results();
-            check(name, &label, &make(), &reference, &first, operands);
+            check(name, &label, &make(), &reference, &first, [on_matrices, rounds]);
             if !checked {
                 assert!(first == results(), "{name}: {label}: a second run gives other bytes");
             }
@@ -351,14 +355,14 @@ pub fn normal(stream: &mut Stream) -> f64 {
     radius * (2.0 * std::f64::consts::PI * stream.uniform()).cos()
 }
 
-/// `operands`: what rounding the operands adds, relative.
+/// By kernels that round operands to f16, or what they have computed; and operands that are f32.
 fn check(
     name: &str,
     label: &str,
     (plan, case): &(Plan, Case),
     reference: &Vec<Vec<f64>>,
     got: &Bits,
-    operands: f64,
+    [on_matrices, rounds]: [bool; 2],
 ) {
     for (output, (tensor, tolerance)) in case.outputs.iter().enumerate() {
         let info = plan.info(*tensor);
@@ -372,7 +376,10 @@ fn check(
             Element::Uint => 0.0,
             _ => {
                 let half = rounding(plan, case, *tensor);
-                let relative = tolerance.relative + half.relative + operands;
+                let rounded = on_matrices && case.rounded_probabilities.contains(tensor);
+                let probabilities = if rounded { HALF_PROBABILITIES } else { EXACT };
+                let operands = if rounds { HALF_OPERANDS } else { 0.0 };
+                let relative = tolerance.relative + half.relative + probabilities.relative + operands;
                 relative * largest + tolerance.absolute + half.absolute
             }
         };

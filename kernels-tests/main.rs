@@ -17,6 +17,7 @@ mod gradients;
 mod harness;
 mod heads;
 mod heads_spans;
+mod importing;
 mod imports;
 mod interruption;
 mod losses;

@@ -15,7 +15,8 @@
 alias Before = T5;
 #endif
 #if EPILOGUE == 3
-@group(0) @binding(4) var<storage, read> before: array<T4>;
+@group(0) @binding(4) var<storage, read_write> before: array<T4>;
+alias Before = T4;
 #endif
 #if EPILOGUE == 4
 @group(0) @binding(4) var<storage, read> residual: array<T4>;

@@ -1,10 +1,8 @@
-// Adds up the partial sums of a split product (matmul_*.wgsl with SPLIT), and does what follows it:
-//   FORM 1: C[m,n] = Σ_s partials[s, 0 .. m·n], m rows in use, through the epilogue (EPILOGUE, as in matmul_tiled.wgsl);
-//   FORM 2: C[m,n] += the same, m = inner, and with BIAS_GRADIENT
-//           bias_gradient[m] += Σ_s partials[s, m·n .. m·n + m].
+// Adds up the partial sums of a product whose rows are split (matmul_*.wgsl with SPLIT, FORM 0 or 1), and does what follows:
+//   C[m,n] = Σ_s partials[s, 0 .. m·n], m rows in use, through the epilogue (EPILOGUE, as in matmul_tiled.wgsl). (Those of
+//   FORM 2 are sum_partials.wgsl's.)
 //
-// Bindings: 1 partials [splits, m·n (+ m in form 2)], 2 C, 3 bias, before, residual or bias_gradient, 4 before
-//   (EPILOGUE 2).
+// Bindings: 1 partials [splits, m·n], 2 C, 3 bias, before or residual, 4 before (EPILOGUE 2).
 // Dispatch: one thread for each element, 256 a workgroup: it is bound by memory, and adjacent threads read
 //   adjacent elements. Sixteen parts are read at a time, what is left four at a time: one read after the other, a hundred
 //   parts would take a hundred latencies.
@@ -23,13 +21,11 @@
 alias Before = T4;
 #endif
 #if EPILOGUE == 3
-@group(0) @binding(3) var<storage, read> before: array<T3>;
+@group(0) @binding(3) var<storage, read_write> before: array<T3>;
+alias Before = T3;
 #endif
 #if EPILOGUE == 4
 @group(0) @binding(3) var<storage, read> residual: array<T3>;
-#endif
-#if BIAS_GRADIENT
-@group(0) @binding(3) var<storage, read_write> bias_gradient: array<f32>;
 #endif
 alias Result = T2;
 
@@ -41,29 +37,17 @@ fn main(
   @builtin(num_workgroups) groups: vec3<u32>,
   @builtin(local_invocation_index) thread: u32,
 ) {
-#if FORM == 2
-  let m = immediates.inner;
-  let product = m * immediates.n;
-  let stride = product + m;
-#else
   let m = rows_in_use(immediates.extent, immediates.offset, immediates.capacity);
   let product = m * immediates.n;
-  let stride = product;
-#endif
   let element = workgroup_index(group, groups) * 256u + thread;
-#if BIAS_GRADIENT
-  let elements = stride;
-#else
-  let elements = product;
-#endif
-  if element >= elements {
+  if element >= product {
     return;
   }
   var sum = 0.0;
   var split = 0u;
   for (; split + 16u <= immediates.splits; split += 16u) {
 #for P 16
-    let part_$P = partials[(split + $Pu) * stride + element];
+    let part_$P = partials[(split + $Pu) * product + element];
 #end
 #for P 16
     sum += part_$P;
@@ -72,22 +56,11 @@ fn main(
   let last = immediates.splits - 1u;
   for (; split < immediates.splits; split += 4u) {
 #for P 4
-    let part_$P = partials[min(split + $Pu, last) * stride + element];
+    let part_$P = partials[min(split + $Pu, last) * product + element];
 #end
 #for P 4
     sum += select(0.0, part_$P, split + $Pu <= last);
 #end
   }
-#if FORM == 2
-  if element < product {
-    c[immediates.first_c + element] += T2(sum);
-  }
-#else
   follow(immediates.first_c + element, element, element % immediates.n, sum);
-#endif
-#if BIAS_GRADIENT
-  if element >= product {
-    bias_gradient[element - product] += sum;
-  }
-#endif
 }

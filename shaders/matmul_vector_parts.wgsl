@@ -15,7 +15,7 @@
 @group(0) @binding(5) var<storage, read_write> before: array<V5>;
 #endif
 #if EPILOGUE == 3
-@group(0) @binding(4) var<storage, read> before: array<V4>;
+@group(0) @binding(4) var<storage, read_write> before: array<V4>;
 #endif
 #if EPILOGUE == 4
 @group(0) @binding(4) var<storage, read> residual: array<V4>;
@@ -95,18 +95,24 @@ fn gelu4(x: vec4<f32>) -> vec4<f32> {
   return fma(-abs(x), tail4(x, gaussian4(x)), max(x, vec4<f32>()));
 }
 
-fn gelu_derivative4(x: vec4<f32>) -> vec4<f32> {
+// GELU of four numbers, and its derivative behind it.
+fn gelu_and_derivative4(x: vec4<f32>) -> array<vec4<f32>, 2> {
   let gaussian = gaussian4(x);
   let tail = tail4(x, gaussian);
-  return fma(x, INVERSE_SQRT_TWO_PI * gaussian, select(1.0 - tail, tail, x < vec4<f32>()));
+  let derivative = fma(x, INVERSE_SQRT_TWO_PI * gaussian, select(1.0 - tail, tail, x < vec4<f32>()));
+  return array<vec4<f32>, 2>(fma(-abs(x), tail, max(x, vec4<f32>())), derivative);
 }
 #else
 fn gelu4(x: vec4<f32>) -> vec4<f32> {
   return vec4<f32>(gelu(x.x), gelu(x.y), gelu(x.z), gelu(x.w));
 }
 
-fn gelu_derivative4(x: vec4<f32>) -> vec4<f32> {
-  return vec4<f32>(gelu_derivative(x.x), gelu_derivative(x.y), gelu_derivative(x.z), gelu_derivative(x.w));
+fn gelu_and_derivative4(x: vec4<f32>) -> array<vec4<f32>, 2> {
+  let p = gelu_and_derivative(x.x);
+  let q = gelu_and_derivative(x.y);
+  let r = gelu_and_derivative(x.z);
+  let s = gelu_and_derivative(x.w);
+  return array<vec4<f32>, 2>(vec4<f32>(p.x, q.x, r.x, s.x), vec4<f32>(p.y, q.y, r.y, s.y));
 }
 #endif
 
@@ -164,7 +170,9 @@ fn finish(split: u32, i: u32, j4: u32, m: u32, product: vec4<f32>, beside: vec4<
   c[to] = V3(gelu4(x));
 #endif
 #if EPILOGUE == 3
-  c[to] = V3(product * gelu_derivative4(beside));
+  let both = gelu_and_derivative4(beside);
+  c[to] = V3(product * both[1]);
+  before[at] = V4(both[0]);
 #endif
 #if EPILOGUE == 4
   c[to] = V3(product + beside);

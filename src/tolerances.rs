@@ -60,6 +60,11 @@ pub const HALF_CHAIN: Tolerance = Tolerance { relative: 4.0 / 1024.0, absolute: 
 /// at k = 4,000.
 pub const HALF_OPERANDS: f64 = 1.0 / 1024.0;
 
+/// What kernels on cooperative matrices add where they round what they have computed to f16, to multiply it:
+/// probabilities of attention, and their gradients. Each term of a sum is off by a unit of its 11 bits at most (drivers
+/// may round either way), so is the sum if all err alike, and by less if not.
+pub const HALF_PROBABILITIES: Tolerance = relative(1.0 / 1024.0);
+
 /// Whole-step gradients under another grouping of the same sums (docs/architecture.md: a split changes only the
 /// order of sums).
 pub const REGROUPED: f64 = 1e-5;

@@ -3,6 +3,7 @@
 
 pub mod apply;
 pub mod fit;
+pub mod hparams;
 pub mod package;
 pub mod predictions;
 pub mod run;

@@ -55,7 +55,8 @@ pub enum Epilogue {
         bias: TensorId,
         before: TensorId,
     },
-    /// C = AB · gelu′(before): backward of `BiasGelu`.
+    /// C = AB · gelu′(before), before = gelu(before): backward of `BiasGelu`. The product that follows, for the
+    /// gradient of the weights behind the GELU, takes its output from there; nothing else kept it.
     GeluGradient {
         before: TensorId,
     },
@@ -65,8 +66,8 @@ pub enum Epilogue {
 
 /// Tiles of 64 × 64 that split products are to make together, and the most parts.
 ///
-/// More fill larger cards and cost memory: partial sums take up to 16 KiB a tile, 16 MiB here, once a plan (one op uses
-/// them at a time). On an H100, gradients of weights of 64 × 64 to 256 × 64 take 5.4 ms of a step of `small` with 512
+/// More fill larger cards and cost memory: partial sums take up to 16 KiB a tile, 16 MiB a product here, and fewer products
+/// then wait to be added up together (`plan::sums`). On an H100, gradients of weights of 64 × 64 to 256 × 64 take 5.4 ms of a step of `small` with 512
 /// tiles in at most 32 parts and 2.6 ms with 128 parts; 1,024 tiles save another half a millisecond in all products.
 pub const FILL: usize = 1024;
 const MOST_SPLITS: usize = 128;
@@ -165,11 +166,11 @@ impl Describe for MatMul {
             read("a", self.a.tensor, Activation, operand(self.a, rows, a_columns)),
             read("b", self.b.tensor, Activation, operand(self.b, b_rows, b_columns)),
         ];
-        let c = match self.form {
-            Form::Tn => accumulate,
-            _ => write,
-        };
-        tensors.push(c("c", self.c.tensor, Activation, operand(self.c, of_c, n)));
+        let of_c_part = operand(self.c, of_c, n);
+        tensors.push(match self.form {
+            Form::Tn => accumulate("c", self.c.tensor, Exact, of_c_part),
+            _ => write("c", self.c.tensor, Activation, of_c_part),
+        });
         match self.epilogue {
             Epilogue::None => {}
             Epilogue::Bias(bias) => tensors.push(read("bias", bias, Exact, vector(n))),
@@ -177,7 +178,9 @@ impl Describe for MatMul {
                 tensors.push(read("bias", bias, Exact, vector(n)));
                 tensors.push(write("before", before, Activation, (of_c, n)));
             }
-            Epilogue::GeluGradient { before } => tensors.push(read("before", before, Activation, (of_c, n))),
+            Epilogue::GeluGradient { before } => {
+                tensors.push(accumulate("before", before, Activation, (of_c, n)));
+            }
             Epilogue::Add(residual) => tensors.push(read("residual", residual, Activation, (of_c, n))),
         }
         if let Some(bias) = self.bias_gradient {
@@ -233,7 +236,9 @@ impl<S: Scalar> CpuOp<S> for MatMul {
         let c = memory.write(self.c.tensor)[self.c.first_row * n..][..m * n].as_mut_ptr();
         let c = Strip::new(c, n, 0, n);
         let before = match self.epilogue {
-            Epilogue::BiasGelu { before, .. } => memory.write(before)[..m * n].as_mut_ptr(),
+            Epilogue::BiasGelu { before, .. } | Epilogue::GeluGradient { before } => {
+                memory.write(before)[..m * n].as_mut_ptr()
+            }
             _ => std::ptr::null_mut(),
         };
         let before = Strip::new(before, n, 0, n);
@@ -313,13 +318,14 @@ impl MatMul {
                     }
                 }
             }
-            Epilogue::GeluGradient { before } => {
-                let before = memory.read(before);
+            Epilogue::GeluGradient { .. } => {
                 for row in rows {
-                    let before = &before[row * n..][columns.clone()];
                     // SAFETY: the caller's promise.
-                    for (c, &x) in unsafe { c.row_mut(row) }.iter_mut().zip(before) {
-                        *c *= x.gelu_derivative();
+                    let (c, before) = unsafe { (c.row_mut(row), before.row_mut(row)) };
+                    for (c, x) in c.iter_mut().zip(before) {
+                        let (value, derivative) = x.gelu_and_derivative();
+                        *c *= derivative;
+                        *x = value;
                     }
                 }
             }
