@@ -71,10 +71,13 @@ fn translate(dispatch: &Dispatch, bound: &[Bound], candidate: &Candidate) {
     spv::write_vec(&module, &info, &spv::Options::default(), None)
         .unwrap_or_else(|error| panic!("{name}: SPIR-V: {error}"));
     let options = msl::Options { lang_version: (2, 4), ..msl::Options::default() };
-    msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
+    let (msl, _) = msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
         .unwrap_or_else(|error| panic!("{name}: MSL: {error}"));
     // HLSL has no cooperative matrices.
-    if cooperative {
+    if let Some(matrices) = candidate.requires.cooperative {
+        if matrices == APPLE {
+            matrices_of_scalars(&name, &module, &msl);
+        }
         return;
     }
     let options = hlsl::Options {
@@ -88,6 +91,29 @@ fn translate(dispatch: &Dispatch, bound: &[Bound], candidate: &Candidate) {
     hlsl::Writer::new(&mut text, &options, &hlsl::PipelineOptions::default())
         .write(&module, &info, None)
         .unwrap_or_else(|error| panic!("{name}: HLSL: {error}"));
+}
+
+/// Matrices of 8 in subgroups of 32 lanes are Apple's.
+const APPLE: (u32, u32) = (8, 32);
+
+/// MSL loads matrices from pointers to scalars and stores them there; naga passes on whatever pointer it is given.
+fn matrices_of_scalars(name: &str, module: &naga::Module, msl: &str) {
+    let elements = |variable: &naga::GlobalVariable| match module.types[variable.ty].inner {
+        naga::TypeInner::Array { base, .. } => Some(&module.types[base].inner),
+        _ => None,
+    };
+    let scalars = module.global_variables.iter().filter_map(|(_, variable)| {
+        let scalar = matches!(elements(variable), Some(naga::TypeInner::Scalar(_)));
+        variable.name.as_deref().filter(|_| scalar)
+    });
+    let scalars: Vec<&str> = scalars.collect();
+    let touched = ["NagaCooperativeLoad(&", "simdgroup_store("];
+    let lines = msl.lines().filter(|line| touched.iter().any(|call| line.contains(call)));
+    for line in lines {
+        let pointer = line.split('&').nth(1).unwrap_or_default();
+        let known = scalars.iter().any(|variable| pointer.starts_with(variable));
+        assert!(known, "{name}: MSL: no scalars: {}", line.trim());
+    }
 }
 
 /// What the kernel uses, against what its candidate says and what WebGPU guarantees.
