@@ -12,10 +12,12 @@ mod bench;
 mod configuration;
 mod devices;
 mod eval;
+mod export;
 mod extract;
 mod finetune;
 mod parity;
 mod predict;
+mod predict_ids;
 mod prepare;
 mod pretrain;
 mod progress;
@@ -37,6 +39,7 @@ enum Command {
     Bench(bench::Args),
     Devices(devices::Args),
     Eval(eval::Args),
+    Export(export::Args),
     Extract(extract::Args),
     Finetune(Box<finetune::Args>),
     Tokenizer(tokenizer::Args),
@@ -76,6 +79,7 @@ pub fn main() -> ExitCode {
         Command::Bench(args) => bench::run(args),
         Command::Devices(args) => devices::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Export(args) => export::run(args),
         Command::Finetune(args) => finetune::run(*args),
         Command::Extract(args) => extract::run(args),
         Command::Tokenizer(args) => tokenizer::run(args),

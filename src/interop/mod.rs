@@ -2,6 +2,7 @@
 //! a model can be started from.
 
 pub mod checkpoint;
+pub mod export;
 pub mod huggingface;
 pub mod pretrained;
 pub mod weights;

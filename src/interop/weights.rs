@@ -79,6 +79,13 @@ impl WeightFile {
     }
 }
 
+/// The numbers of a tensor of any float type.
+pub fn values_of(view: &TensorView<'_>) -> Result<Vec<f32>> {
+    let mut values = vec![0f32; view.shape().iter().product()];
+    copy(view, view.shape(), &mut values)?;
+    Ok(values)
+}
+
 /// Copies a tensor of any float type into f32.
 fn copy(view: &TensorView<'_>, shape: &[usize], target: &mut [f32]) -> Result<()> {
     ensure!(view.shape() == shape, "has shape {:?}, the model needs {shape:?}", view.shape());
@@ -127,7 +134,6 @@ pub fn collect(
 /// Writes tensors into a new file and to the disk. `format` goes into the metadata (`pt` for Hugging Face): one
 /// key, because safetensors writes several in random order.
 pub fn write(path: &Path, tensors: &[Named], format: Option<&str>) -> Result<()> {
-    let shown = path.display();
     let views: Vec<(&str, TensorView<'_>)> = tensors
         .iter()
         .map(|(name, shape, values)| {
@@ -135,6 +141,12 @@ pub fn write(path: &Path, tensors: &[Named], format: Option<&str>) -> Result<()>
             Ok((name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes)?))
         })
         .collect::<Result<_>>()?;
+    write_views(path, views, format)
+}
+
+/// As [`write`], of tensors of any type.
+pub fn write_views(path: &Path, views: Vec<(&str, TensorView<'_>)>, format: Option<&str>) -> Result<()> {
+    let shown = path.display();
     let metadata = format.map(|format| [("format".to_owned(), format.to_owned())].into());
     safetensors::serialize_to_file(views, metadata, path).with_context(|| format!("cannot write {shown}"))?;
     File::open(path)

@@ -1,7 +1,8 @@
 //! SentencePiece: training a model, encoding text to ids, and offsets back into the text.
 //!
 //! `shim.cpp` is our C interface over the library that sentencepiece-sys builds, `ffi` its safe side,
-//! `train` the training of a model from text, of which `sample` keeps a part, `lower` the lower-casing that keeps offsets.
+//! `train` the training of a model from text, of which `sample` keeps a part, `lower` the lower-casing that keeps offsets;
+//! `model_file` and `charsmap` read a model for what the library does not hand out.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -9,8 +10,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 
+pub mod charsmap;
 mod ffi;
 mod lower;
+pub mod model_file;
 pub mod sample;
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,7 @@ pub mod hparams;
 pub mod key;
 pub mod keys;
 pub mod metrics;
+pub mod networks;
 pub mod parity;
 pub mod presets;
 pub mod profile;
