@@ -18,6 +18,7 @@ mod gradients;
 mod harness;
 mod heads;
 mod heads_spans;
+mod importing;
 mod imports;
 mod interruption;
 mod losses;

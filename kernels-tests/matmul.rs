@@ -52,7 +52,7 @@ fn rows_product(form: Form, after: After, s: Shape) {
         if matches!(after, After::GeluGradient | After::Add) {
             case = case.fill(other, Fill::Normal(1.0));
         }
-        if after == After::BiasGelu {
+        if matches!(after, After::BiasGelu | After::GeluGradient) {
             case = case.output(other, MATMUL);
         }
         let operand = |tensor| Operand { tensor, first_row: s.skip };
@@ -176,7 +176,6 @@ fn gradients() {
         );
         builder.push("second", product(Form::Nt, h, w2.value, y, rows, out, hidden));
         let middle = builder.op_count();
-        builder.push("second weights", product(Form::Tn, dy, h, w2.gradient, rows, hidden, out));
         builder.push(
             "second input",
             MatMul {
@@ -184,6 +183,8 @@ fn gradients() {
                 ..product(Form::Nn, dy, w2.value, dh, rows, hidden, out)
             },
         );
+        // That product has left gelu(before) where `before` was.
+        builder.push("second weights", product(Form::Tn, dy, before, w2.gradient, rows, hidden, out));
         builder.push(
             "first weights",
             MatMul {

@@ -3,11 +3,11 @@
 use std::collections::HashSet;
 use std::sync::Mutex;
 
-use inazuma::gpu::shader;
+use inazuma::gpu::{self, shader, sums};
 use inazuma::model::{BatchCapacity, Mode, ModelConfig, PretrainPlan, StepOptions};
 use inazuma::ops::gelu::Gelu;
 use inazuma::ops::immediates::Word;
-use inazuma::ops::{Binding, Candidate, Dispatch, Kind};
+use inazuma::ops::{Binding, Candidate, Dispatch, Kind, Touch};
 use inazuma::plan::{Access, Bound, Plan, PlanBuilder};
 use inazuma::tensor::{Element, Precision, Rows, StepValues};
 use naga::back::{hlsl, msl, spv};
@@ -54,6 +54,9 @@ fn translate(dispatch: &Dispatch, bound: &[Bound], candidate: &Candidate) {
     }
     if candidate.requires.subgroups {
         capabilities |= Capabilities::SUBGROUP;
+    }
+    if candidate.requires.subgroup_barriers {
+        capabilities |= Capabilities::SUBGROUP_BARRIER;
     }
     let info = Validator::new(ValidationFlags::all(), capabilities)
         .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
@@ -163,6 +166,7 @@ fn scalar(module: &naga::Module, ty: naga::Handle<naga::Type>) -> naga::Scalar {
         naga::TypeInner::Scalar(scalar) | naga::TypeInner::Atomic(scalar) => scalar,
         naga::TypeInner::Vector { scalar, .. } => scalar,
         naga::TypeInner::Array { base, .. } => scalar(module, base),
+        naga::TypeInner::Struct { ref members, .. } => scalar(module, members[0].ty),
         ref other => panic!("a binding of {other:?}"),
     }
 }
@@ -242,6 +246,29 @@ fn every_kernel_of_a_step() {
             for op in 0..plan.ops.len() {
                 let candidates = plan.candidates(op).expect("within the limits");
                 candidates.iter().for_each(|candidate| validate(candidate, &plan, op));
+            }
+            validate_sums(&plan);
+        }
+    }
+}
+
+/// The kernels that add up partial sums, of ops alone and of groups, within the limits of different adapters.
+fn validate_sums(plan: &Plan) {
+    for adapter in [gpu::Capabilities::baseline(), gpu::Capabilities::desktop()] {
+        let alone = (0..plan.ops.len()).map(|op| vec![op]);
+        for ops in alone.chain(plan.sum_groups.iter().map(|group| group.ops.clone())) {
+            for sums in sums::dispatches(plan, &ops, &adapter).expect("declared") {
+                let slots = sums.slots();
+                assert!(slots.len() <= adapter.storage_buffers as usize, "{} storage buffers", slots.len());
+                let bound = |(element, access)| Bound {
+                    tensor: sums.tensors[0],
+                    element,
+                    access,
+                    touch: Touch::Accumulate,
+                };
+                let bound: Vec<Bound> = slots.into_iter().map(bound).collect();
+                let candidate = Candidate::only("sums", sums.dispatch()).swap_remove(0);
+                translate(&candidate.dispatches[0], &bound, &candidate);
             }
         }
     }

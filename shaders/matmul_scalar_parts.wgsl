@@ -14,7 +14,7 @@
 @group(0) @binding(5) var<storage, read_write> before: array<T5>;
 #endif
 #if EPILOGUE == 3
-@group(0) @binding(4) var<storage, read> before: array<T4>;
+@group(0) @binding(4) var<storage, read_write> before: array<T4>;
 #endif
 #if EPILOGUE == 4
 @group(0) @binding(4) var<storage, read> residual: array<T4>;
@@ -51,7 +51,9 @@ fn finish(split: u32, i: u32, j: u32, m: u32, product: f32) {
   c[immediates.first_c + at] = T3(gelu(x));
 #endif
 #if EPILOGUE == 3
-  c[immediates.first_c + at] = T3(product * gelu_derivative(f32(before[at])));
+  let both = gelu_and_derivative(f32(before[at]));
+  c[immediates.first_c + at] = T3(product * both.y);
+  before[at] = T4(both.x);
 #endif
 #if EPILOGUE == 4
   c[immediates.first_c + at] = T3(product + f32(residual[at]));

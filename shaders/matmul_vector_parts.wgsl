@@ -15,7 +15,7 @@
 @group(0) @binding(5) var<storage, read_write> before: array<V5>;
 #endif
 #if EPILOGUE == 3
-@group(0) @binding(4) var<storage, read> before: array<V4>;
+@group(0) @binding(4) var<storage, read_write> before: array<V4>;
 #endif
 #if EPILOGUE == 4
 @group(0) @binding(4) var<storage, read> residual: array<V4>;
@@ -78,8 +78,13 @@ fn gelu4(x: vec4<f32>) -> vec4<f32> {
   return vec4<f32>(gelu(x.x), gelu(x.y), gelu(x.z), gelu(x.w));
 }
 
-fn gelu_derivative4(x: vec4<f32>) -> vec4<f32> {
-  return vec4<f32>(gelu_derivative(x.x), gelu_derivative(x.y), gelu_derivative(x.z), gelu_derivative(x.w));
+// GELU of four numbers, and its derivative behind it.
+fn gelu_and_derivative4(x: vec4<f32>) -> array<vec4<f32>, 2> {
+  let p = gelu_and_derivative(x.x);
+  let q = gelu_and_derivative(x.y);
+  let r = gelu_and_derivative(x.z);
+  let s = gelu_and_derivative(x.w);
+  return array<vec4<f32>, 2>(vec4<f32>(p.x, q.x, r.x, s.x), vec4<f32>(p.y, q.y, r.y, s.y));
 }
 
 // Writes columns 4·j4.. of row i of the product of split number `split`.
@@ -109,7 +114,9 @@ fn finish(split: u32, i: u32, j4: u32, m: u32, product: vec4<f32>) {
   c[to] = V3(gelu4(x));
 #endif
 #if EPILOGUE == 3
-  c[to] = V3(product * gelu_derivative4(vec4<f32>(before[at])));
+  let both = gelu_and_derivative4(vec4<f32>(before[at]));
+  c[to] = V3(product * both[1]);
+  before[at] = V4(both[0]);
 #endif
 #if EPILOGUE == 4
   c[to] = V3(product + vec4<f32>(residual[at]));

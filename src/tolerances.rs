@@ -52,6 +52,11 @@ pub const HALF_ROUNDING: Tolerance = Tolerance { relative: 1.0 / 1024.0, absolut
 /// The same where an op reads f16 that another op of the same plan has rounded: some of those units.
 pub const HALF_CHAIN: Tolerance = Tolerance { relative: 4.0 / 1024.0, absolute: 24e-8 };
 
+/// What kernels on cooperative matrices add where they round what they have computed to f16, to multiply it:
+/// probabilities of attention, and their gradients. Each term of a sum is off by a unit of its 11 bits at most (drivers
+/// may round either way), so is the sum if all err alike, and by less if not.
+pub const HALF_PROBABILITIES: Tolerance = relative(1.0 / 1024.0);
+
 /// Whole-step gradients under another grouping of the same sums (docs/architecture.md: a split changes only the
 /// order of sums).
 pub const REGROUPED: f64 = 1e-5;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::device::Device;
 use crate::finetune::apply::{ItemLogits, Model};
-use crate::interop::checkpoint::TOKENIZER;
+use crate::interop::checkpoint::{self, TOKENIZER};
 use crate::interop::export::run::locate;
 use crate::tasks::features::Input;
 use crate::tasks::source::Line;
@@ -74,12 +74,11 @@ pub fn fine_tuned(model: &mut Model) -> Result<()> {
 
 /// Of a run: `discriminator`, a number for each token, and `generator`, a list over the vocabulary for each of
 /// `positions` (where the line does not say: those of `[MASK]`).
-pub fn networks(run: &Path, checkpoint: &Path, device: &Device) -> Result<()> {
-    let mut networks = Networks::open(run, checkpoint, device)?;
-    let tokenizer = run.join(TOKENIZER);
-    let mask = match tokenizer.is_file() {
-        true => Some(Tokenizer::open(&tokenizer, true)?.special_ids()?.mask),
-        false => None,
+pub fn networks(run: &Path, saved: &Path, device: &Device) -> Result<()> {
+    let mut networks = Networks::open(run, saved, device)?;
+    let mask = match checkpoint::vocabulary(run)? {
+        Some(ready_made) => ready_made.special.mask,
+        None => Tokenizer::open(&run.join(TOKENIZER), true)?.special_ids()?.mask,
     };
     each_line(|line| {
         let inputs = sequences(line)?;
@@ -87,7 +86,7 @@ pub fn networks(run: &Path, checkpoint: &Path, device: &Device) -> Result<()> {
         input.check(networks.max_length, networks.vocab_size)?;
         let positions = match line.object.get("positions") {
             Some(positions) => whole_numbers(positions, "positions")?,
-            None => (0..input.ids.len() as u32).filter(|&at| Some(input.ids[at as usize]) == mask).collect(),
+            None => (0..input.ids.len() as u32).filter(|&at| input.ids[at as usize] == mask).collect(),
         };
         let said = networks.say(&input.ids, input.first_segment, &positions)?;
         Ok(json!({"discriminator": said.discriminator, "positions": positions, "generator": said.generator}))

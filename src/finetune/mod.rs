@@ -4,6 +4,7 @@
 pub mod apply;
 pub mod export;
 pub mod fit;
+pub mod hparams;
 pub mod options;
 pub mod package;
 pub mod predictions;

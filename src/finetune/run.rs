@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::device::Device;
+use crate::device::{Device, Room};
 use crate::files::{JsonLines, write_atomically};
 use crate::interop::pretrained::Pretrained;
 use crate::model::{ModelConfig, parameters};
@@ -95,7 +95,7 @@ fn begin(options: &Options) -> Result<(Option<Pretrained>, ModelConfig, Tokenize
             let path = named.context("--init none with --preset needs --tokenizer")?;
             let tokenizer = Tokenizer::open(path, options.lower.unwrap_or(true))?;
             let sources = Sources { preset: Some(name.clone()), ..Sources::default() };
-            let surroundings = Surroundings { vocab_size: tokenizer.vocab_size(), gpu: false };
+            let surroundings = Surroundings { vocab_size: tokenizer.vocab_size(), room: &Room::unlimited() };
             let config = TrainConfig::resolve(sources.settings()?.0, surroundings)?;
             Ok((None, config.model, tokenizer))
         }

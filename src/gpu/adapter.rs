@@ -5,6 +5,10 @@ use std::sync::OnceLock;
 use anyhow::{Context, Result, bail};
 use wgpu::{Backends, DeviceType, Features};
 
+use crate::plan::DeviceMemory;
+
+use super::memory::memory;
+
 const COOPERATIVE: Features = Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
 
 /// Features that are asked for where they are present. Only immediates are indispensable.
@@ -49,6 +53,8 @@ pub struct Capabilities {
     /// Bytes a storage binding may cover, and bytes of one buffer.
     pub binding_bytes: u64,
     pub buffer_bytes: u64,
+    /// When the adapter was found; nothing where the driver does not say.
+    pub memory: Option<DeviceMemory>,
 }
 
 impl Capabilities {
@@ -73,6 +79,19 @@ impl Capabilities {
             workgroups: 65_535,
             binding_bytes: 128 << 20,
             buffer_bytes: 256 << 20,
+            memory: None,
+        }
+    }
+
+    /// What discrete GPUs have through Vulkan: for what is said of a GPU where none is asked for.
+    pub fn desktop() -> Self {
+        Capabilities {
+            half: true,
+            workgroup_memory: 32 << 10,
+            storage_buffers: 1 << 16,
+            binding_bytes: 2 << 30,
+            buffer_bytes: 2 << 30,
+            ..Self::baseline()
         }
     }
 
@@ -105,6 +124,7 @@ impl Capabilities {
             workgroups: limits.max_compute_workgroups_per_dimension,
             binding_bytes: limits.max_storage_buffer_binding_size,
             buffer_bytes: limits.max_buffer_size,
+            memory: memory(adapter),
         }
     }
 

@@ -54,7 +54,8 @@ pub enum Epilogue {
         bias: TensorId,
         before: TensorId,
     },
-    /// C = AB · gelu′(before): backward of `BiasGelu`.
+    /// C = AB · gelu′(before), before = gelu(before): backward of `BiasGelu`. The product that follows, for the
+    /// gradient of the weights behind the GELU, takes its output from there; nothing else kept it.
     GeluGradient {
         before: TensorId,
     },
@@ -133,11 +134,11 @@ impl Describe for MatMul {
             read("a", self.a.tensor, Activation, operand(self.a, rows, a_columns)),
             read("b", self.b.tensor, Activation, operand(self.b, b_rows, b_columns)),
         ];
-        let c = match self.form {
-            Form::Tn => accumulate,
-            _ => write,
-        };
-        tensors.push(c("c", self.c.tensor, Activation, operand(self.c, of_c, n)));
+        let of_c_part = operand(self.c, of_c, n);
+        tensors.push(match self.form {
+            Form::Tn => accumulate("c", self.c.tensor, Exact, of_c_part),
+            _ => write("c", self.c.tensor, Activation, of_c_part),
+        });
         match self.epilogue {
             Epilogue::None => {}
             Epilogue::Bias(bias) => tensors.push(read("bias", bias, Exact, vector(n))),
@@ -145,7 +146,9 @@ impl Describe for MatMul {
                 tensors.push(read("bias", bias, Exact, vector(n)));
                 tensors.push(write("before", before, Activation, (of_c, n)));
             }
-            Epilogue::GeluGradient { before } => tensors.push(read("before", before, Activation, (of_c, n))),
+            Epilogue::GeluGradient { before } => {
+                tensors.push(accumulate("before", before, Activation, (of_c, n)));
+            }
             Epilogue::Add(residual) => tensors.push(read("residual", residual, Activation, (of_c, n))),
         }
         if let Some(bias) = self.bias_gradient {
@@ -210,7 +213,9 @@ impl<S: Scalar> CpuOp<S> for MatMul {
         let c = memory.write(self.c.tensor)[self.c.first_row * n..][..m * n].as_mut_ptr();
         let c = Strip::new(c, n, 0, n);
         let before = match self.epilogue {
-            Epilogue::BiasGelu { before, .. } => memory.write(before)[..m * n].as_mut_ptr(),
+            Epilogue::BiasGelu { before, .. } | Epilogue::GeluGradient { before } => {
+                memory.write(before)[..m * n].as_mut_ptr()
+            }
             _ => std::ptr::null_mut(),
         };
         let before = Strip::new(before, n, 0, n);
@@ -290,13 +295,14 @@ impl MatMul {
                     }
                 }
             }
-            Epilogue::GeluGradient { before } => {
-                let before = memory.read(before);
+            Epilogue::GeluGradient { .. } => {
                 for row in rows {
-                    let before = &before[row * n..][columns.clone()];
                     // SAFETY: the caller's promise.
-                    for (c, &x) in unsafe { c.row_mut(row) }.iter_mut().zip(before) {
-                        *c *= x.gelu_derivative();
+                    let (c, before) = unsafe { (c.row_mut(row), before.row_mut(row)) };
+                    for (c, x) in c.iter_mut().zip(before) {
+                        let (value, derivative) = x.gelu_and_derivative();
+                        *c *= derivative;
+                        *x = value;
                     }
                 }
             }

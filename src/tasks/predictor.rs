@@ -1,6 +1,7 @@
 //! What a fine-tuned model says about any number of sequences, in micro-batches of similar length.
 
 use std::any::Any;
+use std::iter::successors;
 use std::ops::Range;
 
 use anyhow::{Context, Result, ensure};
@@ -22,9 +23,11 @@ use super::lesson::AnyHead;
 const CPU_TOKENS: usize = 2048;
 const GPU_TOKENS: usize = 16_384;
 
-/// The tokens of a micro-batch on this device.
-pub fn micro_tokens(device: &Device) -> usize {
-    if device.is_gpu() { GPU_TOKENS } else { CPU_TOKENS }
+/// Tokens of a micro-batch on this device, the most first, and fewer for where its memory is short: an item of `item`
+/// tokens must fit.
+pub fn micro_tokens(device: &Device, item: usize) -> impl Iterator<Item = usize> {
+    let most = if device.is_gpu() { GPU_TOKENS } else { CPU_TOKENS };
+    successors(Some(most), move |&tokens| (tokens > item).then_some(tokens / 2))
 }
 
 /// A plan of the forward pass with its executor.
@@ -55,9 +58,13 @@ impl Ran {
 
 impl Predictor {
     pub fn new(device: &Device, model: &ModelConfig, head: &dyn AnyHead, max_length: usize) -> Result<Self> {
-        let tokens = micro_tokens(device);
-        let capacity = capacity(head.sequences(), tokens, max_length, tokens);
-        let (plan, step) = head.forward_plan(model, capacity)?;
+        let make = |tokens| {
+            let capacity = capacity(head.sequences(), tokens, max_length, tokens);
+            let (plan, step) = head.forward_plan(model, capacity)?;
+            anyhow::Ok((plan, (capacity, step)))
+        };
+        let tokens = micro_tokens(device, head.sequences() * max_length);
+        let (plan, (capacity, step)) = device.room().first_that_fits(tokens, make)?;
         let (group, head) = (head.sequences(), format!("{head:?}"));
         Ok(Predictor { executor: device.open(plan)?, capacity, step, group, head })
     }

@@ -15,7 +15,8 @@ use crate::tokenizer::Tokenizer;
 
 use super::checkpoint::TOKENIZER;
 use super::huggingface::{CONFIG, WEIGHTS};
-use super::weights::{WeightFile, values_of};
+use super::tensors::Tensors;
+use super::weights::WeightFile;
 
 pub mod card;
 pub mod run;
@@ -132,18 +133,13 @@ impl Contents<'_> {
     }
 
     fn write_weights(&self, path: &Path, numbers: Numbers) -> Result<()> {
-        let source = self.weights.path().display();
-        let tensors = self.weights.tensors()?;
+        let source = WeightFile::path(self.weights).display();
         let mut converted = Vec::new();
         for name in self.weights.names()? {
             let Some(new) = (self.rename)(&name) else { continue };
-            let view = tensors.tensor(&name)?;
-            let bytes = values_of(&view).and_then(|values| numbers.bytes(&values));
-            converted.push((
-                new,
-                view.shape().to_vec(),
-                bytes.with_context(|| format!("{source}: tensor {name}"))?,
-            ));
+            let bytes = numbers.bytes(&self.weights.read(&name)?);
+            let bytes = bytes.with_context(|| format!("{source}: tensor {name}"))?;
+            converted.push((new, self.weights.shape(&name).unwrap_or_default(), bytes));
         }
         ensure!(!converted.is_empty(), "{source}: holds none of the network's tensors");
         let views = converted.iter().map(|(name, shape, bytes)| {

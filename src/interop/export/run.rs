@@ -12,7 +12,7 @@ use crate::interop::checkpoint::{self, CONFIG, State, StoreIdentity, TOKENIZER};
 use crate::interop::huggingface;
 use crate::interop::weights::WeightFile;
 use crate::model::ModelConfig;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{SpecialIds, Tokenizer};
 
 use super::card::{Card, code, table};
 use super::{Contents, NewDirectory, Options};
@@ -56,7 +56,9 @@ struct Run {
     model: ModelConfig,
     weights: WeightFile,
     state: State,
+    /// Nothing where texts came as ready-made ids.
     tokenizer: Option<Tokenizer>,
+    special: SpecialIds,
     dropout: f64,
 }
 
@@ -68,8 +70,7 @@ pub fn locate(path: &Path) -> Result<Option<(PathBuf, PathBuf)>> {
     if !checkpoint::is_checkpoint(path) {
         return Ok(None);
     }
-    let run = path.canonicalize().ok().and_then(|path| Some(path.parent()?.parent()?.to_owned()));
-    let run = run.with_context(|| format!("{}: lies in no run; name the run's directory", path.display()))?;
+    let run = checkpoint::run_of(path)?;
     Ok(Some((run, path.to_owned())))
 }
 
@@ -93,8 +94,14 @@ pub fn export(run: &Path, checkpoint: &Path, out: &Path, options: &Options) -> R
 impl Run {
     fn open(run: &Path, checkpoint: &Path) -> Result<Self> {
         let state = checkpoint::state(checkpoint)?;
-        let tokenizer = run.join(TOKENIZER);
-        let tokenizer = tokenizer.is_file().then(|| Tokenizer::open(&tokenizer, state.lower)).transpose()?;
+        let (tokenizer, special) = match checkpoint::vocabulary(run)? {
+            Some(ready_made) => (None, ready_made.special),
+            None => {
+                let tokenizer = Tokenizer::open(&run.join(TOKENIZER), state.lower)?;
+                let special = tokenizer.special_ids()?;
+                (Some(tokenizer), special)
+            }
+        };
         let path = run.join(CONFIG);
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let config: toml::Table = parse_toml(&text).with_context(|| path.display().to_string())?;
@@ -106,6 +113,7 @@ impl Run {
             weights: checkpoint::weights(checkpoint)?,
             state,
             tokenizer,
+            special,
             dropout,
         })
     }
@@ -120,14 +128,12 @@ impl Run {
             "generator" => generator(&self.model),
             _ => self.model.clone(),
         };
-        let pad = self.tokenizer.as_ref().map(|tokenizer| tokenizer.special_ids()).transpose()?;
-        let mut config =
-            huggingface::config(&model, network.class, pad.map_or(0, |special| special.pad), self.dropout);
-        if pad.is_none() {
-            config["pad_token_id"] = self.padding()?;
-        }
+        let head = format!("{own}{}_predictions.", network.name);
+        let complete = self.weights.names()?.iter().any(|name| name.starts_with(&head));
+        // An imported model may lack its head; its encoder is loaded all the same.
+        let class = if complete { network.class } else { "ElectraModel" };
         let contents = Contents {
-            config,
+            config: huggingface::config(&model, class, self.special.pad, self.dropout),
             weights: &self.weights,
             rename: &rename,
             tokenizer: self.tokenizer.as_ref(),
@@ -135,18 +141,6 @@ impl Run {
             card: self.card(network, &model, options)?,
         };
         contents.write(directory, options)
-    }
-
-    /// The id that a vocabulary of ready-made ids pads with.
-    fn padding(&self) -> Result<Value> {
-        let path = self.path.join("vocabulary.json");
-        let shown = path.display();
-        let text = fs::read(&path).with_context(|| format!("cannot read {shown}"))?;
-        let vocabulary: Value =
-            serde_json::from_slice(&text).with_context(|| format!("{shown}: not JSON"))?;
-        let special = vocabulary.get("special_ids").or_else(|| vocabulary.get("special"));
-        let pad = special.unwrap_or(&vocabulary).get("pad").filter(|pad| pad.is_u64());
-        pad.cloned().with_context(|| format!("{shown}: does not say the id of [PAD]"))
     }
 
     fn card(&self, network: &Network, model: &ModelConfig, options: &Options) -> Result<Card> {
@@ -182,7 +176,7 @@ impl Run {
     }
 
     fn imported_from(&self) -> Option<String> {
-        let text = fs::read(self.path.join("import.json")).ok()?;
+        let text = fs::read(self.path.join(checkpoint::IMPORT)).ok()?;
         let import: Value = serde_json::from_slice(&text).ok()?;
         import.get(IMPORTED_FROM)?.as_str().map(str::to_owned)
     }

@@ -1,6 +1,6 @@
 //! Dense layers, alone and with GELU.
 
-use crate::ops::gelu::{Gelu, GeluGradient};
+use crate::ops::gelu::GeluGradient;
 use crate::ops::matmul::{Epilogue, Form, MatMul};
 use crate::plan::PlanBuilder;
 use crate::tensor::{Rows, TensorId};
@@ -94,8 +94,7 @@ impl<'a> DenseLayer<'a> {
 impl DenseTape<'_> {
     /// From the gradient of the output to that of the input, called `input_gradient`.
     ///
-    /// `epilogue` is what the product of the input's gradient takes along: `Add` joins the gradient of a residual,
-    /// `GeluGradient` goes on through the GELU that made the input.
+    /// `epilogue` is what the product of the input's gradient takes along: `Add` joins the gradient of a residual.
     pub fn backward(
         self,
         builder: &mut PlanBuilder,
@@ -104,6 +103,16 @@ impl DenseTape<'_> {
         epilogue: Epilogue,
     ) -> TensorId {
         self.parameter_gradients(builder, output_gradient);
+        self.input_gradient(builder, output_gradient, input_gradient, epilogue)
+    }
+
+    fn input_gradient(
+        &self,
+        builder: &mut PlanBuilder,
+        output_gradient: TensorId,
+        input_gradient: &str,
+        epilogue: Epilogue,
+    ) -> TensorId {
         let DenseLayer { label, parameters, rows } = self.layer;
         let input_gradient = builder.gradient(input_gradient, rows, parameters.inputs);
         builder.push(
@@ -176,18 +185,22 @@ impl<'a> GeluTape<'a> {
         self.dense.backward(builder, before_gradient, input_gradient, Epilogue::None)
     }
 
-    /// The output computed again, for a backward that would not keep it so long.
-    pub fn again(&self, builder: &mut PlanBuilder) -> TensorId {
-        let DenseLayer { label, parameters, rows } = self.dense.layer;
-        let (label, columns) = (format!("{label}.again"), parameters.outputs);
-        let output = builder.activation(&label, rows, columns);
-        builder.push(&label, Gelu { input: self.before, output, rows, columns });
-        output
-    }
-
-    /// For the backward of the dense layer behind the GELU: the gradient of its input becomes that of this layer's
-    /// product, from which the tape returned goes on.
-    pub fn through_product(self) -> (Epilogue, DenseTape<'a>) {
-        (Epilogue::GeluGradient { before: self.before }, self.dense)
+    /// Backward of the dense layer `behind` the GELU, and on through the GELU: from the gradient of that layer's output
+    /// to that of what GELU was applied to, called `gradient`, from which the tape returned goes on.
+    ///
+    /// Forward did not keep the GELU's output. The product for the gradient computes it again where its input lies, so
+    /// that here, unlike elsewhere, the gradients of parameters come after that of the input.
+    pub fn backward_from(
+        self,
+        builder: &mut PlanBuilder,
+        behind: DenseLayer<'a>,
+        output_gradient: TensorId,
+        gradient: &str,
+    ) -> (TensorId, DenseTape<'a>) {
+        let behind = DenseTape { layer: behind, input: self.before };
+        let epilogue = Epilogue::GeluGradient { before: self.before };
+        let gradient = behind.input_gradient(builder, output_gradient, gradient, epilogue);
+        behind.parameter_gradients(builder, output_gradient);
+        (gradient, self.dense)
     }
 }

@@ -1,7 +1,9 @@
 //! The kernels of the matrix products.
 
 use crate::ops::immediates::{RowWords, immediates};
-use crate::ops::{Binding, Candidate, Count, Dispatch, Grid, Kernels, Requirements, bind};
+use crate::ops::{
+    Binding, Candidate, Count, Dispatch, Grid, Kernels, PartialSums, Requirements, SumTarget, bind,
+};
 use crate::tensor::TensorId;
 
 use super::{Epilogue, Form, MatMul, Operand};
@@ -19,6 +21,16 @@ impl Kernels for MatMul {
         candidates.push(self.candidate("tiled", TILED, hardware));
         candidates.push(self.candidate("registers", REGISTERS, Requirements::default()));
         candidates
+    }
+
+    fn sums(&self) -> Option<PartialSums> {
+        let (partials, parts) = self.partials.filter(|_| self.form == Form::Tn)?;
+        let (m, n) = (self.inner, self.n);
+        let (tensor, at) = (self.c.tensor, self.c.first_row * n);
+        let mut targets = vec![SumTarget { tensor, at, first: 0, elements: m * n }];
+        let bias = |tensor| SumTarget { tensor, at: 0, first: m * n, elements: m };
+        targets.extend(self.bias_gradient.map(bias));
+        Some(PartialSums { partials, parts, columns: m * n + m, targets })
     }
 }
 
@@ -113,7 +125,8 @@ impl MatMul {
 
     fn candidate(&self, strategy: &'static str, tiles: Tiles, requires: Requirements) -> Candidate {
         let mut dispatches = vec![self.product(&tiles)];
-        dispatches.extend(self.partials.map(|(partials, _)| self.sum_splits(partials)));
+        let split_rows = self.partials.filter(|_| self.form != Form::Tn);
+        dispatches.extend(split_rows.map(|(partials, _)| self.sum_splits(partials)));
         Candidate { strategy, requires, dispatches }
     }
 
@@ -158,20 +171,13 @@ impl MatMul {
         Dispatch { shader: tiles.shader, constants, bindings, immediates: self.immediates().into(), grid }
     }
 
-    /// Adds the parts up in order: C += Σ partials (= in `Nn`), and the bias gradient behind them.
+    /// Adds the parts up in order: C = Σ partials. (In `Tn`, C += Σ partials is what `sums` describes.)
     fn sum_splits(&self, partials: TensorId) -> Dispatch {
-        let mut bindings = vec![Binding::ReadBack(partials), self.c.tensor.into()];
-        bindings.extend(self.bias_gradient.map(Binding::from));
-        let grid = match self.form {
-            Form::Tn => vec![Count::Fixed((self.inner * self.n + self.inner).div_ceil(256))],
-            _ => vec![Count::Rows { rows: self.rows, per: 1 }, Count::Fixed(self.n.div_ceil(256))],
-        };
+        let bindings = vec![Binding::ReadBack(partials), self.c.tensor.into()];
+        let grid = vec![Count::Rows { rows: self.rows, per: 1 }, Count::Fixed(self.n.div_ceil(256))];
         Dispatch {
             shader: "matmul_sum_splits",
-            constants: vec![
-                ("FORM", self.form as u32),
-                ("BIAS_GRADIENT", u32::from(self.bias_gradient.is_some())),
-            ],
+            constants: vec![],
             bindings,
             immediates: self.immediates().into(),
             grid: Grid(grid),

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use anyhow::{Context, Result};
+use inazuma::device::Room;
 use inazuma::gpu::{Capabilities, Selection, selector};
 use inazuma::ops::{Dispatch, Touch};
 use inazuma::plan::{Bound, Phase, Plan};
@@ -54,9 +55,10 @@ pub fn radeon_vii() -> Capabilities {
 
 impl Step {
     pub fn new(sources: &Sources, vocab_size: usize) -> Result<Self> {
-        let surroundings = Surroundings { vocab_size, gpu: true };
+        let room = Room::adapter(radeon_vii());
+        let surroundings = Surroundings { vocab_size, room: &room };
         let config = TrainConfig::resolve(sources.settings()?.0, surroundings)?;
-        let plan = examples::plan(&config)?.plan;
+        let plan = config.plan()?.plan;
         let extents = examples::full_extents(&config);
         let capabilities = radeon_vii();
         let mut kernels: Vec<Kernel> = Vec::new();
