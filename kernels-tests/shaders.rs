@@ -6,10 +6,10 @@ use std::sync::Mutex;
 use inazuma::gpu::{self, shader, sums};
 use inazuma::model::{BatchCapacity, Mode, ModelConfig, PretrainPlan, StepOptions};
 use inazuma::ops::gelu::Gelu;
-use inazuma::ops::immediates::Word;
-use inazuma::ops::{Binding, Candidate, Dispatch, Kind, Touch};
+use inazuma::ops::immediates::{Immediates, Word};
+use inazuma::ops::{Binding, Candidate, Count, Dispatch, Grid, Kind, Requirements, Touch, bind};
 use inazuma::plan::{Access, Bound, Plan, PlanBuilder};
-use inazuma::tensor::{Element, Precision, Rows, StepValues};
+use inazuma::tensor::{Element, Precision, Role, Rows, StepValues};
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 
@@ -71,10 +71,13 @@ fn translate(dispatch: &Dispatch, bound: &[Bound], candidate: &Candidate) {
     spv::write_vec(&module, &info, &spv::Options::default(), None)
         .unwrap_or_else(|error| panic!("{name}: SPIR-V: {error}"));
     let options = msl::Options { lang_version: (2, 4), ..msl::Options::default() };
-    msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
+    let (msl, _) = msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
         .unwrap_or_else(|error| panic!("{name}: MSL: {error}"));
     // HLSL has no cooperative matrices.
-    if cooperative {
+    if let Some(matrices) = candidate.requires.cooperative {
+        if matrices == APPLE {
+            matrices_of_scalars(&name, &module, &msl);
+        }
         return;
     }
     let options = hlsl::Options {
@@ -88,6 +91,29 @@ fn translate(dispatch: &Dispatch, bound: &[Bound], candidate: &Candidate) {
     hlsl::Writer::new(&mut text, &options, &hlsl::PipelineOptions::default())
         .write(&module, &info, None)
         .unwrap_or_else(|error| panic!("{name}: HLSL: {error}"));
+}
+
+/// Matrices of 8 in subgroups of 32 lanes are Apple's.
+const APPLE: (u32, u32) = (8, 32);
+
+/// MSL loads matrices from pointers to scalars and stores them there; naga passes on whatever pointer it is given.
+fn matrices_of_scalars(name: &str, module: &naga::Module, msl: &str) {
+    let elements = |variable: &naga::GlobalVariable| match module.types[variable.ty].inner {
+        naga::TypeInner::Array { base, .. } => Some(&module.types[base].inner),
+        _ => None,
+    };
+    let scalars = module.global_variables.iter().filter_map(|(_, variable)| {
+        let scalar = matches!(elements(variable), Some(naga::TypeInner::Scalar(_)));
+        variable.name.as_deref().filter(|_| scalar)
+    });
+    let scalars: Vec<&str> = scalars.collect();
+    let touched = ["NagaCooperativeLoad(&", "simdgroup_store("];
+    let lines = msl.lines().filter(|line| touched.iter().any(|call| line.contains(call)));
+    for line in lines {
+        let pointer = line.split('&').nth(1).unwrap_or_default();
+        let known = scalars.iter().any(|variable| pointer.starts_with(variable));
+        assert!(known, "{name}: MSL: no scalars: {}", line.trim());
+    }
 }
 
 /// What the kernel uses, against what its candidate says and what WebGPU guarantees.
@@ -271,6 +297,28 @@ fn validate_sums(plan: &Plan) {
                 translate(&candidate.dispatches[0], &bound, &candidate);
             }
         }
+    }
+}
+
+/// The probe of subgroups is no op's: it has no other dispatch.
+#[test]
+fn the_probe_of_lanes() {
+    for matrix in [0, 8, 16] {
+        let mut builder = PlanBuilder::new();
+        let output = builder.tensor("output", Rows::fixed(3), 1, Element::Uint, Role::Batch);
+        let dispatch = Dispatch {
+            shader: "probe_lanes",
+            constants: vec![("MATRIX", matrix), ("THREADS", 256)],
+            bindings: bind([output]),
+            immediates: Immediates::default(),
+            grid: Grid(vec![Count::Fixed(1)]),
+        };
+        let (access, touch) = (Access::ReadWrite, Touch::Write);
+        let bound = Bound { tensor: output, element: Element::Uint, access, touch };
+        let cooperative = (matrix > 0).then_some((matrix, 32));
+        let requires = Requirements { subgroups: true, cooperative, ..Requirements::default() };
+        let candidate = Candidate { strategy: "probe", requires, dispatches: vec![] };
+        translate(&dispatch, &[bound], &candidate);
     }
 }
 

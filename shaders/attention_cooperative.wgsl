@@ -22,6 +22,11 @@ alias MatrixC = coop_mat8x8<f32, C>;
 
 const LOG2_E: f32 = 1.4426950408889634;
 const LN_2: f32 = 0.6931471805599453;
+// What dS is multiplied by before it is rounded to halves. With 1/√HEAD_SIZE in it, lest it overflow before dO does, of
+// which it is a sum over the head. Times RAISE, by which dq and dk are divided, as halves run out at the other end where
+// the loss scale is low.
+const RAISE: f32 = 4.0;
+const GRADIENT_SCALE: f32 = SCORE_SCALE * RAISE;
 const SUBGROUPS: u32 = 4u;
 const THREADS: u32 = SUBGROUPS * LANES;
 // Rows of a workgroup, MATRIX a subgroup.

@@ -17,8 +17,8 @@ enable wgpu_cooperative_matrix;
 // Dropout: the bits of (head, query, key) are half-word key mod 4 of block [head << 16 | query, key / 4]; of dv what stays
 //   is scaled at the end.
 // Numerics: products f16 · f16 → f32, sums in the device's own order within a matrix, queries in order; P times 2^LIFT (so
-//   that what matters is a normal number) and dS/√HEAD_SIZE rounded to halves, all else f32. What is too large for a half
-//   is infinite there and makes dk infinite or NaN, so that loss scaling sees it.
+//   that what matters is a normal number) and dS times GRADIENT_SCALE rounded to halves, all else f32. What is too large
+//   for a half is infinite there and makes dk infinite or NaN, so that loss scaling sees it.
 
 @group(0) @binding(3) var<storage, read> log_sum_exp: array<f32>;
 @group(0) @binding(4) var<storage, read> context_gradient: array<V4>;
@@ -156,7 +156,7 @@ fn main(
       }
       let to = own_weights + r * WEIGHT_STRIDE + slot;
       put_weight(to, vec4<f16>(lifted));
-      put_weight(to + SECOND, vec4<f16>(p * (g - deltas[r]) * SCORE_SCALE));
+      put_weight(to + SECOND, vec4<f16>(p * (g - deltas[r]) * GRADIENT_SCALE));
     }
     meet();
     for (var e = 0u; e < WIDTH; e += MATRIX) {
@@ -193,7 +193,7 @@ fn main(
     let key = own_key + v / D4;
     if key < length {
       let out = score(own_scores + v / D4 * OUT_STRIDE + v % D4);
-      store_qkv_gradient(qkv_at(start + key, 1u, head), v % D4, out);
+      store_qkv_gradient(qkv_at(start + key, 1u, head), v % D4, out * (1.0 / RAISE));
     }
   }
 }

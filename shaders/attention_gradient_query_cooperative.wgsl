@@ -14,10 +14,10 @@ enable wgpu_cooperative_matrix;
 //   fetched into registers meanwhile. q·kᵀ and dO·vᵀ go through memory of the subgroup's own, where lanes make dS of
 //   them, four keys of a row at a time; dS comes back as an operand.
 // Dropout: the bits of (head, query, key) are half-word key mod 4 of block [head << 16 | query, key / 4].
-// Numerics: products f16 · f16 → f32, sums in the device's own order within a matrix, keys in order; dS/√HEAD_SIZE rounded
-//   to halves, all else f32. What is too large for a half is infinite there and makes dq infinite or NaN, so that loss
-//   scaling sees it. The sum of a row of dS is zero; what rounding leaves of it is taken back: of dS as rounded, from dq
-//   times the first key, of the exact one, from delta, for the second kernel.
+// Numerics: products f16 · f16 → f32, sums in the device's own order within a matrix, keys in order; dS times
+//   GRADIENT_SCALE rounded to halves, all else f32. What is too large for a half is infinite there and makes dq infinite
+//   or NaN, so that loss scaling sees it. The sum of a row of dS is zero; what rounding leaves of it is taken back: of dS
+//   as rounded, from dq times the first key, of the exact one, from delta, for the second kernel.
 
 @group(0) @binding(3) var<storage, read> context: array<V3>;
 @group(0) @binding(4) var<storage, read> log_sum_exp: array<f32>;
@@ -150,7 +150,7 @@ fn main(
       }
       g = p * (g - known[i]);
       rest[i] += (g.x + g.y) + (g.z + g.w);
-      let half = vec4<f16>(g * SCORE_SCALE);
+      let half = vec4<f16>(g * GRADIENT_SCALE);
       put_weight(own_weights + r * WEIGHT_STRIDE + slot, half);
       g = vec4<f32>(half);
       rounded[i] += (g.x + g.y) + (g.z + g.w);
@@ -189,7 +189,7 @@ fn main(
     if row < length {
       let key = load_qkv(qkv_at(start, 1u, head), c);
       let out = score(own_scores + r * OUT_STRIDE + c) - totals[own_row + r] * key;
-      store_qkv_gradient(qkv_at(start + row, 0u, head), c, out);
+      store_qkv_gradient(qkv_at(start + row, 0u, head), c, out * (1.0 / RAISE));
     }
   }
 }

@@ -5,7 +5,8 @@
 //   segments, in the order of their workgroups.
 // Dispatch: ceil(elements / COLUMNS) workgroups for each segment, one segment after the other.
 // Tiles: COLUMNS columns by PARTS parts at a time. It is bound by memory: a row of threads reads 256 contiguous bytes,
-//   and four rows of them keep many parts of few columns (norms) from being one long chain.
+//   and four rows of them keep many parts of few columns (norms) from being one long chain; each reads four of its parts at a
+//   time, as weights have up to 128.
 // Numerics: f32; a thread adds every PARTS-th part in order, then PARTS sums in a fixed tree.
 
 const COLUMNS: u32 = 64u;
@@ -61,7 +62,16 @@ fn main(
     let at = segment.first + column;
 #for T TENSORS
     if segment.tensor == $Tu {
-      for (var part = local / COLUMNS; part < segment.parts; part += PARTS) {
+      var part = local / COLUMNS;
+      for (; part + 3u * PARTS < segment.parts; part += 4u * PARTS) {
+#for P 4
+        let part_$P = partials_$T[(part + $Pu * PARTS) * segment.columns + at];
+#end
+#for P 4
+        sum += part_$P;
+#end
+      }
+      for (; part < segment.parts; part += PARTS) {
         sum += partials_$T[part * segment.columns + at];
       }
     }

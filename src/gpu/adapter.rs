@@ -40,6 +40,8 @@ pub struct Capabilities {
     pub subgroups: bool,
     pub subgroup_barriers: bool,
     pub subgroup_sizes: [u32; 2],
+    /// Where these differ: the size that kernels on cooperative matrices get, as found when the device was opened.
+    pub probed_lanes: Option<u32>,
     pub half: bool,
     /// Sizes of cooperative matrices that multiply f16 and sum in f32.
     pub cooperative: Vec<u32>,
@@ -70,6 +72,7 @@ impl Capabilities {
             subgroups: false,
             subgroup_barriers: false,
             subgroup_sizes: [4, 128],
+            probed_lanes: None,
             half: false,
             cooperative: Vec::new(),
             timestamps: false,
@@ -115,6 +118,7 @@ impl Capabilities {
             subgroups: features.contains(Features::SUBGROUP),
             subgroup_barriers: features.contains(Features::SUBGROUP_BARRIER),
             subgroup_sizes: [info.subgroup_min_size, info.subgroup_max_size],
+            probed_lanes: None,
             half: features.contains(Features::SHADER_F16),
             cooperative: cooperative_sizes(adapter),
             timestamps: features.contains(Features::TIMESTAMP_QUERY),
@@ -131,6 +135,12 @@ impl Capabilities {
     /// What is left for a plan without f16.
     pub fn without_half(&self) -> Self {
         Capabilities { half: false, cooperative: Vec::new(), ..self.clone() }
+    }
+
+    /// Lanes of a subgroup in kernels on cooperative matrices, where they are known.
+    pub fn lanes(&self) -> Option<u32> {
+        let [smallest, largest] = self.subgroup_sizes;
+        if smallest == largest { Some(smallest) } else { self.probed_lanes }
     }
 
     /// How promising the kind of adapter is: lower is faster.

@@ -20,6 +20,8 @@ pub struct Options {
 /// The candidate chosen for an op.
 pub(super) struct Chosen {
     pub strategy: &'static str,
+    /// It rounds operands that are f32 to f16.
+    pub rounds: bool,
     pub dispatches: Vec<(Dispatch, Vec<Bound>)>,
 }
 
@@ -59,6 +61,7 @@ fn choose_for(
             None => selector::select(all, &capabilities, options.selection)
                 .with_context(|| plan.ops[op].label.clone())?,
         };
+        let rounds = candidate.requires.half && plan.ops[op].reads_exact_operands(&plan.tensors);
         let mut dispatches = Vec::with_capacity(candidate.dispatches.len());
         for dispatch in candidate.dispatches {
             let bound = plan.bound(op, &dispatch)?;
@@ -66,7 +69,7 @@ fn choose_for(
             check(plan, &dispatch, &bound, &capabilities).with_context(place)?;
             dispatches.push((dispatch, bound));
         }
-        Ok(Chosen { strategy: candidate.strategy, dispatches })
+        Ok(Chosen { strategy: candidate.strategy, rounds, dispatches })
     };
     (0..plan.ops.len()).map(choose).collect()
 }

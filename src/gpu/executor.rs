@@ -244,6 +244,10 @@ impl Executor for GpuExecutor {
         self.kernels.strategy(op)
     }
 
+    fn rounds_operands(&self, op: usize) -> bool {
+        self.kernels.rounds_operands(op)
+    }
+
     fn write(&mut self, tensor: TensorId, data: &[f32]) -> Result<()> {
         self.place(tensor, false, data.len())?;
         // Lands before the next submission and after the last, which is what callers expect.

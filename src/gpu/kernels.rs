@@ -26,6 +26,8 @@ struct Kernel {
 /// The kernels of an op, and the strategy they come from.
 struct OpKernels {
     strategy: &'static str,
+    /// They round operands that are f32 to f16.
+    rounds: bool,
     kernels: Vec<Kernel>,
     /// Those that add its partial sums up, where they do not wait for others.
     sums: Vec<Kernel>,
@@ -72,7 +74,7 @@ impl Kernels {
             with_places.map(|(sums, place)| maker.sum(sums, &table, place)).collect()
         };
         let mut ops = Vec::with_capacity(chosen.len());
-        for (op, &Chosen { strategy, ref dispatches }) in chosen.iter().enumerate() {
+        for (op, &Chosen { strategy, rounds, ref dispatches }) in chosen.iter().enumerate() {
             let kernels = dispatches.iter().map(|(dispatch, bound)| {
                 let slots: Vec<Slot> = bound.iter().map(|binding| binding.slot()).collect();
                 let parts = bound.iter().map(|binding| part(plan, buffers, binding.tensor));
@@ -81,7 +83,7 @@ impl Kernels {
             });
             let kernels = kernels.collect::<Result<_>>()?;
             let group = plan.sum_groups.iter().position(|group| group.ops.contains(&op));
-            ops.push(OpKernels { strategy, kernels, sums: add_up(&sums.alone[op])?, group });
+            ops.push(OpKernels { strategy, rounds, kernels, sums: add_up(&sums.alone[op])?, group });
         }
         let mut groups = Vec::with_capacity(plan.sum_groups.len());
         for (group, together) in plan.sum_groups.iter().zip(&sums.together) {
@@ -93,6 +95,10 @@ impl Kernels {
 
     pub fn strategy(&self, op: usize) -> &'static str {
         self.ops[op].strategy
+    }
+
+    pub fn rounds_operands(&self, op: usize) -> bool {
+        self.ops[op].rounds
     }
 
     pub fn strategies(&self) -> Vec<&'static str> {

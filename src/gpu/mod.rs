@@ -1,7 +1,9 @@
 //! Runs a plan on a GPU through wgpu (Vulkan, Metal, DirectX 12).
 //!
-//! `adapter` finds devices, `handle` is an open one, `open` adds what its executors share, `shader` makes WGSL modules (`preprocess`), `pipelines` compiles them once, `selector`
-//! picks a candidate of each op, `kernels` binds it to memory, `executor` runs the plan, and `timestamps` is its clock; `launches` counts what a run launches, `sums` adds up partial sums of many ops at once; `tuning` keeps
+//! `adapter` finds devices, `handle` is an open one, `lanes` asks it for the size of its subgroups, `open` adds what its
+//! executors share, `shader` makes WGSL modules (`preprocess`), `pipelines` compiles them once, `selector` picks a candidate
+//! of each op, `kernels` binds it to memory, `executor` runs the plan, and `timestamps` is its clock; `launches` counts what
+//! a run launches, `sums` adds up partial sums of many ops at once; `tuning` keeps
 //! what was measured and compiled for the next run.
 
 pub mod adapter;
@@ -10,6 +12,7 @@ mod choice;
 mod executor;
 mod handle;
 mod kernels;
+pub mod lanes;
 pub mod launches;
 mod memory;
 mod open;

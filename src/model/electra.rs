@@ -43,6 +43,8 @@ pub enum Mode {
     Parity,
     /// Forward and metrics only, no dropout; parameters alone are allocated.
     Evaluate,
+    /// As `Evaluate`, with samples from outside and the logits kept to be read, as in `Parity`.
+    Inspect,
 }
 
 /// Everything of a step that is fixed when the plan is built.
@@ -84,7 +86,7 @@ pub struct StepTensors {
     inputs: PackedInputs,
     words: Option<NetworkWords>,
     masked: Masked,
-    /// `[M]`: the samples; uploaded in `Parity`, else written by the device.
+    /// `[M]`: the samples; uploaded in `Parity` and `Inspect`, else written by the device.
     pub sampled: TensorId,
     /// `[METRICS]` floats.
     pub metrics: TensorId,
@@ -140,7 +142,7 @@ impl PretrainPlan {
             update(&mut builder, &ranges, fed.metrics, &options.optimizer);
         }
         let keep = match options.mode {
-            Mode::Parity => vec![detected.ids, detected.labels, detected.logits],
+            Mode::Parity | Mode::Inspect => vec![detected.ids, detected.labels, detected.logits],
             _ => Vec::new(),
         };
         let plan = builder.build(&keep)?;
@@ -151,7 +153,7 @@ impl PretrainPlan {
 impl StepOptions {
     /// Whether the plan has backward and update.
     fn trains(&self) -> bool {
-        self.mode != Mode::Evaluate
+        matches!(self.mode, Mode::Train | Mode::Parity)
     }
 }
 
@@ -200,7 +202,8 @@ impl Fed {
             generator: WordListTensors::new(builder, "generator", tokens),
             discriminator: WordListTensors::new(builder, "discriminator", tokens),
         });
-        let masked = Masked::new(builder, tokens, masked, options.mode != Mode::Parity);
+        let draws = matches!(options.mode, Mode::Train | Mode::Evaluate);
+        let masked = Masked::new(builder, tokens, masked, draws);
         let metrics = builder.tensor("metrics", Rows::fixed(METRICS), 1, Element::Float, Role::Metric);
         let histogram =
             builder.tensor("auc_histogram", Rows::fixed(2), AUC_BINS, Element::Uint, Role::Metric);

@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use anyhow::{Error, Result, bail};
 
+use crate::ops::matmul::FILL;
 use crate::ops::memory::Placement;
 use crate::ops::{Op, TensorUse, Touch};
 use crate::tensor::{Element, Extents, Precision, Role, Rows, TensorId, TensorInfo};
@@ -19,6 +20,7 @@ mod identity;
 mod in_flight;
 mod memory;
 mod planned_op;
+mod products;
 mod storage;
 mod sums;
 
@@ -112,6 +114,7 @@ pub struct PlanBuilder {
     scope: Vec<String>,
     rate: f32,
     precision: Precision,
+    fill: usize,
     loss_scale: Option<TensorId>,
     /// What was wrong with the first op that was wrong.
     error: Option<Error>,
@@ -128,6 +131,7 @@ impl Default for PlanBuilder {
             scope: Vec::new(),
             rate: 1.0,
             precision: Precision::F32,
+            fill: FILL,
             loss_scale: None,
             error: None,
         }

@@ -11,6 +11,7 @@ mod init;
 pub mod key;
 pub mod keys;
 pub mod metrics;
+pub mod networks;
 pub mod parity;
 pub mod presets;
 pub mod profile;

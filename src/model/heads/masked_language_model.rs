@@ -140,7 +140,7 @@ impl<'a> MaskedLanguageModel<'a> {
             self.chunk_loss(builder, through.results, logits, chunk);
             if let Some(gradient) = through.normed_gradient {
                 let gradient = Operand { tensor: gradient, first_row };
-                self.chunk_input_gradient(builder, &name, logits, gradient, chunk);
+                self.chunk_input_gradient(builder, logits, gradient, chunk);
                 self.chunk_weight_gradient(builder, logits, through.normed, chunk);
             }
         }
@@ -194,18 +194,12 @@ impl<'a> MaskedLanguageModel<'a> {
     fn chunk_input_gradient(
         &self,
         builder: &mut PlanBuilder,
-        name: &str,
         logits: TensorId,
         gradient: Operand,
         rows: Rows,
     ) {
         let (columns, vocabulary) = (self.columns(), self.embeddings.word.rows);
-        let splits = MatMul::splits(rows.capacity, columns, vocabulary);
-        let partials = (splits > 1).then(|| {
-            let (name, sums) = (format!("{name}.partials"), rows.capacity * columns);
-            (builder.scratch(&name, Rows::fixed(splits), sums), splits)
-        });
-        builder.push(
+        builder.product(
             "logits.input",
             MatMul {
                 form: Form::Nn,
@@ -217,7 +211,7 @@ impl<'a> MaskedLanguageModel<'a> {
                 inner: vocabulary,
                 epilogue: Epilogue::None,
                 bias_gradient: None,
-                partials,
+                partials: None,
             },
         );
     }
