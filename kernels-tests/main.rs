@@ -8,6 +8,7 @@ mod command_line;
 mod decay;
 mod embedding;
 mod executor;
+mod exporting;
 mod fine_tuning;
 mod finetune_golden;
 mod finetune_steps;

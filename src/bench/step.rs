@@ -10,7 +10,7 @@ use crate::model::{PretrainPlan, parameters};
 use crate::plan::{Executor, IN_FLIGHT, InFlight, Submitted};
 use crate::store::WeightedPath;
 use crate::train::config::Sources;
-use crate::train::examples::{Batcher, Feeder, StepBatch, capacity};
+use crate::train::examples::{Batcher, Feeder, StepBatch};
 use crate::train::feeding::Feeding;
 use crate::train::profile::{Profile, Profiler, median};
 
@@ -68,11 +68,11 @@ pub struct Report {
 pub fn run(options: &Options) -> Result<Report> {
     ensure!(options.steps > 0, "--steps must be at least 1");
     let device = Device::new(&options.device, options.threads)?;
-    let (mut batcher, config, notes) = data::open(&options.stores, &options.sources, device.is_gpu())?;
+    let (mut batcher, config, notes) = data::open(&options.stores, &options.sources, device.room())?;
     notes.iter().for_each(|note| eprintln!("{note}"));
     let peaks = Peaks::measure(&device)?;
     let since = Instant::now();
-    let mut capacity = capacity(&config);
+    let mut capacity = config.capacity();
     if options.padded {
         batcher.pad();
         // The padding of each sequence is a sequence of its own.

@@ -131,7 +131,7 @@ pub fn run(args: Args) -> Result<()> {
             let output = common.output;
             let device = common.device.open()?;
             let sources = common.configuration.sources();
-            let (_, config, _) = data::open(&common.store, &sources, device.is_gpu())?;
+            let (_, config, _) = data::open(&common.store, &sources, device.room())?;
             let report = tune::run(&device, &config, Duration::from_secs(limit))?;
             output.show(&report, |out| print_tuning(out, &report))
         }

@@ -12,11 +12,13 @@ mod bench;
 mod configuration;
 mod devices;
 mod eval;
+mod export;
 mod extract;
 mod finetune;
 mod import;
 mod parity;
 mod predict;
+mod predict_ids;
 mod prepare;
 mod pretrain;
 mod progress;
@@ -38,6 +40,7 @@ enum Command {
     Bench(bench::Args),
     Devices(devices::Args),
     Eval(eval::Args),
+    Export(export::Args),
     Extract(extract::Args),
     Finetune(Box<finetune::Args>),
     Import(import::Args),
@@ -82,6 +85,7 @@ pub fn main() -> ExitCode {
         Command::Bench(args) => bench::run(args),
         Command::Devices(args) => devices::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Export(args) => export::run(args),
         Command::Finetune(args) => finetune::run(*args),
         Command::Import(args) => import::run(args),
         Command::Extract(args) => extract::run(args),

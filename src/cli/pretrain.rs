@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use crate::store::WeightedPath;
-use crate::train::describe;
 use crate::train::run::{self, Options};
+use crate::train::{describe, explain};
 
 use super::Interrupted;
 use super::arguments::{DeviceArgs, OutputArgs, interruptible};
@@ -73,7 +73,7 @@ pub fn run(args: Args) -> Result<()> {
         profile: args.profile,
     };
     if args.explain {
-        let (text, summary) = run::explain(&options)?;
+        let (text, summary) = explain::explain(&options)?;
         return args.output.show(&summary, |out| Ok(out.write_all(text.as_bytes())?));
     }
     let stop = interruptible("finishing the step and saving")?;

@@ -11,7 +11,7 @@ use crate::ops::Dispatch;
 use crate::plan::{Access, Phase, Plan};
 use crate::tensor::Extents;
 
-use super::{Capabilities, Selection, selector};
+use super::{Capabilities, Selection, selector, sums};
 
 /// Kernels launched, one after the other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -37,10 +37,20 @@ pub fn launches(
     extents: &Extents,
 ) -> Result<Launches> {
     let mut count = Counter::default();
+    let groups = &plan.sum_groups;
     for op in plan.phase(phase) {
         let candidate = selector::select(plan.candidates(op)?, capabilities, Selection::Best)?;
         for dispatch in &candidate.dispatches {
             count.dispatch(plan, op, dispatch, extents)?;
+        }
+        let summed = match groups.iter().find(|group| group.ops.contains(&op)) {
+            Some(group) if group.last() == op => &group.ops[..],
+            Some(_) => &[],
+            None => &[op],
+        };
+        for sums in sums::dispatches(plan, summed, capabilities)? {
+            let partials = sums.tensors.iter().map(|&tensor| (plan.placement(tensor).buffer, false));
+            count.add(partials.chain([(sums.buffer, true)]));
         }
     }
     Ok(count.launches)
@@ -58,9 +68,9 @@ impl Counter {
     fn dispatch(&mut self, plan: &Plan, op: usize, dispatch: &Dispatch, extents: &Extents) -> Result<()> {
         if dispatch.grid.workgroups(extents) > 0 {
             let bound = plan.bound(op, dispatch)?;
-            let touched = bound.iter().map(|binding| {
-                (plan.placement(binding.tensor).buffer, binding.access == Access::ReadWrite)
-            });
+            let touched = bound
+                .iter()
+                .map(|binding| (plan.placement(binding.tensor).buffer, binding.access == Access::ReadWrite));
             self.add(touched);
         }
         Ok(())

@@ -318,7 +318,7 @@ fn read_tensors(path: &Path, executor: &mut dyn Executor, kinds: &[Kind]) -> Res
 mod tests {
     use super::*;
     use crate::cpu::CpuExecutor;
-    use crate::ops::optimizer::Clear;
+    use crate::ops::optimizer::{Clear, Cleared};
     use crate::plan::{Initial, ParameterKind, Phase, PlanBuilder};
     use crate::tensor::Element;
     use safetensors::SafeTensors;
@@ -333,7 +333,8 @@ mod tests {
         for parameter in [&weight, &bias] {
             for tensor in [parameter.value, parameter.first_moment, parameter.second_moment] {
                 let elements = parameter.rows * parameter.columns;
-                builder.push("clear", Clear { tensor, elements, element: Element::Float });
+                let tensors = vec![Cleared { tensor, elements, element: Element::Float }];
+                builder.push("clear", Clear { tensors });
             }
         }
         CpuExecutor::new(builder.build(&[]).unwrap(), 1).unwrap()

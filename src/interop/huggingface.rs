@@ -78,7 +78,8 @@ pub fn padding(directory: &Path) -> Result<Option<u64>> {
 
 /// The `config.json` of the discriminator's encoder under one of Hugging Face's classes.
 ///
-/// `pad` is the vocabulary's `[PAD]`: the default, 0, would freeze `<unk>`.
+/// `pad` is the vocabulary's `[PAD]`: the default, 0, would freeze `<unk>`. transformers 5 takes each key's own type
+/// alone: a float, a string or a null where it wants a whole number is an error.
 pub fn config(model: &ModelConfig, architecture: &str, pad: u32, dropout: f64) -> Value {
     json!({
         "architectures": [architecture],
@@ -101,6 +102,10 @@ pub fn config(model: &ModelConfig, architecture: &str, pad: u32, dropout: f64) -
         "summary_last_dropout": dropout,
         "layer_norm_eps": 1e-12,
         "initializer_range": 0.02,
+        "dtype": "float32",
+        "tie_word_embeddings": true,
         "pad_token_id": pad,
+        "bos_token_id": null,
+        "eos_token_id": null,
     })
 }

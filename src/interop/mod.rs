@@ -2,6 +2,7 @@
 //! torch and TensorFlow, and what a model can be started from.
 
 pub mod checkpoint;
+pub mod export;
 pub mod huggingface;
 pub mod import;
 pub mod positions;

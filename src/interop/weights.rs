@@ -159,7 +159,6 @@ pub fn collect(
 /// Writes tensors into a new file and to the disk. `format` goes into the metadata (`pt` for Hugging Face): one
 /// key, because safetensors writes several in random order.
 pub fn write(path: &Path, tensors: &[Named], format: Option<&str>) -> Result<()> {
-    let shown = path.display();
     let views: Vec<(&str, TensorView<'_>)> = tensors
         .iter()
         .map(|(name, shape, values)| {
@@ -167,6 +166,12 @@ pub fn write(path: &Path, tensors: &[Named], format: Option<&str>) -> Result<()>
             Ok((name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes)?))
         })
         .collect::<Result<_>>()?;
+    write_views(path, views, format)
+}
+
+/// As [`write`], of tensors of any type.
+pub fn write_views(path: &Path, views: Vec<(&str, TensorView<'_>)>, format: Option<&str>) -> Result<()> {
+    let shown = path.display();
     let metadata = format.map(|format| [("format".to_owned(), format.to_owned())].into());
     safetensors::serialize_to_file(views, metadata, path).with_context(|| format!("cannot write {shown}"))?;
     File::open(path)

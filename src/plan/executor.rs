@@ -38,6 +38,11 @@ pub trait Executor {
     /// How the op with this index is computed: the strategy of its kernels.
     fn strategy(&self, op: usize) -> &'static str;
 
+    /// Whether its kernels round operands that are f32 to f16 (`tolerances::HALF_OPERANDS`).
+    fn rounds_operands(&self, _op: usize) -> bool {
+        false
+    }
+
     /// Overwrites a float tensor from its first element on.
     fn write(&mut self, tensor: TensorId, data: &[f32]) -> Result<()>;
 

@@ -2,7 +2,8 @@
 //!
 //! `shim.cpp` is our C interface over the library that sentencepiece-sys builds, `ffi` its safe side,
 //! `train` the training of a model from text, of which `sample` keeps a part, `lower` the lower-casing that keeps offsets,
-//! `vocabulary` what is known where texts come as ids.
+//! `vocabulary` what is known where texts come as ids; `model_file` and `charsmap` read a model for what the library does
+//! not hand out.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -11,8 +12,10 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+pub mod charsmap;
 mod ffi;
 mod lower;
+pub mod model_file;
 pub mod sample;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,5 @@
 //! A training run from its first step or its last checkpoint to its end.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,18 +9,15 @@ use serde::Serialize;
 
 use crate::device::{Device, DeviceChoice, Peaks};
 use crate::files::{JsonLines, write_atomically};
-use crate::gpu::Capabilities;
-use crate::gpu::launches::{self, Launches};
 use crate::interop::checkpoint::{self, LossScalingState, State, StoreIdentity};
 use crate::model::parameters;
-use crate::plan::{Executor, IN_FLIGHT, InFlight, Phase, Plan, explain};
+use crate::plan::{Executor, IN_FLIGHT, InFlight};
 use crate::store::{Stores, WeightedPath};
-use crate::tensor::Extents;
 
 use super::config::{Sources, Surroundings, TrainConfig};
 use super::evaluate::{Evaluation, Evaluator};
-use super::examples::{self, Batcher, Feeder, StepBatch, full_extents};
-use super::feeding::{Feeding, PHASES};
+use super::examples::{Batcher, Feeder, StepBatch};
+use super::feeding::Feeding;
 use super::init::Init;
 use super::metrics::MetricsRecord;
 use super::profile::StepProfiler;
@@ -61,80 +57,6 @@ pub struct Report {
     pub interrupted: bool,
 }
 
-/// Pieces of a model that is explained without a store.
-const EXPLAINED_VOCABULARY: u64 = 32_000;
-
-/// A plan in numbers.
-#[derive(Clone, Debug, Serialize)]
-pub struct Explained {
-    #[serde(flatten)]
-    pub summary: explain::Summary,
-    /// Of one run of each phase, and of a whole step: on the GPU asked for, else on what desktops have.
-    pub launches: BTreeMap<String, Launches>,
-}
-
-/// The plan of a step as text and as numbers; needs no store.
-pub fn explain(options: &Options) -> Result<(String, Explained)> {
-    let (settings, _) = options.sources.settings()?;
-    let vocab_size = if options.stores.is_empty() {
-        settings.whole("model.vocab_size").unwrap_or(EXPLAINED_VOCABULARY) as usize
-    } else {
-        Stores::open(&options.stores)?.first().vocab_size()
-    };
-    let device = Device::new(&options.device, options.threads)?;
-    let config = TrainConfig::resolve(settings, Surroundings { vocab_size, gpu: device.is_gpu() })?;
-    let plan = examples::plan(&config)?.plan;
-    if device.is_gpu() {
-        plan.suits_gpu()?;
-    }
-    let extents = full_extents(&config);
-    let parts = plan.parameters.iter().flat_map(|parameter| &parameter.parts);
-    let parameters: usize = parts.map(|part| part.elements()).sum();
-    let micro_batches = config.batch_size.div_ceil(config.micro_batch);
-    let capabilities = device.gpu().map_or_else(Capabilities::desktop, |gpu| gpu.capabilities.clone());
-    let launches = launches_of_step(&plan, &capabilities, &extents, micro_batches)?;
-    let launched = |phase: &str| launches[phase].dispatches;
-    let text = format!(
-        "{}kernels: {} to clear, {} a micro-batch, {} an update; {} a step, {} of them behind a barrier\n\
-         parameters: {:.2} million; a step is {} micro-batches of {} sequences; {:.1} MFLOP a token at length {}\n",
-        plan.explain(&extents),
-        launched("clear"),
-        launched("micro"),
-        launched("update"),
-        launched("step"),
-        launches["step"].barriers,
-        parameters as f64 / 1e6,
-        micro_batches,
-        config.micro_batch,
-        config.model.training_flops_per_token(config.max_length, config.slots()) / 1e6,
-        config.max_length
-    );
-    Ok((text, Explained { summary: plan.summary(&extents), launches }))
-}
-
-/// Kernels of a run of each phase, and of a step of full micro-batches.
-fn launches_of_step(
-    plan: &Plan,
-    capabilities: &Capabilities,
-    extents: &Extents,
-    micro_batches: usize,
-) -> Result<BTreeMap<String, Launches>> {
-    let mut all = BTreeMap::new();
-    let mut step = Launches::default();
-    for phase in PHASES {
-        let (name, runs) = match phase {
-            Phase::Clear => ("clear", 1),
-            Phase::Micro => ("micro", micro_batches),
-            Phase::Update => ("update", 1),
-        };
-        let launches = launches::launches(plan, phase, capabilities, extents)?;
-        (0..runs).for_each(|_| step += launches);
-        all.insert(name.to_owned(), launches);
-    }
-    all.insert("step".to_owned(), step);
-    Ok(all)
-}
-
 /// Trains until the last step, or until `stop` is set: then the step is finished and saved.
 pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
     let stores = Stores::open(&options.stores)?;
@@ -143,7 +65,7 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
         ensure_empty(&options.out)?;
     }
     let device = Device::new(&options.device, options.threads)?;
-    let surroundings = Surroundings { vocab_size: store.vocab_size(), gpu: device.is_gpu() };
+    let surroundings = Surroundings { vocab_size: store.vocab_size(), room: device.room() };
     let init = options.init.as_deref().map(Init::open).transpose()?;
     let config = if options.resume {
         resumed_config(options, surroundings)?
@@ -151,20 +73,23 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
         let sizes = init.as_ref().map_or(Ok(Vec::new()), Init::sizes)?;
         let (settings, notes) = options.sources.settings_for(&sizes)?;
         notes.iter().for_each(|note| eprintln!("{note}"));
-        TrainConfig::resolve(settings, surroundings)?
+        let config = TrainConfig::resolve(settings, surroundings)?;
+        config.check(surroundings.room, options.eval_store.is_some())?;
+        config
     };
     if let Some(init) = &init {
         init.check(&store, &config.model)?;
         init.step(options.init_step, config.steps)?;
     }
     let batcher = Batcher::new(&stores, &config)?;
-    let plan = examples::plan(&config)?;
+    let plan = config.plan()?;
     let peaks = options.profile.then(|| Peaks::measure(&device)).transpose()?;
     let peak = peaks.map_or_else(|| Peaks::multiply_adds(&device), |peaks| Ok(peaks.flops_per_second))?;
     let kernels = options.out.join("kernels.json");
     if options.resume {
         device.reuse_kernels(&kernels)?;
     }
+    eprintln!("{}", config.room_taken(&plan.plan, device.room()));
     let (mut executor, feeding) = Feeding::open(&device, plan)?;
     let evaluator = match &options.eval_store {
         Some(path) => Some(Evaluator::new(path, &store, &config, &device)?),
@@ -217,19 +142,17 @@ pub fn ensure_empty(out: &Path) -> Result<()> {
 }
 
 /// The run's own configuration; flags that contradict it are refused by name.
-fn resumed_config(options: &Options, surroundings: Surroundings) -> Result<TrainConfig> {
+fn resumed_config(options: &Options, surroundings: Surroundings<'_>) -> Result<TrainConfig> {
     let path = options.out.join(checkpoint::CONFIG);
     let saved = TrainConfig::load(&path).context("--resume")?;
     let sources = &options.sources;
     let mut settings = saved.clone();
     if sources.preset.is_some() || sources.file.is_some() || sources.hparams.is_some() {
         settings = sources.settings()?.0;
-        if let (None, Some(value)) = (settings.get("micro_batch"), saved.get("micro_batch")) {
-            settings.set_value("micro_batch", value.clone())?;
-        }
     } else {
         sources.assign(&mut settings)?;
     }
+    TrainConfig::keep_sizes(&mut settings, &saved)?;
     let config = TrainConfig::resolve(settings, surroundings)?;
     let contradictions = config.settings().contradictions(&saved);
     ensure!(
@@ -238,6 +161,9 @@ fn resumed_config(options: &Options, surroundings: Surroundings) -> Result<Train
         path.display(),
         contradictions.join("; ")
     );
+    config
+        .check(surroundings.room, options.eval_store.is_some())
+        .with_context(|| format!("--resume continues {} as it began", path.display()))?;
     Ok(config)
 }
 

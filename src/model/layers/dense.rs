@@ -72,7 +72,7 @@ impl<'a> DenseLayer<'a> {
         output: TensorId,
         epilogue: Epilogue,
     ) -> (TensorId, DenseTape<'a>) {
-        builder.push(
+        builder.product(
             self.label,
             MatMul {
                 form: Form::Nt,
@@ -115,7 +115,7 @@ impl DenseTape<'_> {
     ) -> TensorId {
         let DenseLayer { label, parameters, rows } = self.layer;
         let input_gradient = builder.gradient(input_gradient, rows, parameters.inputs);
-        builder.push(
+        builder.product(
             &format!("{label}.input"),
             MatMul {
                 form: Form::Nn,
@@ -136,15 +136,8 @@ impl DenseTape<'_> {
     /// dW += dyᵀ·x, db += column sums of dy.
     fn parameter_gradients(&self, builder: &mut PlanBuilder, output_gradient: TensorId) {
         let DenseLayer { label, parameters, rows } = self.layer;
-        let label = format!("{label}.weight");
-        let splits = MatMul::splits(parameters.outputs, parameters.inputs, rows.capacity);
-        let partials = (splits > 1).then(|| {
-            let columns = parameters.outputs * parameters.inputs + parameters.outputs;
-            let (name, rows) = (format!("{label}.partials"), Rows::fixed(splits));
-            (builder.scratch(&name, rows, columns), splits)
-        });
-        builder.push(
-            &label,
+        builder.product(
+            &format!("{label}.weight"),
             MatMul {
                 form: Form::Tn,
                 a: output_gradient.into(),
@@ -155,7 +148,7 @@ impl DenseTape<'_> {
                 inner: parameters.outputs,
                 epilogue: Epilogue::None,
                 bias_gradient: Some(parameters.bias.gradient),
-                partials,
+                partials: None,
             },
         );
     }

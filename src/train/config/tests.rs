@@ -1,15 +1,22 @@
 use super::*;
 
-const CPU: Surroundings = Surroundings { vocab_size: 32_000, gpu: false };
-const GPU: Surroundings = Surroundings { vocab_size: 32_000, gpu: true };
+/// On a device with this room.
+fn resolve_for(room: &Room, settings: Settings) -> Result<TrainConfig> {
+    TrainConfig::resolve(settings, Surroundings { vocab_size: 32_000, room })
+}
+
+/// On a processor of any memory.
+fn resolve(settings: Settings) -> Result<TrainConfig> {
+    resolve_for(&Room::unlimited(), settings)
+}
 
 fn resolved(sources: &Sources) -> TrainConfig {
-    TrainConfig::resolve(sources.settings().unwrap().0, CPU).unwrap()
+    resolve(sources.settings().unwrap().0).unwrap()
 }
 
 fn failure(sources: &Sources) -> String {
     let error = match sources.settings() {
-        Ok((settings, _)) => TrainConfig::resolve(settings, CPU).unwrap_err(),
+        Ok((settings, _)) => resolve(settings).unwrap_err(),
         Err(error) => error,
     };
     format!("{error:#}")
@@ -25,11 +32,11 @@ fn hparams(text: &str) -> Sources {
 
 #[test]
 fn presets_are_those_of_the_specification() {
-    let config = |name: &str| TrainConfig::resolve(preset(name).unwrap(), GPU).unwrap();
+    let config = |name: &str| resolve(preset(name).unwrap()).unwrap();
     let small = config("small");
     assert_eq!((small.steps, small.batch_size, small.max_length), (1_000_000, 64, 512));
     assert_eq!((small.model.generator_hidden_size, small.model.generator_heads), (64, 1));
-    assert_eq!((small.micro_batch, small.slots(), small.warmup_steps), (16, 79, 10_000));
+    assert_eq!((small.micro_batch, small.slots(), small.warmup_steps), (4, 79, 10_000));
     let paper = config("small-128");
     assert_eq!((paper.max_length, paper.batch_size, paper.steps), (128, 128, 1_000_000));
     let plus = config("small-plus-plus");
@@ -67,10 +74,12 @@ fn later_sources_win() {
 
 #[test]
 fn micro_batches_are_even_and_fit() {
-    assert_eq!(micro_batch(64, 512, false), 4);
-    assert_eq!(micro_batch(16, 128, false), 16);
-    assert_eq!(micro_batch(20, 128, false), 10);
-    assert_eq!(micro_batch(3, 4096, false), 1);
+    for (batch_size, max_length, expected) in [(64, 512, 4), (16, 128, 16), (20, 128, 10), (3, 4096, 1)] {
+        let given = [("batch_size", batch_size), ("max_length", max_length), ("model.max_positions", 4096)];
+        let given = given.map(|(key, value)| format!("{key}={value}"));
+        let given: Vec<&str> = given.iter().map(String::as_str).collect();
+        assert_eq!(resolved(&set(&given)).micro_batch, expected, "{batch_size} × {max_length}");
+    }
     assert_eq!(resolved(&set(&["micro_batch=100", "batch_size=6"])).micro_batch, 6);
 }
 
@@ -132,23 +141,28 @@ fn a_run_from_before_a_key_has_its_default() {
     let config = resolved(&Sources::default());
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("config.toml");
-    let text = config.settings().to_toml().replace("precision = \"f32\"\n", "");
-    assert!(!text.contains("precision"));
-    std::fs::write(&path, text).unwrap();
+    let text = config.settings().to_toml();
+    let former = text.replace("precision = \"f32\"\n", "").replace("vocabulary_chunk = 256\n", "");
+    assert_eq!(text.lines().count(), former.lines().count() + 2);
+    std::fs::write(&path, former).unwrap();
     let saved = TrainConfig::load(&path).unwrap();
+    // 32 MB of logits.
+    assert_eq!(saved.whole("vocabulary_chunk").unwrap(), 262);
+    let set = set(&["vocabulary_chunk=262"]);
+    let config = resolved(&set);
     assert_eq!(&saved, config.settings());
-    assert_eq!(TrainConfig::resolve(saved, CPU).unwrap().settings(), config.settings());
+    assert_eq!(resolve(saved).unwrap().settings(), config.settings());
 }
 
 #[test]
 fn a_fraction_replaces_sizes_given_before_it() {
     let mut settings = preset("small").unwrap();
     settings.set_texts(["model.generator_hidden_size=128"]).unwrap();
-    let config = TrainConfig::resolve(settings.clone(), CPU).unwrap();
+    let config = resolve(settings.clone()).unwrap();
     assert_eq!((config.model.generator_hidden_size, config.model.generator_heads), (128, 2));
     settings.set_texts(["model.generator_fraction=0.5"]).unwrap();
     settings.set_texts(["model.generator_heads=4"]).unwrap();
-    let config = TrainConfig::resolve(settings, CPU).unwrap();
+    let config = resolve(settings).unwrap();
     assert_eq!((config.model.generator_hidden_size, config.model.generator_heads), (128, 4));
 }
 
@@ -211,5 +225,7 @@ fn command_lines_of_the_reference_work() {
 #[test]
 fn defaults_are_those_of_a_plan() {
     let options = resolved(&Sources::default()).step_options();
-    assert_eq!(format!("{options:?}"), format!("{:?}", StepOptions::default()));
+    // 32 MB of logits on a processor; of 79 slots a sequence there are 4 sequences.
+    let chunk = StepOptions { vocabulary_chunk: Some(256), ..StepOptions::default() };
+    assert_eq!(format!("{options:?}"), format!("{chunk:?}"));
 }
