@@ -188,7 +188,7 @@ mod tests {
                         "max_answer_length": 512, "vocab_size": 32000}'"#;
         let translated = translate(text, "squad").unwrap();
         let expected = [
-            ("--learning-rate", "3e-5"),
+            ("--learning-rate", "0.00003"),
             ("--epochs", "30"),
             ("--max-answer-length", "512"),
             ("--head", "joint"),
