@@ -98,7 +98,7 @@ pub fn start(
             state.store.crc
         );
         if state.device != fresh.device {
-            eprintln!("note: the run was on {}; another device rounds otherwise", state.device);
+            note!("note: the run was on {}; another device rounds otherwise", state.device);
         }
         checkpoint::load(&path, executor)?;
         State { device: fresh.device, ..state }

@@ -31,6 +31,8 @@ pub struct Run<'a> {
     pub progress: Progress,
     pub in_flight: InFlight<Submitted>,
     pub profiler: Option<StepProfiler>,
+    /// The step that it began or was resumed with.
+    pub began: u64,
     /// As the run stands; `step` counts the steps submitted.
     pub state: State,
     /// Step of the checkpoint written last by this run.
@@ -38,16 +40,19 @@ pub struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Trains until the last step, or until `stop` is set: then the step is finished and saved.
-    pub fn train(mut self, batcher: Batcher, stop: &AtomicBool) -> Result<Report> {
+    /// Trains until the last step, or until `stop` is set: then what is being computed is given up, a step that is being
+    /// updated finished, and all saved. `watch` is called before each step.
+    pub fn train(mut self, batcher: Batcher, stop: &AtomicBool, watch: &dyn Fn(u64)) -> Result<Report> {
         let config = self.config;
         let mut feeder = Feeder::start(batcher, self.state.step..config.steps)?;
         let mut interrupted = false;
         while self.state.step < config.steps && !interrupted {
-            let batch = feeder.next_step()?;
-            self.step(&batch)?;
+            // What a step needs cannot be had (a damaged store): what has been learnt is not lost with it.
+            let batch = feeder.next_step().map_err(|error| self.saved_before(error))?;
+            watch(batch.step);
+            let made = self.step(&batch, stop)?;
             let step = self.state.step;
-            interrupted = stop.load(Ordering::Relaxed) && step < config.steps;
+            interrupted = !made || stop.load(Ordering::Relaxed) && step < config.steps;
             if step.is_multiple_of(config.checkpoint_every) || step == config.steps || interrupted {
                 self.save()?;
             }
@@ -56,11 +61,14 @@ impl Run<'_> {
                 && step < config.steps
                 && !interrupted
             {
-                self.evaluate()?;
+                interrupted = !self.evaluate(stop)?;
+                if interrupted {
+                    self.save()?;
+                }
             }
         }
         if !interrupted {
-            self.evaluate()?;
+            interrupted = !self.evaluate(stop)?;
         }
         Ok(Report {
             step: self.state.step,
@@ -71,8 +79,9 @@ impl Run<'_> {
         })
     }
 
-    /// Submits one update and takes what results of earlier ones have arrived.
-    fn step(&mut self, batch: &StepBatch) -> Result<()> {
+    /// Submits one update and takes what results of earlier ones have arrived. False where it was given up for `stop`:
+    /// then it has changed nothing.
+    fn step(&mut self, batch: &StepBatch, stop: &AtomicBool) -> Result<bool> {
         let config = self.config;
         let rate = schedule::learning_rate(
             batch.step,
@@ -89,13 +98,18 @@ impl Run<'_> {
                     self.profiler = None;
                 }
             }
-            None => self.feeding.step(executor, batch, rate)?,
+            None => {
+                if !self.feeding.step_until(executor, batch, rate, stop)? {
+                    return Ok(false);
+                }
+            }
         }
         let submitted = Submitted { step: batch.step, totals: batch.totals, learning_rate: rate };
         self.in_flight.submitted(executor, &self.feeding.reported(), submitted)?;
         self.state.step = batch.step + 1;
         self.state.tokens += batch.totals.tokens;
-        self.collect(IN_FLIGHT)
+        self.collect(IN_FLIGHT)?;
+        Ok(true)
     }
 
     /// Takes results until at most `waiting` steps are in flight, and all that have arrived.
@@ -103,7 +117,7 @@ impl Run<'_> {
         while let Some((submitted, words)) = self.in_flight.next(self.executor.as_mut(), waiting)? {
             let record = self.progress.arrived(submitted, &words).map_err(|error| self.advise(error))?;
             if let Some(record) = record {
-                eprintln!("{}", self.progress.line(&record));
+                note!("{}", self.progress.line(&record));
                 self.metrics.append(&record)?;
             }
         }
@@ -119,9 +133,22 @@ impl Run<'_> {
         anyhow::anyhow!("{error:#}; {kept}; start again with a lower learning_rate or more warmup_steps")
     }
 
+    /// The error, after the steps before it were saved.
+    fn saved_before(&mut self, error: anyhow::Error) -> anyhow::Error {
+        let step = self.state.step;
+        match self.save() {
+            Ok(()) => error.context(format!("ended after step {step}, which is saved")),
+            Err(saving) => {
+                error.context(format!("ended after step {step}, which could not be saved ({saving:#})"))
+            }
+        }
+    }
+
+    /// Saves what has been trained, if it was not saved already.
     fn save(&mut self) -> Result<()> {
         self.collect(0)?;
-        if self.saved != Some(self.state.step) {
+        // A run that has not begun begins again as it did.
+        if self.state.step > self.began && self.saved != Some(self.state.step) {
             if let Some(tensor) = self.executor.plan().loss_scale {
                 self.state.loss_scaling = Some(LossScalingState::read(self.executor.as_mut(), tensor)?);
             }
@@ -132,15 +159,18 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn evaluate(&mut self) -> Result<()> {
+    /// Evaluates where there is text for it. False where it was given up for `stop`.
+    fn evaluate(&mut self, stop: &AtomicBool) -> Result<bool> {
         let (Some(evaluator), Some(evaluations)) = (&mut self.evaluator, &mut self.evaluations) else {
-            return Ok(());
+            return Ok(true);
         };
-        let evaluation = evaluator.evaluate(self.state.step, self.executor.as_mut())?;
-        eprintln!("{evaluation}");
+        let Some(evaluation) = evaluator.evaluate(self.state.step, self.executor.as_mut(), stop)? else {
+            return Ok(false);
+        };
+        note!("{evaluation}");
         evaluations.append(&evaluation)?;
         self.evaluation = Some(evaluation);
         self.progress.pause();
-        Ok(())
+        Ok(true)
     }
 }
