@@ -2,11 +2,12 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use anyhow::Result;
 
 use crate::files::JsonLines;
-use crate::interop::checkpoint::{self, LossScalingState, State};
+use crate::interop::checkpoint::{self, LossScalingState, Snapshot, State};
 use crate::plan::{Executor, IN_FLIGHT, InFlight};
 
 use super::super::config::TrainConfig;
@@ -17,6 +18,7 @@ use super::super::profile::StepProfiler;
 use super::super::progress::{Progress, Submitted};
 use super::super::schedule;
 use super::Report;
+use super::saving::Saving;
 
 /// A run whose first step comes next.
 pub struct Run<'a> {
@@ -33,8 +35,9 @@ pub struct Run<'a> {
     pub profiler: Option<StepProfiler>,
     /// As the run stands; `step` counts the steps submitted.
     pub state: State,
-    /// Step of the checkpoint written last by this run.
+    /// Step of the checkpoint that was begun last by this run.
     pub saved: Option<u64>,
+    pub saving: Saving,
 }
 
 impl Run<'_> {
@@ -43,13 +46,16 @@ impl Run<'_> {
         let config = self.config;
         let mut feeder = Feeder::start(batcher, self.state.step..config.steps)?;
         let mut interrupted = false;
+        if self.owes_evaluation() {
+            self.evaluate()?;
+        }
         while self.state.step < config.steps && !interrupted {
             let batch = feeder.next_step()?;
             self.step(&batch)?;
             let step = self.state.step;
             interrupted = stop.load(Ordering::Relaxed) && step < config.steps;
             if step.is_multiple_of(config.checkpoint_every) || step == config.steps || interrupted {
-                self.save()?;
+                self.save(step == config.steps || interrupted)?;
             }
             if config.eval_every > 0
                 && step.is_multiple_of(config.eval_every)
@@ -61,6 +67,9 @@ impl Run<'_> {
         }
         if !interrupted {
             self.evaluate()?;
+        }
+        for lines in [Some(&mut self.metrics), self.evaluations.as_mut()].into_iter().flatten() {
+            lines.finish()?;
         }
         Ok(Report {
             step: self.state.step,
@@ -101,8 +110,8 @@ impl Run<'_> {
     /// Takes results until at most `waiting` steps are in flight, and all that have arrived.
     fn collect(&mut self, waiting: usize) -> Result<()> {
         while let Some((submitted, words)) = self.in_flight.next(self.executor.as_mut(), waiting)? {
-            let record = self.progress.arrived(submitted, &words).map_err(|error| self.advise(error))?;
-            if let Some(record) = record {
+            let arrived = self.progress.arrived(submitted, &words);
+            if let Some(record) = arrived.map_err(|error| self.advise(error))? {
                 eprintln!("{}", self.progress.line(&record));
                 self.metrics.append(&record)?;
             }
@@ -111,7 +120,11 @@ impl Run<'_> {
     }
 
     /// What to do about a loss that is not a number.
-    fn advise(&self, error: anyhow::Error) -> anyhow::Error {
+    fn advise(&mut self, error: anyhow::Error) -> anyhow::Error {
+        // The last one may be on its way.
+        if let Err(error) = self.saving.end() {
+            eprintln!("note: {error:#}");
+        }
         let kept = match checkpoint::latest(self.out) {
             Ok(path) => format!("the last checkpoint stays: {}", path.display()),
             Err(_) => "there is no checkpoint yet".to_owned(),
@@ -119,17 +132,39 @@ impl Run<'_> {
         anyhow::anyhow!("{error:#}; {kept}; start again with a lower learning_rate or more warmup_steps")
     }
 
-    fn save(&mut self) -> Result<()> {
+    /// Begins to save the run as it stands; the last time, waits for it. One that cannot be written is no reason to stop
+    /// training: it is tried again where the next one is due.
+    fn save(&mut self, last: bool) -> Result<()> {
         self.collect(0)?;
         if self.saved != Some(self.state.step) {
+            let since = Instant::now();
+            if let Err(error) = self.saving.end() {
+                eprintln!("warning: {error:#}; training goes on, without that checkpoint");
+            }
             if let Some(tensor) = self.executor.plan().loss_scale {
                 self.state.loss_scaling = Some(LossScalingState::read(self.executor.as_mut(), tensor)?);
             }
-            checkpoint::save(self.out, self.executor.as_mut(), &self.state, self.config.keep)?;
+            self.state.interval = self.progress.interval()?;
+            let snapshot = Snapshot::of(self.executor.as_mut(), &self.state)?;
+            let logs = [Some(&self.metrics), self.evaluations.as_ref()].into_iter().flatten();
+            let logs = logs.map(JsonLines::on_disk).collect::<Result<_>>()?;
+            self.saving.begin(snapshot, since.elapsed(), logs)?;
             self.saved = Some(self.state.step);
+        }
+        if last {
+            self.saving.end()?;
         }
         self.progress.pause();
         Ok(())
+    }
+
+    /// Whether the run was stopped between a checkpoint and the evaluation that belongs to it.
+    fn owes_evaluation(&self) -> bool {
+        let State { step, began, .. } = self.state;
+        let every = self.config.eval_every;
+        let made = self.evaluations.as_ref().and_then(JsonLines::last);
+        let due = every > 0 && step > began && step.is_multiple_of(every) && step < self.config.steps;
+        due && made != Some(step)
     }
 
     fn evaluate(&mut self) -> Result<()> {
