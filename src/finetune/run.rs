@@ -179,6 +179,7 @@ impl<'a> Setting<'a> {
             };
             keeper.keep(epoch, outcome, &mut fit)?;
         }
+        keeper.metrics.finish()?;
         Ok(keeper.trial)
     }
 }

@@ -1,4 +1,4 @@
-//! Reading a checkpoint: nothing of a file is used before its checksums were compared.
+//! A checkpoint of which nothing is used before its checksums were compared.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -15,7 +15,7 @@ use crate::model::parameters;
 use crate::plan::Executor;
 
 use super::state::{Saved, State};
-use super::{Kind, MODEL, MOMENTS, OPTIMIZER, STATE, VALUES, find, step_of};
+use super::{Kind, MODEL, MOMENTS, OPTIMIZER, STATE, VALUES, step_of};
 
 /// A checkpoint whose files are what was written.
 pub struct Whole {
@@ -71,7 +71,8 @@ impl Whole {
     }
 }
 
-fn warn(checkpoint: &Path) {
+/// Says that nobody can tell whether a checkpoint is damaged.
+pub fn warn(checkpoint: &Path) {
     eprintln!(
         "note: {} was written by a version that made no checksums; whether it is damaged is unknown",
         checkpoint.display()
@@ -89,13 +90,14 @@ fn load_all(file: &WeightFile, executor: &mut dyn Executor, kinds: &[Kind]) -> R
     Ok(())
 }
 
-fn saved(checkpoint: &Path) -> Result<Saved> {
+/// Reads and verifies `state.json`.
+pub fn saved(checkpoint: &Path) -> Result<Saved> {
     let text = fs::read(checkpoint.join(STATE)).with_context(|| format!("{STATE}: cannot be read"))?;
     Saved::from_json(&text).context(STATE)
 }
 
 /// Opens a file of tensors after comparing it with its checksums.
-fn verified(path: &Path, sum: &FileSum) -> Result<WeightFile> {
+pub fn verified(path: &Path, sum: &FileSum) -> Result<WeightFile> {
     match sum.verify(path) {
         Ok(()) => WeightFile::open(path),
         Err(Damage::Changed(range)) => {
@@ -131,54 +133,5 @@ fn tensors_in(path: &Path, range: &Range<u64>) -> Option<String> {
         0 => None,
         1 => Some(format!("in tensor {}", names().next()?)),
         count => Some(format!("in {count} tensors, {} to {}", names().next()?, names().last()?)),
-    }
-}
-
-/// Reads `state.json` of a checkpoint.
-pub fn state(checkpoint: &Path) -> Result<State> {
-    Ok(saved(checkpoint).with_context(|| damaged(checkpoint))?.state)
-}
-
-/// The parameters of a checkpoint as a file.
-pub fn weights(checkpoint: &Path) -> Result<WeightFile> {
-    let files = saved(checkpoint).with_context(|| damaged(checkpoint))?.files;
-    if files.is_none() {
-        warn(checkpoint);
-    }
-    let file = file(checkpoint, MODEL, files.as_ref().map(|files| files.get(MODEL)))?;
-    file.with_context(|| {
-        format!("{}: nothing has been trained yet; the run has saved no step", checkpoint.display())
-    })
-}
-
-/// The moments of a checkpoint as a file, where it has them.
-pub fn moments(checkpoint: &Path) -> Result<Option<WeightFile>> {
-    let files = saved(checkpoint).with_context(|| damaged(checkpoint))?.files;
-    if files.is_none() && !checkpoint.join(OPTIMIZER).is_file() {
-        return Ok(None);
-    }
-    file(checkpoint, OPTIMIZER, files.as_ref().map(|files| files.get(OPTIMIZER)))
-}
-
-/// Opens a file that has this sum; nothing known of it: as it is.
-fn file(checkpoint: &Path, name: &str, sum: Option<Option<&FileSum>>) -> Result<Option<WeightFile>> {
-    let path = checkpoint.join(name);
-    match sum {
-        None => WeightFile::open(&path).map(Some),
-        Some(None) => Ok(None),
-        Some(Some(sum)) => {
-            let file = verified(&path, sum).with_context(|| name.to_owned());
-            file.map(Some).with_context(|| damaged(checkpoint))
-        }
-    }
-}
-
-/// What is said of a damaged checkpoint to who asked for it, with the one to use instead.
-fn damaged(checkpoint: &Path) -> String {
-    let shown = checkpoint.display();
-    let run = checkpoint.parent().and_then(Path::parent);
-    match run.and_then(|run| find::another(run, checkpoint)) {
-        Some(path) => format!("{shown} is damaged ({} is whole: name that)", path.display()),
-        None => format!("{shown} is damaged"),
     }
 }

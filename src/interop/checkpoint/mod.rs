@@ -19,11 +19,13 @@ use crate::tokenizer::ReadyMade;
 
 mod find;
 mod load;
+mod read;
 mod save;
 mod state;
 
 pub use find::{Damaged, Found, newest};
-pub use load::{Whole, moments, state, weights};
+pub use load::Whole;
+pub use read::{moments, state, weights};
 pub use save::{Keep, Snapshot, remove_old, save_tensors};
 pub use state::{LossScalingState, State, StoreIdentity};
 
