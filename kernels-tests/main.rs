@@ -12,6 +12,8 @@ mod exporting;
 mod fine_tuning;
 mod finetune_golden;
 mod finetune_steps;
+#[cfg(unix)]
+mod full_disk;
 mod gather;
 mod gelu;
 mod gradients;
@@ -21,6 +23,7 @@ mod heads_spans;
 mod importing;
 mod imports;
 mod interruption;
+mod killing;
 mod losses;
 mod matmul;
 mod measuring;
