@@ -14,7 +14,7 @@ use crate::model::{ModelConfig, parameters};
 use crate::plan::Parameter;
 use crate::tokenizer::{ReadyMade, SpecialIds, Tokenizer, Vocabulary};
 
-use super::checkpoint::{self, State, StoreIdentity};
+use super::checkpoint::{self, State};
 use super::huggingface;
 use super::positions::{Extension, extend};
 use super::pretrained::TOKENIZERS;
@@ -378,19 +378,16 @@ fn state(source: &Source, origin: &Origin, vocabulary: &OwnVocabulary, options: 
     if let Source::Run { checkpoint, .. } = source {
         let own = checkpoint::state(checkpoint)?;
         let lower = if options.no_lower { false } else { own.lower };
-        return Ok(State { tokenizer: hash, lower, interval: None, ..own });
+        let (interval, norms, rollbacks) = (None, Vec::new(), Vec::new());
+        return Ok(State { tokenizer: hash, lower, interval, norms, rollbacks, ..own });
     }
     Ok(State {
         step: origin.step.unwrap_or(0),
-        began: 0,
-        tokens: 0,
         seed: SEED,
         tokenizer: hash,
         lower: vocabulary.lower(),
-        store: StoreIdentity::default(),
-        loss_scaling: None,
-        interval: None,
         device: "imported".into(),
+        ..State::default()
     })
 }
 
