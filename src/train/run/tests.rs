@@ -166,6 +166,7 @@ fn resumed_after(harm: impl Fn(&Path), says: std::result::Result<u64, &[&str]>) 
     let scratch = Scratch::new();
     random_store(&scratch, 40, 1);
     let mut options = options(&scratch, &["checkpoint_every=2"]);
+    options.eval_store = None;
     run(&options, &AtomicBool::new(false)).unwrap();
     let (expected, lines) = (checkpoints(&options.out), metrics(&options.out));
     harm(&options.out);
@@ -247,6 +248,7 @@ fn a_directory_in_use_is_refused() {
     let scratch = Scratch::new();
     random_store(&scratch, 40, 1);
     let mut options = options(&scratch, &[]);
+    options.eval_store = None;
     let claim = Claim::fresh(&options.out).unwrap();
     let never = AtomicBool::new(false);
     assert!(failure(run(&options, &never)).contains("run is in use by process "));
