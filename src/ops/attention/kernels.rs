@@ -9,13 +9,13 @@ use super::{Attention, AttentionGradient};
 /// What one workgroup takes on: its rows (queries, or keys in the second kernel of backward), and the vectors of four
 /// that its memory holds in a tiled kernel's last product.
 #[derive(Clone, Copy)]
-struct Block {
-    rows: usize,
-    vectors: usize,
+pub(super) struct Block {
+    pub rows: usize,
+    pub vectors: usize,
 }
 
 /// All kernels but the next.
-const QUERIES: Block = Block { rows: 64, vectors: 1024 };
+pub(super) const QUERIES: Block = Block { rows: 64, vectors: 1024 };
 /// The tiled gradient of keys and values: half the memory of a workgroup for each.
 const KEYS: Block = Block { rows: 32, vectors: 384 };
 
@@ -48,10 +48,11 @@ fn limits(head_size: usize) -> Vec<Limit> {
 }
 
 /// What all kernels share.
-struct Launch {
-    strategy: Strategy,
+pub(super) struct Launch {
+    /// Whether the shaders are told how much of a tile they stage at a time.
+    staged: bool,
     head_size: usize,
-    constants: Vec<(&'static str, u32)>,
+    pub constants: Vec<(&'static str, u32)>,
     immediates: Immediates,
     sequences: Rows,
     max_length: usize,
@@ -59,8 +60,8 @@ struct Launch {
 }
 
 impl Launch {
-    fn new(
-        strategy: Strategy,
+    pub fn new(
+        staged: bool,
         sequences: Rows,
         max_length: usize,
         heads: usize,
@@ -75,12 +76,12 @@ impl Launch {
             heads: heads as u32,
             dropout: dropout.into(),
         };
-        Launch { strategy, head_size, constants, immediates, sequences, max_length, heads }
+        Launch { staged, head_size, constants, immediates, sequences, max_length, heads }
     }
 
-    fn dispatch(&self, shader: &'static str, block: Block, bindings: Vec<Binding>) -> Dispatch {
+    pub fn dispatch(&self, shader: &'static str, block: Block, bindings: Vec<Binding>) -> Dispatch {
         let mut constants = self.constants.clone();
-        if let Strategy::Tiled = self.strategy {
+        if self.staged {
             // Rows of the head staged at a time, each with its part of the tile: a power of two up to 32.
             let fit = (block.vectors / (block.rows / 4 + self.head_size.div_ceil(4))).clamp(1, 32);
             constants.push(("STAGED", 1 << fit.ilog2()));
@@ -111,7 +112,7 @@ impl Kernels for Attention {
     fn candidates(&self) -> Vec<Candidate> {
         both(|strategy| {
             let launch = Launch::new(
-                strategy,
+                matches!(strategy, Strategy::Tiled),
                 self.sequences,
                 self.max_length,
                 self.heads,
@@ -134,9 +135,10 @@ impl Kernels for Attention {
 
 impl Kernels for AttentionGradient {
     fn candidates(&self) -> Vec<Candidate> {
-        both(|strategy| {
+        let mut candidates = vec![self.fused()];
+        candidates.extend(both(|strategy| {
             let launch = Launch::new(
-                strategy,
+                matches!(strategy, Strategy::Tiled),
                 self.sequences,
                 self.max_length,
                 self.heads,
@@ -168,7 +170,8 @@ impl Kernels for AttentionGradient {
                 launch.dispatch(query, QUERIES, query_bindings),
                 launch.dispatch(key_value, keys, key_value_bindings),
             ]
-        })
+        }));
+        candidates
     }
 
     fn limits(&self) -> Vec<Limit> {

@@ -22,6 +22,7 @@ use super::tensor_use::{read, scratch, starts, write};
 use super::{Describe, TensorUse};
 
 mod cpu;
+mod fused;
 mod kernels;
 #[cfg(test)]
 mod tests;
@@ -57,6 +58,8 @@ pub struct AttentionGradient {
     pub context_gradient: TensorId,
     /// `[T, heads]`, scratch: row sums of context_gradient ∘ context.
     pub delta: TensorId,
+    /// `[T, partial_columns]`, scratch: the gradients of keys and values from each part of the queries.
+    pub partials: TensorId,
     /// `[T, 3H]`, written for every row in use.
     pub qkv_gradient: TensorId,
     pub tokens: Rows,
@@ -129,6 +132,8 @@ impl Describe for AttentionGradient {
 
     fn tensors(&self) -> Vec<TensorUse> {
         let (tokens, hidden) = (self.tokens, self.hidden());
+        let partials =
+            AttentionGradient::partial_columns(tokens, self.max_length, self.heads, self.head_size);
         vec![
             read("qkv", self.qkv, Activation, (tokens, 3 * hidden)),
             read("starts", self.starts, Uint, starts(self.sequences)),
@@ -137,6 +142,7 @@ impl Describe for AttentionGradient {
             read("context_gradient", self.context_gradient, Activation, (tokens, hidden)),
             write("qkv_gradient", self.qkv_gradient, Activation, (tokens, 3 * hidden)),
             scratch("delta", self.delta, Exact, (tokens, self.heads)),
+            scratch("partials", self.partials, Exact, (tokens, partials)),
         ]
     }
 

@@ -137,8 +137,9 @@ impl Case {
             float(&self.upstream, hidden),
             float(&[], heads),
             float(&[], 3 * hidden),
+            float(&[], 1),
         ];
-        let ids: Vec<TensorId> = (0..7).map(TensorId).collect();
+        let ids: Vec<TensorId> = (0..8).map(TensorId).collect();
         let max_length = *self.lengths.iter().max().unwrap();
         let forward = Attention {
             qkv: ids[0],
@@ -159,6 +160,7 @@ impl Case {
             log_sum_exp: ids[3],
             context_gradient: ids[4],
             delta: ids[5],
+            partials: ids[7],
             qkv_gradient: ids[6],
             tokens,
             sequences,
