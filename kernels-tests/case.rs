@@ -38,6 +38,8 @@ pub struct Case {
     pub outputs: Vec<(TensorId, Tolerance)>,
     /// Outputs that an op computes from f16 which it has itself written.
     pub read_back: Vec<TensorId>,
+    /// Outputs for which kernels on cooperative matrices multiply f16 that they have themselves rounded.
+    pub rounded_probabilities: Vec<TensorId>,
 }
 
 impl Case {
@@ -58,6 +60,12 @@ impl Case {
     /// The output is computed from another that the op has written, and may have rounded.
     pub fn read_back(mut self, tensor: TensorId) -> Self {
         self.read_back.push(tensor);
+        self
+    }
+
+    /// Kernels on cooperative matrices round what this output is a sum of.
+    pub fn rounded_probabilities(mut self, tensor: TensorId) -> Self {
+        self.rounded_probabilities.push(tensor);
         self
     }
 

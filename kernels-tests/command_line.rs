@@ -281,10 +281,57 @@ fn what_kernels_cannot_take_is_one_line() {
     done(folder, &format!("pretrain --preset tiny {wide} --explain --device cpu"));
 }
 
+/// Sizes that nobody gave are numbers in the run, and stay whatever is asked for later; those that no machine holds are
+/// refused before there is a run.
+#[test]
+fn sizes_are_found_kept_and_refused() {
+    let folder = prepared();
+    let auto = TRAIN.replace("--set micro_batch=2", "--set micro_batch=auto").replace("steps=6", "steps=3");
+    done(folder, &format!("{auto} --out auto"));
+    let run = folder.join("auto");
+    let config = fs::read_to_string(run.join("config.toml")).expect("config.toml");
+    assert!(
+        config.contains("\nmicro_batch = 4\n") && config.contains("\nvocabulary_chunk = 76\n"),
+        "{config}"
+    );
+    done(folder, "pretrain --store store --out auto --device cpu --resume --set micro_batch=auto");
+    refused(
+        folder,
+        "pretrain --store store --out auto --device cpu --resume --set micro_batch=2",
+        &["micro_batch is 2, in the run 4"],
+    );
+
+    let gpu = crate::harness::gpu();
+    let lavapipe = gpu.capabilities.name.split_whitespace().next().expect("a name");
+    for device in ["cpu", lavapipe] {
+        let huge = "--set batch_size=1000000 --set micro_batch=1000000";
+        let train = format!("pretrain --store store --preset tiny --device {device} {huge}");
+        let words = ["micro_batch=1000000: ", "MB of memory", "; micro_batch=", " would fit"];
+        refused(folder, &format!("{train} --out huge"), &words);
+        assert!(!folder.join("huge").exists(), "{device}: refused after the run had begun");
+    }
+    let grown = config.replace("\nmicro_batch = 4\n", "\nmicro_batch = 1000000\n");
+    let grown = grown.replace("\nbatch_size = 4\n", "\nbatch_size = 1000000\n");
+    assert_ne!(grown, config);
+    fs::write(run.join("config.toml"), grown).expect("written");
+    refused(
+        folder,
+        "pretrain --store store --out auto --device cpu --resume",
+        &["--resume continues", "as it began: micro_batch=1000000: ", "would fit"],
+    );
+}
+
 #[test]
 fn small_fits_the_memory_of_one_card() {
     let text = done(prepared(), "pretrain --preset small --explain --device cpu --json");
     let plan: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     let bytes = plan["bytes"].as_u64().expect("bytes");
     assert!(bytes < 14_000_000_000, "{bytes}");
+    // What is launched, in one micro-batch more than one: 12 + 12 layers of some twenty kernels.
+    let count = |phase: &str, what: &str| plan["launches"][phase][what].as_u64().expect("a number");
+    let dispatches = |phase| count(phase, "dispatches");
+    let micro_batches =
+        (dispatches("step") - dispatches("clear") - dispatches("update")) / dispatches("micro");
+    assert!((1..=64).contains(&micro_batches) && (400..700).contains(&dispatches("micro")), "{plan}");
+    assert!(count("step", "barriers") < dispatches("step"), "{plan}");
 }

@@ -2,7 +2,7 @@
 
 use inazuma::ops::embedding::Embedding;
 use inazuma::ops::matmul::Form;
-use inazuma::ops::norm::{NORM_PARTIALS, NormGradient};
+use inazuma::ops::norm::{NormGradient, partials};
 use inazuma::ops::table_gradient::{
     NO_ID, PositionGradient, SEGMENT_PARTIALS, SampledWordGradient, SegmentGradient, WordGradient,
 };
@@ -266,7 +266,7 @@ fn gradients() {
         builder.push("product", product(Form::Nt, output, w, y, rows, out, columns));
         let middle = builder.op_count();
         builder.push("product input", product(Form::Nn, dy, w, d_output, rows, columns, out));
-        let partials = scratch(builder, NORM_PARTIALS, 2 * columns);
+        let partials = scratch(builder, partials(rows), 2 * columns);
         builder.push(
             "norm",
             NormGradient {

@@ -1,8 +1,10 @@
 //! The GPU executor itself: runs in flight, results that arrive late, plans that do not fit.
 
+use std::ops::Range;
+
 use inazuma::gpu::{GpuExecutor, Options};
-use inazuma::ops::matmul::Form;
-use inazuma::plan::{Data, Executor, PlanBuilder, Upload};
+use inazuma::ops::matmul::{Form, MatMul};
+use inazuma::plan::{Data, Executor, Initial, ParameterKind, PlanBuilder, Upload};
 use inazuma::tensor::{Element, Extent, Role, Rows};
 
 use crate::harness::{gpu, product, step};
@@ -19,6 +21,8 @@ fn runs_in_flight_do_not_mix() {
     let mut executor = GpuExecutor::new(gpu(), plan, Options::default()).unwrap();
     assert_eq!(executor.poll(true).unwrap(), None);
     executor.write(c, &[0.5]).unwrap();
+    // One submission a run: what it uploads, its kernels, and the copy of what is asked for.
+    let before = executor.submitted();
     let mut expected = 0.5;
     let mut sums = Vec::new();
     for run in 0..20u32 {
@@ -34,6 +38,7 @@ fn runs_in_flight_do_not_mix() {
         executor.run(0..1, &step(used, 1, 0), &uploads).unwrap();
         executor.request(u64::from(run), &[c, a]).unwrap();
     }
+    assert_eq!((executor.submitted() - before).submissions, 20);
     for (run, expected) in sums.into_iter().enumerate() {
         let (tag, words) = executor.poll(true).unwrap().unwrap();
         assert_eq!((tag, f32::from_bits(words[0][0])), (run as u64, expected));
@@ -41,6 +46,53 @@ fn runs_in_flight_do_not_mix() {
     }
     assert_eq!(executor.poll(false).unwrap(), None);
     assert_eq!(executor.read(c).unwrap(), [expected]);
+}
+
+/// Partial sums of several ops are added up in one dispatch where all of them run, and to the same bytes one by one.
+#[test]
+fn partial_sums_wait_for_each_other() {
+    let mut builder = PlanBuilder::new();
+    let rows = Rows::of(Extent::Tokens, 8192);
+    let [a, b] = ["a", "b"].map(|name| builder.tensor(name, rows, 8, Element::Float, Role::Activation));
+    let weights = ["w", "v", "u"].map(|name| {
+        let kind = ParameterKind::Weight;
+        let weight = builder.parameter(&[(name.into(), 8)], 8, kind, Initial::Zero);
+        let bias = builder.parameter(&[(format!("{name}.bias"), 8)], 1, ParameterKind::Bias, Initial::Zero);
+        let partials = Some((builder.scratch(name, Rows::fixed(5), 72), 5));
+        let bias_gradient = Some(bias.gradient);
+        let product = product(Form::Tn, a, b, weight.gradient, rows, 8, 8);
+        builder.push(name, MatMul { bias_gradient, partials, ..product });
+        [weight.gradient, bias.gradient]
+    });
+    let plan = builder.build(&[a, b]).unwrap();
+    assert_eq!(plan.sum_groups.len(), 1);
+    let mut executor = GpuExecutor::new(gpu(), plan, Options::default()).unwrap();
+    let numbers: Vec<f32> = (0..64 * 300).map(|i| (i * 37 % 1001) as f32 / 77.0).collect();
+    let mut results = |ranges: &[Range<usize>]| {
+        executor.write(a, &numbers[..8 * 300]).unwrap();
+        executor.write(b, &numbers[8 * 300..16 * 300]).unwrap();
+        let targets = weights.as_flattened();
+        for &target in targets {
+            let elements = executor.plan().info(target).elements();
+            executor.write(target, &vec![1.5; elements]).unwrap();
+        }
+        let before = executor.submitted();
+        for ops in ranges {
+            executor.run(ops.clone(), &step(300, 1, 0), &[]).unwrap();
+        }
+        let read = |&target| executor.read(target).unwrap();
+        let sums: Vec<Vec<f32>> = targets.iter().map(read).collect();
+        (sums, (executor.submitted() - before).dispatches)
+    };
+    let (together, launched) = results(&[0..3]);
+    assert_eq!(launched, 4);
+    // Weight by hand: 1.5 + Σ over the rows of a[row, 1] · b[row, 2].
+    let by_hand: f64 =
+        (0..300).map(|row| f64::from(numbers[8 * row + 1]) * f64::from(numbers[8 * (300 + row) + 2])).sum();
+    assert!((f64::from(together[0][10]) / (1.5 + by_hand) - 1.0).abs() < 1e-5);
+    for ranges in [vec![0..1, 1..2, 2..3], vec![0..2, 2..3]] {
+        assert_eq!(results(&ranges), (together.clone(), 6));
+    }
 }
 
 /// A tensor beyond what can be bound is refused by name, before anything is allocated.

@@ -9,12 +9,12 @@ use serde_json::Value;
 use crate::command_line::{TRAIN, done, prepared, refused};
 
 /// The questions in `data/`.
-fn questions(split: &str) -> String {
+pub fn questions(split: &str) -> String {
     format!("{}/data/inazuma-squad-{split}.json", env!("CARGO_MANIFEST_DIR"))
 }
 
 /// A folder with a run of a few steps, made once.
-fn run() -> &'static Path {
+pub fn run() -> &'static Path {
     static RUN: OnceLock<PathBuf> = OnceLock::new();
     RUN.get_or_init(|| {
         done(prepared(), &format!("{TRAIN} --out encoder"));

@@ -22,7 +22,8 @@
 //!
 //! All of it is done twice: in f32, and with activations and their gradients in half precision (what `activation` and
 //! `gradient` declare; `exact` and `exact_gradient` stay f32). There the inputs are rounded for every executor alike,
-//! and outputs of half precision may be off by a unit in the last place more.
+//! and outputs of half precision may be off by a unit in the last place more; kernels that round f32 operands to f16 may
+//! be off by that.
 //!
 //! **Gradients** (`gradient_check`, in gradients.rs): forward and backward ops in one plan, put the op in the middle (a `product`
 //! before and one after it), see [`GradientCase`].
@@ -46,7 +47,7 @@ pub use crate::case::{Case, Fill, POISON, POISON_UINT};
 pub use crate::gradients::{GradientCase, gradient_check};
 use crate::shaders;
 use crate::testing::skipped;
-use crate::tolerances::{EXACT, HALF_CHAIN, HALF_ROUNDING, Tolerance};
+use crate::tolerances::{EXACT, HALF_CHAIN, HALF_OPERANDS, HALF_PROBABILITIES, HALF_ROUNDING, Tolerance};
 
 /// The device of all tests.
 pub fn gpu() -> Arc<Gpu> {
@@ -112,7 +113,9 @@ pub fn product(
 
 /// Runs the plan on every executor and strategy and compares with the CPU in f64. See the top of this file.
 pub fn compare(name: &str, values: &StepValues, build: impl Fn(&mut PlanBuilder) -> Case) {
-    compare_in(name, values, Precision::F32, &build);
+    if !cooperative_alone() {
+        compare_in(name, values, Precision::F32, &build);
+    }
     let mut builder = PlanBuilder::new();
     builder.precision(Precision::F16);
     let case = build(&mut builder);
@@ -140,7 +143,7 @@ fn compare_in(
     };
     let reference = on_cpu::<f64>(name, make(), values, 2);
     let single = on_cpu::<f32>(name, make(), values, 1);
-    check(name, "CPU f32", &make(), &reference, &single);
+    check(name, "CPU f32", &make(), &reference, &single, [false; 2]);
     let double = on_cpu::<f32>(name, make(), values, 2);
     assert!(single == double, "{name}: the number of threads changes the result");
 
@@ -170,10 +173,23 @@ fn compare_in(
         for checked in [true, false] {
             let (plan, case) = make();
             let options = Options { selection: Selection::Nth(strategy), checked };
+            let cooperative = |op| {
+                let chosen = selector::select(plan.candidates(op)?, &capabilities, options.selection)?;
+                anyhow::Ok(chosen.requires.cooperative.is_some())
+            };
+            if cooperative_alone() && !(0..plan.ops.len()).any(|op| cooperative(op).unwrap_or(true)) {
+                continue;
+            }
+            let on_matrices = (0..plan.ops.len()).any(|op| {
+                let all = plan.candidates(op).expect("within the limits");
+                selector::select(all, &capabilities, options.selection)
+                    .is_ok_and(|chosen| chosen.requires.half)
+            });
             let mut executor = GpuExecutor::new(gpu.clone(), plan, options)
                 .unwrap_or_else(|error| panic!("{name}: {error:#}"));
             let modules = if checked { "checked" } else { "unchecked" };
             let label = format!("GPU, {}, {modules} modules", executor.strategies().join(" + "));
+            let rounds = (0..executor.plan().ops.len()).any(|op| executor.rounds_operands(op));
             let mut results = || {
                 prepare(name, &mut executor, &case, values);
                 let all = 0..executor.plan().ops.len();
@@ -181,12 +197,18 @@ fn compare_in(
                 outputs(&mut executor, &case)
             };
             let first = results();
-            check(name, &label, &make(), &reference, &first);
+            check(name, &label, &make(), &reference, &first, [on_matrices, rounds]);
             if !checked {
                 assert!(first == results(), "{name}: {label}: a second run gives other bytes");
             }
         }
     }
+}
+
+/// Whether only kernels on cooperative matrices are to run: `tools/test` tries these, and on an adapter on which all
+/// others would be slow.
+fn cooperative_alone() -> bool {
+    std::env::var_os("INAZUMA_TEST_COOPERATIVE").is_some()
 }
 
 /// Says once that kernels are validated and translated, but not run.
@@ -348,7 +370,15 @@ pub fn normal(stream: &mut Stream) -> f64 {
     radius * (2.0 * std::f64::consts::PI * stream.uniform()).cos()
 }
 
-fn check(name: &str, label: &str, (plan, case): &(Plan, Case), reference: &Vec<Vec<f64>>, got: &Bits) {
+/// By kernels that round operands to f16, or what they have computed; and operands that are f32.
+fn check(
+    name: &str,
+    label: &str,
+    (plan, case): &(Plan, Case),
+    reference: &Vec<Vec<f64>>,
+    got: &Bits,
+    [on_matrices, rounds]: [bool; 2],
+) {
     for (output, (tensor, tolerance)) in case.outputs.iter().enumerate() {
         let info = plan.info(*tensor);
         let poison = match info.element {
@@ -361,7 +391,11 @@ fn check(name: &str, label: &str, (plan, case): &(Plan, Case), reference: &Vec<V
             Element::Uint => 0.0,
             _ => {
                 let half = rounding(plan, case, *tensor);
-                (tolerance.relative + half.relative) * largest + tolerance.absolute + half.absolute
+                let rounded = on_matrices && case.rounded_probabilities.contains(tensor);
+                let probabilities = if rounded { HALF_PROBABILITIES } else { EXACT };
+                let operands = if rounds { HALF_OPERANDS } else { 0.0 };
+                let relative = tolerance.relative + half.relative + probabilities.relative + operands;
+                relative * largest + tolerance.absolute + half.absolute
             }
         };
         let mut worst = (0.0, 0);

@@ -1,13 +1,15 @@
-//! Matrix products: forms, epilogues, awkward shapes, offsets, splits, no rows at all.
+//! Matrix products: forms, epilogues, awkward shapes, offsets, splits, operands in f32, no rows at all.
 
-use inazuma::ops::matmul::{Epilogue, Form, MatMul, Operand};
 use std::time::Instant;
 
-use inazuma::gpu::{GpuExecutor, Options, Selection};
+use inazuma::cpu::CpuExecutor;
+use inazuma::gpu::{GpuExecutor, Options, Selection, selector};
+use inazuma::ops::matmul::{Epilogue, Form, MatMul, Operand};
 use inazuma::plan::{Executor, Initial, ParameterKind, Phase, PlanBuilder};
-use inazuma::tensor::{Extent, Rows};
+use inazuma::tensor::{Extent, Precision, Rows, TensorId};
 
 use crate::harness::{Case, Fill, GradientCase, compare, gpu, gradient_check, product, step};
+use crate::testing::skipped;
 use crate::tolerances::MATMUL;
 
 /// A product of C[rows, n], the varying dimension in use up to `used`, with rows of every operand skipped.
@@ -17,10 +19,40 @@ struct Shape {
     n: usize,
     inner: usize,
     skip: usize,
+    splits: Option<usize>,
+    /// The weight (`Tn`: the gradient of the output) is f32 in any precision.
+    exact: bool,
 }
 
 fn shape(used: usize, n: usize, inner: usize) -> Shape {
-    Shape { used, n, inner, skip: 0 }
+    Shape { used, n, inner, skip: 0, splits: None, exact: false }
+}
+
+impl Shape {
+    fn split(self, splits: usize) -> Shape {
+        Shape { splits: Some(splits), ..self }
+    }
+
+    /// Differs where anything does: a case draws its inputs from its name.
+    fn name(&self) -> String {
+        let Shape { used, n, inner, skip, splits, exact } = self;
+        let exact = if *exact { " exact" } else { "" };
+        format!("{used}×{n}×{inner} skip {skip} splits {splits:?}{exact}")
+    }
+
+    /// An operand that is f32 where `exact`.
+    fn operand(&self, builder: &mut PlanBuilder, name: &str, rows: Rows, columns: usize) -> TensorId {
+        match self.exact {
+            true => builder.exact(name, rows, columns),
+            false => builder.activation(name, rows, columns),
+        }
+    }
+
+    /// The partial sums of the product.
+    fn parts(&self, builder: &mut PlanBuilder, product: &MatMul) -> Option<(TensorId, usize)> {
+        let partials = |splits| (builder.scratch("partials", Rows::fixed(splits), product.part()), splits);
+        self.splits.map(partials)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,14 +66,14 @@ enum After {
 
 /// `Nt` and `Nn`: C has three rows more than are used.
 fn rows_product(form: Form, after: After, s: Shape) {
-    let name = format!("matmul {form:?} {after:?} {}×{}×{} skip {}", s.used, s.n, s.inner, s.skip);
+    let name = format!("matmul {form:?} {after:?} {}", s.name());
     compare(&name, &step(s.used as u32, 1, 0), |builder| {
         let rows = Rows::of(Extent::Tokens, s.used + 3);
         let b_rows = if form == Form::Nt { s.n } else { s.inner };
         let b_columns = if form == Form::Nt { s.inner } else { s.n };
         let fixed = |extra| Rows::fixed(extra + s.skip);
         let a = builder.activation("a", if s.skip == 0 { rows } else { fixed(rows.capacity) }, s.inner);
-        let b = builder.activation("b", fixed(b_rows), b_columns);
+        let b = s.operand(builder, "b", fixed(b_rows), b_columns);
         let c = builder.activation("c", fixed(rows.capacity), s.n);
         let mut case = Case::new().fill(a, Fill::Normal(1.0)).fill(b, Fill::Normal(1.0)).output(c, MATMUL);
         let bias = builder.exact("bias", Rows::fixed(1), s.n);
@@ -52,58 +84,49 @@ fn rows_product(form: Form, after: After, s: Shape) {
         if matches!(after, After::GeluGradient | After::Add) {
             case = case.fill(other, Fill::Normal(1.0));
         }
-        if after == After::BiasGelu {
+        if matches!(after, After::BiasGelu | After::GeluGradient) {
             case = case.output(other, MATMUL);
         }
         let operand = |tensor| Operand { tensor, first_row: s.skip };
-        builder.push(
-            "product",
-            MatMul {
-                a: operand(a),
-                b: operand(b),
-                c: operand(c),
-                epilogue: match after {
-                    After::None => Epilogue::None,
-                    After::Bias => Epilogue::Bias(bias),
-                    After::BiasGelu => Epilogue::BiasGelu { bias, before: other },
-                    After::GeluGradient => Epilogue::GeluGradient { before: other },
-                    After::Add => Epilogue::Add(other),
-                },
-                ..product(form, a, b, c, rows, s.n, s.inner)
+        let product = MatMul {
+            a: operand(a),
+            b: operand(b),
+            c: operand(c),
+            epilogue: match after {
+                After::None => Epilogue::None,
+                After::Bias => Epilogue::Bias(bias),
+                After::BiasGelu => Epilogue::BiasGelu { bias, before: other },
+                After::GeluGradient => Epilogue::GeluGradient { before: other },
+                After::Add => Epilogue::Add(other),
             },
-        );
+            ..product(form, a, b, c, rows, s.n, s.inner)
+        };
+        let partials = s.parts(builder, &product);
+        builder.push("product", MatMul { partials, ..product });
         case
     });
 }
 
-/// `Tn`: C[inner, n] += Aᵀ·B over the rows in use, with or without bias gradient and splits.
-fn gradient_product(s: Shape, bias: bool, splits: Option<usize>) {
-    let name =
-        format!("matmul Tn {}×{}×{} skip {} bias {bias} splits {splits:?}", s.inner, s.n, s.used, s.skip);
+/// `Tn`: C[inner, n] += Aᵀ·B over the rows in use, with or without bias gradient.
+fn gradient_product(s: Shape, bias: bool) {
+    let name = format!("matmul Tn {} bias {bias}", s.name());
     compare(&name, &step(s.used as u32, 1, 0), |builder| {
         let rows = Rows::of(Extent::Tokens, s.used + 3);
         let operands = if s.skip == 0 { rows } else { Rows::fixed(rows.capacity + s.skip) };
-        let a = builder.activation("a", operands, s.inner);
+        let a = s.operand(builder, "a", operands, s.inner);
         let b = builder.activation("b", operands, s.n);
         let c = builder.exact("c", Rows::fixed(s.inner + s.skip), s.n);
         let sums = builder.exact("sums", Rows::fixed(1), s.inner);
-        let partials = splits.map(|splits| {
-            let rows = Rows::fixed(splits);
-            let columns = s.inner * s.n + s.inner;
-            (builder.scratch("partials", rows, columns), splits)
-        });
         let operand = |tensor| Operand { tensor, first_row: s.skip };
-        builder.push(
-            "product",
-            MatMul {
-                a: operand(a),
-                b: operand(b),
-                c: operand(c),
-                bias_gradient: bias.then_some(sums),
-                partials,
-                ..product(Form::Tn, a, b, c, rows, s.n, s.inner)
-            },
-        );
+        let product = MatMul {
+            a: operand(a),
+            b: operand(b),
+            c: operand(c),
+            bias_gradient: bias.then_some(sums),
+            ..product(Form::Tn, a, b, c, rows, s.n, s.inner)
+        };
+        let partials = s.parts(builder, &product);
+        builder.push("product", MatMul { partials, ..product });
         let mut case = Case::new()
             .fill(a, Fill::Normal(1.0))
             .fill(b, Fill::Normal(1.0))
@@ -137,8 +160,8 @@ fn forms_at_awkward_shapes() {
     for (used, n, inner) in SHAPES {
         rows_product(Form::Nt, After::None, shape(used, n, inner));
         rows_product(Form::Nn, After::None, shape(used, n, inner));
-        gradient_product(shape(used, n, inner), false, None);
-        gradient_product(shape(used, n, inner), true, None);
+        gradient_product(shape(used, n, inner), false);
+        gradient_product(shape(used, n, inner), true);
     }
 }
 
@@ -176,7 +199,6 @@ fn gradients() {
         );
         builder.push("second", product(Form::Nt, h, w2.value, y, rows, out, hidden));
         let middle = builder.op_count();
-        builder.push("second weights", product(Form::Tn, dy, h, w2.gradient, rows, hidden, out));
         builder.push(
             "second input",
             MatMul {
@@ -184,6 +206,8 @@ fn gradients() {
                 ..product(Form::Nn, dy, w2.value, dh, rows, hidden, out)
             },
         );
+        // That product has left gelu(before) where `before` was.
+        builder.push("second weights", product(Form::Tn, dy, before, w2.gradient, rows, hidden, out));
         builder.push(
             "first weights",
             MatMul {
@@ -232,12 +256,16 @@ fn speed() {
 #[test]
 fn operands_from_a_row_on() {
     for form in [Form::Nt, Form::Nn] {
-        let shape = Shape { used: 35, n: 9, inner: 18, skip: 5 };
-        rows_product(form, After::BiasGelu, shape);
-        rows_product(form, After::None, shape);
+        for (n, inner) in [(9, 18), (12, 20)] {
+            let shape = Shape { skip: 5, ..shape(35, n, inner) };
+            rows_product(form, After::BiasGelu, shape);
+            rows_product(form, After::None, shape);
+            rows_product(form, After::BiasGelu, shape.split(2));
+        }
     }
-    gradient_product(Shape { used: 35, n: 9, inner: 18, skip: 5 }, true, None);
-    gradient_product(Shape { used: 35, n: 9, inner: 18, skip: 5 }, true, Some(3));
+    let shape = Shape { skip: 5, ..shape(35, 9, 18) };
+    gradient_product(shape, true);
+    gradient_product(shape.split(3), true);
 }
 
 /// More splits than steps of k leave some of them empty.
@@ -246,41 +274,59 @@ fn splits() {
     for (used, n, inner, splits) in
         [(100, 67, 35, 3), (33, 5, 70, 7), (1, 3, 2, 4), (100, 68, 132, 3), (39, 4, 8, 7)]
     {
-        gradient_product(shape(used, n, inner), true, Some(splits));
-        gradient_product(shape(used, n, inner), false, Some(splits));
+        gradient_product(shape(used, n, inner).split(splits), true);
+        gradient_product(shape(used, n, inner).split(splits), false);
     }
-    rows_split(shape(13, 7, 35), 3);
-    rows_split(shape(67, 68, 132), 3);
+}
+
+/// The epilogue follows the sum of the parts.
+#[test]
+fn splits_with_every_epilogue() {
+    for after in [After::None, After::Bias, After::BiasGelu, After::GeluGradient, After::Add] {
+        for form in [Form::Nt, Form::Nn] {
+            rows_product(form, after, shape(13, 7, 35).split(3));
+            rows_product(form, after, shape(67, 68, 132).split(3));
+        }
+    }
+    // 16 parts at a time, then four, then what is left of four; and parts of nothing.
+    rows_product(Form::Nt, After::Bias, shape(3, 8, 16 * 23).split(23));
+    rows_product(Form::Nn, After::Add, shape(1, 5, 3).split(7));
+}
+
+/// Tiles that C divides without a rest, many of them, in groups of eight rows and more; k of several steps and a rest.
+#[test]
+fn whole_tiles() {
+    for (used, n, inner) in [(128, 128, 64), (1, 128, 256), (640, 64, 20), (256, 260, 100)] {
+        rows_product(Form::Nt, After::Bias, shape(used, n, inner));
+        rows_product(Form::Nn, After::GeluGradient, shape(used, n, inner));
+    }
+    rows_product(Form::Nt, After::BiasGelu, shape(128, 128, 96).split(2));
+    gradient_product(shape(200, 128, 128), true);
+    gradient_product(shape(200, 128, 256).split(5), true);
+    gradient_product(shape(200, 64, 192).split(2), false);
+}
+
+/// Weights, and the gradients of logits, are f32 in any precision; cooperative matrices take them rounded.
+#[test]
+fn operands_in_f32() {
+    for (used, n, inner) in [(37, 68, 36), (5, 7, 130), (3, 4, 1024)] {
+        let shape = Shape { exact: true, ..shape(used, n, inner) };
+        rows_product(Form::Nt, After::BiasGelu, shape);
+        rows_product(Form::Nn, After::Add, shape);
+        rows_product(Form::Nn, After::None, shape.split(3));
+        gradient_product(shape, true);
+        gradient_product(shape.split(2), true);
+    }
 }
 
 /// Tiles of 128 × 64 are taken where there are many: splits, or columns, make them so.
 #[test]
 fn wide_tiles() {
-    gradient_product(shape(133, 68, 132), true, Some(60));
-    gradient_product(shape(133, 68, 132), false, Some(60));
-    rows_split(shape(133, 68, 132), 60);
+    gradient_product(shape(133, 68, 132).split(60), true);
+    gradient_product(shape(133, 68, 132).split(60), false);
+    rows_product(Form::Nn, After::None, shape(133, 68, 132).split(60));
     rows_product(Form::Nt, After::BiasGelu, shape(2, 64 * 240 - 4, 20));
     rows_product(Form::Nn, After::Add, shape(2, 64 * 240 - 4, 20));
-}
-
-/// `Nn` in splits: written, not added, from a row of C on.
-fn rows_split(s: Shape, splits: usize) {
-    let name = format!("matmul Nn {}×{}×{} splits {splits}", s.used, s.n, s.inner);
-    compare(&name, &step(s.used as u32, 1, 0), |builder| {
-        let rows = Rows::of(Extent::Tokens, s.used + 3);
-        let a = builder.activation("a", rows, s.inner);
-        let b = builder.activation("b", Rows::fixed(s.inner), s.n);
-        let c = builder.activation("c", Rows::fixed(rows.capacity + 2), s.n);
-        let columns = rows.capacity * s.n;
-        let partials = builder.scratch("partials", Rows::fixed(splits), columns);
-        let c_rows = Operand { tensor: c, first_row: 2 };
-        let partials = Some((partials, splits));
-        builder.push(
-            "product",
-            MatMul { c: c_rows, partials, ..product(Form::Nn, a, b, c, rows, s.n, s.inner) },
-        );
-        Case::new().fill(a, Fill::Normal(1.0)).fill(b, Fill::Normal(1.0)).output(c, MATMUL)
-    });
 }
 
 /// No rows in use: nothing is written, and gradients stay as they are.
@@ -288,13 +334,14 @@ fn rows_split(s: Shape, splits: usize) {
 fn no_rows() {
     rows_product_of_nothing(Form::Nt);
     rows_product_of_nothing(Form::Nn);
-    gradient_product(shape(0, 7, 5), true, None);
-    gradient_product(shape(0, 7, 5), true, Some(3));
+    gradient_product(shape(0, 7, 5), true);
+    gradient_product(shape(0, 7, 5).split(3), true);
 }
 
 fn rows_product_of_nothing(form: Form) {
     rows_product(form, After::None, shape(0, 7, 5));
     rows_product(form, After::BiasGelu, shape(0, 7, 5));
+    rows_product(form, After::BiasGelu, shape(0, 8, 4).split(3));
 }
 
 /// Rounding at k = 1000 stays within the tolerance, in one sum and in splits.
@@ -302,12 +349,70 @@ fn rows_product_of_nothing(form: Form) {
 fn long_sums() {
     rows_product(Form::Nt, After::None, shape(9, 8, 1000));
     rows_product(Form::Nn, After::None, shape(9, 8, 1000));
-    gradient_product(shape(1000, 8, 9), true, None);
-    gradient_product(shape(1000, 8, 9), true, Some(4));
+    gradient_product(shape(1000, 8, 9), true);
+    gradient_product(shape(1000, 8, 9).split(4), true);
 }
 
 /// More workgroups than one dimension of a grid holds: as many splits, nearly all of them empty.
 #[test]
 fn grids_beyond_one_dimension() {
-    gradient_product(shape(100, 1, 1), true, Some(65_536 + 1));
+    gradient_product(shape(100, 1, 1).split(65_536 + 1), true);
+}
+
+/// GELU of f16 results, at every third number that f16 has up to 12 in size: off by a unit of the result (drivers may
+/// round either way) and by what the short tail costs, whatever else the tensor holds.
+#[test]
+fn gelu_in_half_precision() {
+    if !gpu().capabilities.half {
+        return skipped("GELU in half precision: the adapter has no SHADER_F16");
+    }
+    let numbers: Vec<f32> =
+        (0..=u16::MAX).step_by(3).map(|bits| half::f16::from_bits(bits).to_f32()).collect();
+    let mut numbers: Vec<f32> = numbers.into_iter().filter(|x| x.abs() <= 12.0).collect();
+    numbers.resize(numbers.len().next_multiple_of(4), 0.0);
+    let rows = numbers.len() / 4;
+    let make = || {
+        let mut builder = PlanBuilder::new();
+        builder.precision(Precision::F16);
+        let tokens = Rows::of(Extent::Tokens, rows);
+        let [x, ones, gelu, before, slope] =
+            ["x", "ones", "gelu", "before", "slope"].map(|name| builder.activation(name, tokens, 4));
+        let [identity, quarters] =
+            ["identity", "quarters"].map(|name| builder.activation(name, Rows::fixed(4), 4));
+        let bias = builder.exact("bias", Rows::fixed(1), 4);
+        let forward = product(Form::Nt, x, identity, gelu, tokens, 4, 4);
+        builder.push("gelu", MatMul { epilogue: Epilogue::BiasGelu { bias, before }, ..forward });
+        let backward = product(Form::Nn, ones, quarters, slope, tokens, 4, 4);
+        builder.push("slope", MatMul { epilogue: Epilogue::GeluGradient { before }, ..backward });
+        let plan = builder.build(&[x, ones, identity, quarters, bias, gelu, before, slope]).unwrap();
+        (plan, [x, ones, identity, quarters, bias], [gelu, slope])
+    };
+    let fill = |executor: &mut dyn Executor, [x, ones, identity, quarters, bias]: [TensorId; 5]| {
+        executor.write(x, &numbers).unwrap();
+        executor.write(ones, &vec![1.0; 4 * rows]).unwrap();
+        executor.write(identity, &[1.0, 0.0, 0.0, 0.0, 0.0].repeat(4)[..16]).unwrap();
+        executor.write(quarters, &[0.25; 16]).unwrap();
+        executor.write(bias, &[0.0; 4]).unwrap();
+        executor.run(0..2, &step(rows as u32, 1, 0), &[]).unwrap();
+    };
+    let (plan, inputs, outputs) = make();
+    let candidates = plan.candidates(0).unwrap();
+    let fitting = candidates.iter().filter(|c| selector::fits(&c.requires, &gpu().capabilities)).count();
+    let mut reference = CpuExecutor::<f64>::new(plan, 1).unwrap();
+    fill(&mut reference, inputs);
+    let expected = outputs.map(|output| reference.read_exact(output).unwrap());
+    for nth in 0..fitting {
+        let options = Options { selection: Selection::Nth(nth), checked: false };
+        let mut executor = GpuExecutor::new(gpu(), make().0, options).unwrap();
+        fill(&mut executor, inputs);
+        for (output, expected) in outputs.iter().zip(&expected) {
+            let found = executor.read(*output).unwrap();
+            for ((&x, &expected), found) in numbers.iter().zip(expected).zip(found) {
+                let allowed = expected.abs() / 1024.0 + 6e-8 + 1e-7 * f64::from(x.abs()).max(1.0);
+                let difference = (f64::from(found) - expected).abs();
+                let (strategy, name) = (executor.strategies()[0], &executor.plan().info(*output).name);
+                assert!(difference <= allowed, "{strategy}: {name}({x:e}) is {found:e}, not {expected:e}");
+            }
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Norms: with and without residual and dropout, both ways, at awkward shapes.
 
 use inazuma::ops::matmul::Form;
-use inazuma::ops::norm::{NORM_PARTIALS, Norm, NormGradient};
+use inazuma::ops::norm::{Norm, NormGradient, partials};
 use inazuma::plan::{Initial, ParameterKind, PlanBuilder};
 use inazuma::tensor::{Dropout, Element, Extent, Role, Rows, TensorId};
 
@@ -119,7 +119,7 @@ fn backward(used: usize, columns: usize, branch: bool, dropped: Dropped) {
         let [positions, ids] = ["positions", "sequences"].map(|n| integers(builder, n, rows));
         let on = |side| Dropout::new(if dropped == side { 0.1 } else { 0.0 }, SITE);
         let any = dropped != Dropped::Nothing;
-        let partials = scratch(builder, NORM_PARTIALS, 2 * columns);
+        let partials = scratch(builder, partials(rows), 2 * columns);
         builder.push(
             "norm gradient",
             NormGradient {
@@ -263,7 +263,7 @@ fn gradients(residual: bool, dropout: f64) {
         let middle = builder.op_count();
         builder.push("second weights", product(Form::Tn, dy, normalised, w2.gradient, rows, columns, out));
         builder.push("second input", product(Form::Nn, dy, w2.value, d_normalised, rows, columns, out));
-        let partials = scratch(builder, NORM_PARTIALS, 2 * columns);
+        let partials = scratch(builder, partials(rows), 2 * columns);
         builder.push(
             "norm gradient",
             NormGradient {

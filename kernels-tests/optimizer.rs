@@ -2,7 +2,7 @@
 
 use inazuma::cpu::CpuExecutor;
 use inazuma::ops::loss_scaling::LossScaling;
-use inazuma::ops::optimizer::{Adam, BLOCK, Clear, ClipFactor, SquaredNorm};
+use inazuma::ops::optimizer::{Adam, BLOCK, Clear, Cleared, ClipFactor, SquaredNorm};
 use inazuma::plan::{Executor, Plan, PlanBuilder};
 use inazuma::tensor::{Element, Role, Rows, TensorId};
 
@@ -18,10 +18,30 @@ fn clearing() {
     for elements in [1, 63, 4097] {
         compare(&format!("clear {elements}"), &step(1, 1, 0), |builder| {
             let floats = flat(builder, "floats", elements + 1, Role::Metric);
-            builder.push("clear", Clear { tensor: floats, elements, element: Element::Float });
+            let tensors = vec![Cleared { tensor: floats, elements, element: Element::Float }];
+            builder.push("clear", Clear { tensors });
             Case::new().fill(floats, Fill::Normal(1.0)).output(floats, EXACT)
         });
     }
+}
+
+/// Several tensors at once, of either type, each up to its own end.
+#[test]
+fn clearing_together() {
+    compare("clear together", &step(1, 1, 0), |builder| {
+        let sizes = [5000, 1, 4096, 9000];
+        let mut case = Case::new();
+        let mut tensors = Vec::new();
+        for (index, elements) in sizes.into_iter().enumerate() {
+            let element = if index == 2 { Element::Uint } else { Element::Float };
+            let tensor = builder.tensor("words", Rows::fixed(elements + 3), 1, element, Role::Metric);
+            let fill = if index == 2 { Fill::Below(9) } else { Fill::Normal(1.0) };
+            case = case.fill(tensor, fill).output(tensor, EXACT);
+            tensors.push(Cleared { tensor, elements, element });
+        }
+        builder.push("clear", Clear { tensors });
+        case
+    });
 }
 
 /// A step of Adam over two ranges, one of which decays; clipped (norm far above 1) and not.

@@ -1,9 +1,11 @@
 //! The probes of a device's peak rates do what they claim, else what they measure means nothing.
 
+use inazuma::gpu::lanes;
 use inazuma::ops::probe::{Copy, MultiplyAdd};
 use inazuma::tensor::Rows;
 
-use crate::harness::{Case, Fill, compare, step};
+use crate::harness::{Case, Fill, compare, gpu, step};
+use crate::testing::skipped;
 use crate::tolerances::{ELEMENTWISE, EXACT};
 
 #[test]
@@ -28,4 +30,17 @@ fn copies() {
             Case::new().fill(input, Fill::Normal(1.0)).output(output, EXACT)
         });
     }
+}
+
+/// Where the adapter names one size of subgroups, the kernel that asks finds the same.
+#[test]
+fn lanes_of_a_subgroup() {
+    let gpu = gpu();
+    if !gpu.capabilities.subgroups {
+        return skipped("the adapter has no subgroups");
+    }
+    let [smallest, largest] = gpu.capabilities.subgroup_sizes;
+    let found = lanes::probe(&gpu).expect("an answer").expect("subgroups of one size");
+    assert!((smallest..=largest).contains(&found), "{found} lanes, of {smallest} to {largest}");
+    assert_eq!(gpu.capabilities.lanes().unwrap_or(found), found);
 }

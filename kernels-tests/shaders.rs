@@ -3,13 +3,13 @@
 use std::collections::HashSet;
 use std::sync::Mutex;
 
-use inazuma::gpu::shader;
+use inazuma::gpu::{self, shader, sums};
 use inazuma::model::{BatchCapacity, Mode, ModelConfig, PretrainPlan, StepOptions};
 use inazuma::ops::gelu::Gelu;
-use inazuma::ops::immediates::Word;
-use inazuma::ops::{Binding, Candidate, Dispatch, Kind};
+use inazuma::ops::immediates::{Immediates, Word};
+use inazuma::ops::{Binding, Candidate, Count, Dispatch, Grid, Kind, Requirements, Touch, bind};
 use inazuma::plan::{Access, Bound, Plan, PlanBuilder};
-use inazuma::tensor::{Element, Precision, Rows, StepValues};
+use inazuma::tensor::{Element, Precision, Role, Rows, StepValues};
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 
@@ -55,6 +55,9 @@ fn translate(dispatch: &Dispatch, bound: &[Bound], candidate: &Candidate) {
     if candidate.requires.subgroups {
         capabilities |= Capabilities::SUBGROUP;
     }
+    if candidate.requires.subgroup_barriers {
+        capabilities |= Capabilities::SUBGROUP_BARRIER;
+    }
     let info = Validator::new(ValidationFlags::all(), capabilities)
         .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
         .subgroup_operations(naga::valid::SubgroupOperationSet::all())
@@ -68,10 +71,13 @@ fn translate(dispatch: &Dispatch, bound: &[Bound], candidate: &Candidate) {
     spv::write_vec(&module, &info, &spv::Options::default(), None)
         .unwrap_or_else(|error| panic!("{name}: SPIR-V: {error}"));
     let options = msl::Options { lang_version: (2, 4), ..msl::Options::default() };
-    msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
+    let (msl, _) = msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
         .unwrap_or_else(|error| panic!("{name}: MSL: {error}"));
     // HLSL has no cooperative matrices.
-    if cooperative {
+    if let Some(matrices) = candidate.requires.cooperative {
+        if matrices == APPLE {
+            matrices_of_scalars(&name, &module, &msl);
+        }
         return;
     }
     let options = hlsl::Options {
@@ -85,6 +91,29 @@ fn translate(dispatch: &Dispatch, bound: &[Bound], candidate: &Candidate) {
     hlsl::Writer::new(&mut text, &options, &hlsl::PipelineOptions::default())
         .write(&module, &info, None)
         .unwrap_or_else(|error| panic!("{name}: HLSL: {error}"));
+}
+
+/// Matrices of 8 in subgroups of 32 lanes are Apple's.
+const APPLE: (u32, u32) = (8, 32);
+
+/// MSL loads matrices from pointers to scalars and stores them there; naga passes on whatever pointer it is given.
+fn matrices_of_scalars(name: &str, module: &naga::Module, msl: &str) {
+    let elements = |variable: &naga::GlobalVariable| match module.types[variable.ty].inner {
+        naga::TypeInner::Array { base, .. } => Some(&module.types[base].inner),
+        _ => None,
+    };
+    let scalars = module.global_variables.iter().filter_map(|(_, variable)| {
+        let scalar = matches!(elements(variable), Some(naga::TypeInner::Scalar(_)));
+        variable.name.as_deref().filter(|_| scalar)
+    });
+    let scalars: Vec<&str> = scalars.collect();
+    let touched = ["NagaCooperativeLoad(&", "simdgroup_store("];
+    let lines = msl.lines().filter(|line| touched.iter().any(|call| line.contains(call)));
+    for line in lines {
+        let pointer = line.split('&').nth(1).unwrap_or_default();
+        let known = scalars.iter().any(|variable| pointer.starts_with(variable));
+        assert!(known, "{name}: MSL: no scalars: {}", line.trim());
+    }
 }
 
 /// What the kernel uses, against what its candidate says and what WebGPU guarantees.
@@ -163,6 +192,7 @@ fn scalar(module: &naga::Module, ty: naga::Handle<naga::Type>) -> naga::Scalar {
         naga::TypeInner::Scalar(scalar) | naga::TypeInner::Atomic(scalar) => scalar,
         naga::TypeInner::Vector { scalar, .. } => scalar,
         naga::TypeInner::Array { base, .. } => scalar(module, base),
+        naga::TypeInner::Struct { ref members, .. } => scalar(module, members[0].ty),
         ref other => panic!("a binding of {other:?}"),
     }
 }
@@ -243,7 +273,52 @@ fn every_kernel_of_a_step() {
                 let candidates = plan.candidates(op).expect("within the limits");
                 candidates.iter().for_each(|candidate| validate(candidate, &plan, op));
             }
+            validate_sums(&plan);
         }
+    }
+}
+
+/// The kernels that add up partial sums, of ops alone and of groups, within the limits of different adapters.
+fn validate_sums(plan: &Plan) {
+    for adapter in [gpu::Capabilities::baseline(), gpu::Capabilities::desktop()] {
+        let alone = (0..plan.ops.len()).map(|op| vec![op]);
+        for ops in alone.chain(plan.sum_groups.iter().map(|group| group.ops.clone())) {
+            for sums in sums::dispatches(plan, &ops, &adapter).expect("declared") {
+                let slots = sums.slots();
+                assert!(slots.len() <= adapter.storage_buffers as usize, "{} storage buffers", slots.len());
+                let bound = |(element, access)| Bound {
+                    tensor: sums.tensors[0],
+                    element,
+                    access,
+                    touch: Touch::Accumulate,
+                };
+                let bound: Vec<Bound> = slots.into_iter().map(bound).collect();
+                let candidate = Candidate::only("sums", sums.dispatch()).swap_remove(0);
+                translate(&candidate.dispatches[0], &bound, &candidate);
+            }
+        }
+    }
+}
+
+/// The probe of subgroups is no op's: it has no other dispatch.
+#[test]
+fn the_probe_of_lanes() {
+    for matrix in [0, 8, 16] {
+        let mut builder = PlanBuilder::new();
+        let output = builder.tensor("output", Rows::fixed(3), 1, Element::Uint, Role::Batch);
+        let dispatch = Dispatch {
+            shader: "probe_lanes",
+            constants: vec![("MATRIX", matrix), ("THREADS", 256)],
+            bindings: bind([output]),
+            immediates: Immediates::default(),
+            grid: Grid(vec![Count::Fixed(1)]),
+        };
+        let (access, touch) = (Access::ReadWrite, Touch::Write);
+        let bound = Bound { tensor: output, element: Element::Uint, access, touch };
+        let cooperative = (matrix > 0).then_some((matrix, 32));
+        let requires = Requirements { subgroups: true, cooperative, ..Requirements::default() };
+        let candidate = Candidate { strategy: "probe", requires, dispatches: vec![] };
+        translate(&dispatch, &[bound], &candidate);
     }
 }
 

@@ -12,9 +12,11 @@
 #if EPILOGUE == 2
 @group(0) @binding(4) var<storage, read> bias: array<f32>;
 @group(0) @binding(5) var<storage, read_write> before: array<T5>;
+alias Before = T5;
 #endif
 #if EPILOGUE == 3
-@group(0) @binding(4) var<storage, read> before: array<T4>;
+@group(0) @binding(4) var<storage, read_write> before: array<T4>;
+alias Before = T4;
 #endif
 #if EPILOGUE == 4
 @group(0) @binding(4) var<storage, read> residual: array<T4>;
@@ -24,6 +26,10 @@
 @group(0) @binding(4) var<storage, read_write> bias_gradient: array<f32>;
 #endif
 #endif
+
+alias Result = T3;
+
+#include matmul_scalar_epilogue
 
 // Writes element (i, j) of the product of split number `split`.
 fn finish(split: u32, i: u32, j: u32, m: u32, product: f32) {
@@ -39,23 +45,7 @@ fn finish(split: u32, i: u32, j: u32, m: u32, product: f32) {
 #if FORM == 2
   c[immediates.first_c + at] += T3(product);
 #else
-#if EPILOGUE == 0
-  c[immediates.first_c + at] = T3(product);
-#endif
-#if EPILOGUE == 1
-  c[immediates.first_c + at] = T3(product + bias[j]);
-#endif
-#if EPILOGUE == 2
-  let x = product + bias[j];
-  before[at] = T5(x);
-  c[immediates.first_c + at] = T3(gelu(x));
-#endif
-#if EPILOGUE == 3
-  c[immediates.first_c + at] = T3(product * gelu_derivative(f32(before[at])));
-#endif
-#if EPILOGUE == 4
-  c[immediates.first_c + at] = T3(product + f32(residual[at]));
-#endif
+  follow(immediates.first_c + at, at, j, product);
 #endif
 #endif
 }

@@ -4,10 +4,10 @@
 //   FORM 1 (Nn): C[m,n]  = A[m,k] · B[k,n]     m rows in use, k = inner
 //   FORM 2 (Tn): C[m,n] += A[k,m]ᵀ · B[k,n]    k rows in use, m = inner
 // EPILOGUE (forms 0 and 1): 0 none, 1 + bias[n], 2 before = + bias[n] and C = gelu(before),
-//   3 · gelu′(before), 4 + residual; `before` and `residual` are [m,n] from their first element.
-// SPLIT (forms 1 and 2): k is cut into `splits` parts; C is then the partial sums [splits, m·n] or, in form 2,
-//   [splits, m·n + m]: a product and the column sums of A for each part (written, not added), which
-//   matmul_sum_splits adds up.
+//   3 · gelu′(before), and before = gelu(before), 4 + residual; `before` and `residual` are [m,n] from their first element.
+// SPLIT: k is cut into `splits` parts; C is then the partial sums [splits, m·n] or, in form 2, [splits, m·n + m]: a
+//   product and the column sums of A for each part (written, not added), which matmul_sum_splits (forms 0 and 1, with
+//   the epilogue: EPILOGUE is 0 here) and sum_partials (form 2) add up.
 // BIAS_GRADIENT (form 2): bias_gradient[m] += column sums of A, by the workgroups of the first column tile.
 //
 // Bindings: 1 A, 2 B, 3 C or the partial sums, 4 bias, before, residual or bias_gradient, 5 before (EPILOGUE 2).

@@ -15,7 +15,7 @@
 @group(0) @binding(5) var<storage, read_write> before: array<V5>;
 #endif
 #if EPILOGUE == 3
-@group(0) @binding(4) var<storage, read> before: array<V4>;
+@group(0) @binding(4) var<storage, read_write> before: array<V4>;
 #endif
 #if EPILOGUE == 4
 @group(0) @binding(4) var<storage, read> residual: array<V4>;
@@ -74,45 +74,108 @@ fn tile_of(index: u32) -> Tile {
   return t;
 }
 
+#if HALF3
+// Of results in half precision the first five terms suffice: Φ(−|x|) is off by at most 7.5e-8 (Abramowitz & Stegun
+// 7.1.26, halved), less than the unit of f16 beside 0.001.
+fn tail4(x: vec4<f32>, gaussian: vec4<f32>) -> vec4<f32> {
+  let t = vec4<f32>(1.0) / fma(abs(x), vec4<f32>(0.23164189), vec4<f32>(1.0));
+  var p = fma(vec4<f32>(0.5307027145), t, vec4<f32>(-0.7265760135));
+  p = fma(p, t, vec4<f32>(0.7107068705));
+  p = fma(p, t, vec4<f32>(-0.142248368));
+  p = fma(p, t, vec4<f32>(0.127414796));
+  return p * t * gaussian;
+}
+
+// exp(−x²/2).
+fn gaussian4(x: vec4<f32>) -> vec4<f32> {
+  return exp2(-0.7213475204 * x * x);
+}
+
+fn gelu4(x: vec4<f32>) -> vec4<f32> {
+  return fma(-abs(x), tail4(x, gaussian4(x)), max(x, vec4<f32>()));
+}
+
+// GELU of four numbers, and its derivative behind it.
+fn gelu_and_derivative4(x: vec4<f32>) -> array<vec4<f32>, 2> {
+  let gaussian = gaussian4(x);
+  let tail = tail4(x, gaussian);
+  let derivative = fma(x, INVERSE_SQRT_TWO_PI * gaussian, select(1.0 - tail, tail, x < vec4<f32>()));
+  return array<vec4<f32>, 2>(fma(-abs(x), tail, max(x, vec4<f32>())), derivative);
+}
+#else
 fn gelu4(x: vec4<f32>) -> vec4<f32> {
   return vec4<f32>(gelu(x.x), gelu(x.y), gelu(x.z), gelu(x.w));
 }
 
-fn gelu_derivative4(x: vec4<f32>) -> vec4<f32> {
-  return vec4<f32>(gelu_derivative(x.x), gelu_derivative(x.y), gelu_derivative(x.z), gelu_derivative(x.w));
+fn gelu_and_derivative4(x: vec4<f32>) -> array<vec4<f32>, 2> {
+  let p = gelu_and_derivative(x.x);
+  let q = gelu_and_derivative(x.y);
+  let r = gelu_and_derivative(x.z);
+  let s = gelu_and_derivative(x.w);
+  return array<vec4<f32>, 2>(vec4<f32>(p.x, q.x, r.x, s.x), vec4<f32>(p.y, q.y, r.y, s.y));
+}
+#endif
+
+// Where the partial sums of a split begin.
+fn split_at(split: u32, m: u32) -> u32 {
+#if FORM == 2
+  return split * (m * (immediates.n / 4u) + m / 4u);
+#else
+  return split * m * (immediates.n / 4u);
+#endif
+}
+
+// What columns 4·j4.. of row i of the product meet in the epilogue: bias, `before`, residual, or what C holds. Read
+// apart from `finish`, so that a kernel can read early.
+fn beside(i: u32, j4: u32) -> vec4<f32> {
+  let at = i * (immediates.n / 4u) + j4;
+  var result = vec4<f32>();
+#if FORM == 2 && SPLIT == 0
+  result = vec4<f32>(c[immediates.first_c / 4u + at]);
+#endif
+#if EPILOGUE == 1
+  result = bias[j4];
+#endif
+#if EPILOGUE == 2
+  result = bias[j4];
+#endif
+#if EPILOGUE == 3
+  result = vec4<f32>(before[at]);
+#endif
+#if EPILOGUE == 4
+  result = vec4<f32>(residual[at]);
+#endif
+  return result;
 }
 
 // Writes columns 4·j4.. of row i of the product of split number `split`.
-fn finish(split: u32, i: u32, j4: u32, m: u32, product: vec4<f32>) {
-  let n4 = immediates.n / 4u;
-  let at = i * n4 + j4;
+fn finish(split: u32, i: u32, j4: u32, m: u32, product: vec4<f32>, beside: vec4<f32>) {
+  let at = i * (immediates.n / 4u) + j4;
   let to = immediates.first_c / 4u + at;
 #if SPLIT
-#if FORM == 2
-  c[split * (m * n4 + m / 4u) + at] = V3(product);
-#else
-  c[split * m * n4 + at] = V3(product);
-#endif
+  c[split_at(split, m) + at] = V3(product);
 #else
 #if FORM == 2
-  c[to] += V3(product);
+  c[to] = V3(beside + product);
 #else
 #if EPILOGUE == 0
   c[to] = V3(product);
 #endif
 #if EPILOGUE == 1
-  c[to] = V3(product + bias[j4]);
+  c[to] = V3(product + beside);
 #endif
 #if EPILOGUE == 2
-  let x = product + bias[j4];
+  let x = product + beside;
   before[at] = V5(x);
   c[to] = V3(gelu4(x));
 #endif
 #if EPILOGUE == 3
-  c[to] = V3(product * gelu_derivative4(vec4<f32>(before[at])));
+  let both = gelu_and_derivative4(beside);
+  c[to] = V3(product * both[1]);
+  before[at] = V4(both[0]);
 #endif
 #if EPILOGUE == 4
-  c[to] = V3(product + vec4<f32>(residual[at]));
+  c[to] = V3(product + beside);
 #endif
 #endif
 #endif

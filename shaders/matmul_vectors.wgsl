@@ -250,7 +250,7 @@ fn main(
   for (var p = 0u; p < TM; p++) {
     let i = row + ((p / 4u) * TY + ty) * 4u + p % 4u;
     let j = column + 4u * tx;
-    if i < m && j < n { finish(split, i, j / 4u, m, sums[p]); }
+    if i < m && j < n { finish(split, i, j / 4u, m, sums[p], beside(i, j / 4u)); }
   }
 #if BIAS_GRADIENT
   if column_tile == 0u {
@@ -262,7 +262,7 @@ fn main(
       var total = read_b(0u, 4u * thread);
       for (var part = 1u; part < PARTS; part++) { total += read_b(0u, part * BM + 4u * thread); }
 #if SPLIT
-      c[(split * (m * n + m) + m * n + i) / 4u] = V3(total);
+      c[split_at(split, m) + (m * n + i) / 4u] = V3(total);
 #else
       bias_gradient[i / 4u] += total;
 #endif

@@ -1,4 +1,5 @@
-// Partial sums of the gradients of a norm's weight and bias, over one block of rows each:
+// Partial sums of the gradients of a norm's weight and bias, over one block of rows each, for adapters that have too few
+// bindings for norm_gradient.wgsl to make them on its way:
 //   partials [PARTIALS, 2C]: Σ output_gradient·x̂, then Σ output_gradient, with x̂ = (sum − mean)/σ.
 // DROPOUT 1: of output_gradient (it followed the norm: embeddings).
 // sum_partials.wgsl adds them up.
@@ -54,8 +55,8 @@ fn main(
   let index = workgroup_index(group, groups);
   let block = index / strips;
   let per_block = (rows + immediates.partials - 1u) / immediates.partials;
-  // Blocks without rows write nothing: sum_partials.wgsl does not read them.
-  if (block >= immediates.partials || block * per_block >= rows) {
+  // Blocks without rows write zeros: sum_partials.wgsl reads them too.
+  if (block >= immediates.partials) {
     return;
   }
   let lane = (index % strips) * THREADS + local % THREADS;

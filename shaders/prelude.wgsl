@@ -117,6 +117,10 @@ fn gelu(x: f32) -> f32 {
 }
 
 fn gelu_derivative(x: f32) -> f32 {
+  return gelu_and_derivative(x).y;
+}
+
+fn gelu_and_derivative(x: f32) -> vec2<f32> {
   let n = normal(x);
-  return n.x + x * n.y;
+  return vec2<f32>(x * n.x, n.x + x * n.y);
 }

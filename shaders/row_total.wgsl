@@ -3,7 +3,7 @@
 #include lane_sum
 
 #if THREADS != 1
-var<workgroup> sums: array<f32, WIDTH>;
+var<workgroup> row_sums: array<f32, WIDTH>;
 #endif
 
 // The sum of `value` over the threads of a row, given to all of them.
@@ -12,16 +12,16 @@ fn row_total(value: f32, local: u32) -> f32 {
   return value;
 #else
   let thread = local % THREADS;
-  sums[local] = value;
+  row_sums[local] = value;
   for (var stride = THREADS / 2u; stride > 0u; stride /= 2u) {
     workgroupBarrier();
     if (thread < stride) {
-      sums[local] += sums[local + stride];
+      row_sums[local] += row_sums[local + stride];
     }
   }
   workgroupBarrier();
-  let result = sums[local - thread];
-  // `sums` is written again by the next call.
+  let result = row_sums[local - thread];
+  // `row_sums` is written again by the next call.
   workgroupBarrier();
   return result;
 #endif

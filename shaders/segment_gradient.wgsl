@@ -36,8 +36,8 @@ fn main(
   let index = workgroup_index(group, groups);
   let block = index / strips;
   let per_block = (rows + immediates.partials - 1u) / immediates.partials;
-  // Blocks without rows write nothing: sum_partials.wgsl does not read them.
-  if (block >= immediates.partials || block * per_block >= rows) {
+  // Blocks without rows write zeros: sum_partials.wgsl reads them too.
+  if (block >= immediates.partials) {
     return;
   }
   let lane = (index % strips) * THREADS + local % THREADS;

@@ -1,28 +1,41 @@
-// Adds partial sums up: target[j] += Σ_b partials[b, j], over the blocks that have rows.
-//   partials [PARTIALS, C]; OUTPUTS 2: the first half of the columns belongs to `target`, the second to `second`.
+// Adds partial sums up, of several ops in one dispatch: of every segment,
+//   target[to + j] += Σ_p partials[p, first + j], 0 ≤ j < elements, p over all its parts.
 //
-// Bindings: partials, target; second where OUTPUTS is 2.
-// Dispatch: ceil(C / COLUMNS) workgroups.
-// Tiles: COLUMNS columns by PARTS blocks at a time: enough threads to hide memory's latency though C is small.
-// Numerics: f32; a thread adds every PARTS-th block in order, then PARTS sums in a fixed tree.
+// Bindings: 1.. TENSORS tensors of partial sums, each [parts, columns]; then the targets, all in one buffer; then the
+//   segments, in the order of their workgroups.
+// Dispatch: ceil(elements / COLUMNS) workgroups for each segment, one segment after the other.
+// Tiles: COLUMNS columns by PARTS parts at a time. It is bound by memory: a row of threads reads 256 contiguous bytes,
+//   and four rows of them keep many parts of few columns (norms) from being one long chain; each reads four of its parts at a
+//   time, as weights have up to 128.
+// Numerics: f32; a thread adds every PARTS-th part in order, then PARTS sums in a fixed tree.
 
+const COLUMNS: u32 = 64u;
+const PARTS: u32 = 4u;
 const WIDTH: u32 = COLUMNS * PARTS;
 
 struct Immediates {
-  // Of the rows that were summed: block b exists where it holds any.
-  extent: u32,
-  offset: u32,
-  capacity: u32,
-  columns: u32,
-  partials: u32,
+  segments: u32,
 }
 var<immediate> immediates: Immediates;
 
-@group(0) @binding(1) var<storage, read> partials: array<f32>;
-@group(0) @binding(2) var<storage, read_write> first: array<f32>;
-#if OUTPUTS == 2
-@group(0) @binding(3) var<storage, read_write> second: array<f32>;
-#endif
+// As `Segment` of src/gpu/sums.rs.
+struct Segment {
+  // Workgroups of this segment and of those before it.
+  end: u32,
+  // Which of the tensors.
+  tensor: u32,
+  parts: u32,
+  columns: u32,
+  first: u32,
+  elements: u32,
+  to: u32,
+}
+
+#for T TENSORS
+@group(0) @binding($T + 1) var<storage, read> partials_$T: array<f32>;
+#end
+@group(0) @binding(TENSORS + 1u) var<storage, read_write> targets: array<f32>;
+@group(0) @binding(TENSORS + 2u) var<storage, read> segments: array<Segment>;
 
 var<workgroup> sums: array<f32, WIDTH>;
 
@@ -32,31 +45,46 @@ fn main(
   @builtin(num_workgroups) groups: vec3<u32>,
   @builtin(local_invocation_index) local: u32,
 ) {
-  let rows = rows_in_use(immediates.extent, immediates.offset, immediates.capacity);
-  let per_block = max((rows + immediates.partials - 1u) / immediates.partials, 1u);
-  let blocks = (rows + per_block - 1u) / per_block;
-  let column = workgroup_index(group, groups) * COLUMNS + local % COLUMNS;
-  let end = select(0u, blocks, column < immediates.columns);
+  let index = workgroup_index(group, groups);
+  var number = 0u;
+  var start = 0u;
+  while number < immediates.segments && index >= segments[number].end {
+    start = segments[number].end;
+    number++;
+  }
+  // Workgroups beyond the last segment go on to the barriers with nothing to add.
+  let segment = segments[min(number, immediates.segments - 1u)];
+  let column = (index - start) * COLUMNS + local % COLUMNS;
+  let inside = number < immediates.segments && column < segment.elements;
 
   var sum = 0.0;
-  for (var block = local / COLUMNS; block < end; block += PARTS) {
-    sum += partials[block * immediates.columns + column];
+  if inside {
+    let at = segment.first + column;
+#for T TENSORS
+    if segment.tensor == $Tu {
+      var part = local / COLUMNS;
+      for (; part + 3u * PARTS < segment.parts; part += 4u * PARTS) {
+#for P 4
+        let part_$P = partials_$T[(part + $Pu * PARTS) * segment.columns + at];
+#end
+#for P 4
+        sum += part_$P;
+#end
+      }
+      for (; part < segment.parts; part += PARTS) {
+        sum += partials_$T[part * segment.columns + at];
+      }
+    }
+#end
   }
   sums[local] = sum;
   for (var stride = WIDTH / 2u; stride >= COLUMNS; stride /= 2u) {
     workgroupBarrier();
-    if (local < stride) {
+    if local < stride {
       sums[local] += sums[local + stride];
     }
   }
-  if (local < COLUMNS && column < immediates.columns) {
-#if OUTPUTS == 2
-    let half_columns = immediates.columns / 2u;
-    if (column >= half_columns) {
-      second[column - half_columns] += sums[local];
-      return;
-    }
-#endif
-    first[column] += sums[local];
+  if inside && local < COLUMNS {
+    targets[segment.to + column] += sums[local];
   }
 }

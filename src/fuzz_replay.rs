@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::corpus::{Headings, Italics, Style, read_xml, wikitext};
+use crate::interop::{tensorflow, torch};
 use crate::store::Store;
 
-/// Changed copies of each input.
+/// Changed copies of each input; more where `INAZUMA_FUZZ_COPIES` says so.
 const COPIES: usize = 300;
-/// No input may take longer; they are a few hundred bytes each.
+/// No input and its copies may take longer; they are a few hundred bytes each.
 const LONG: Duration = Duration::from_secs(10);
 
 /// Numbers that are the same on every run.
@@ -58,14 +59,17 @@ fn replay(target: &str, run: impl Fn(&[u8])) {
     let inputs = inputs(target);
     assert!(!inputs.is_empty());
     let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
+    let asked = std::env::var("INAZUMA_FUZZ_COPIES").ok().and_then(|copies| copies.parse().ok());
+    let copies: usize = asked.unwrap_or(COPIES);
+    let long = LONG * copies.div_ceil(COPIES) as u32;
     for (path, input) in &inputs {
         let started = Instant::now();
         run(input);
-        for _ in 0..COPIES {
+        for _ in 0..copies {
             let other = &inputs[numbers.below(inputs.len())].1;
             run(&changed(input, other, &mut numbers));
         }
-        assert!(started.elapsed() < LONG, "{}: {:?}", path.display(), started.elapsed());
+        assert!(started.elapsed() < long, "{}: {:?}", path.display(), started.elapsed());
     }
 }
 
@@ -98,4 +102,14 @@ fn corpus_store_header() {
         std::fs::write(&path, bytes).unwrap();
         let _ = Store::open(&path);
     });
+}
+
+#[test]
+fn corpus_torch() {
+    replay("torch", |bytes| drop(torch::read_all(bytes)));
+}
+
+#[test]
+fn corpus_tensorflow_index() {
+    replay("tensorflow_index", |bytes| drop(tensorflow::read_index(bytes)));
 }

@@ -52,6 +52,19 @@ pub const HALF_ROUNDING: Tolerance = Tolerance { relative: 1.0 / 1024.0, absolut
 /// The same where an op reads f16 that another op of the same plan has rounded: some of those units.
 pub const HALF_CHAIN: Tolerance = Tolerance { relative: 4.0 / 1024.0, absolute: 24e-8 };
 
+/// What kernels on cooperative matrices add where they round operands that are f32 to f16 (weights, gradients of logits),
+/// relative to the largest element of the result. Rounding an operand errs by up to 2⁻¹¹ of each product, so two by
+/// 2⁻¹⁰, which is the bound at k = 1. Over more terms the roundings average as the terms themselves do: both grow with
+/// √k, and a rounding is 2⁻¹¹/√3 in the mean square at most, so that 2⁻¹⁰ is 2.4 times what two operands come to (one
+/// gave 2.7e-4 on an H100). A term lost from k changes elements by the size of one product, some 1/√k of the result: 1.6 %
+/// at k = 4,000.
+pub const HALF_OPERANDS: f64 = 1.0 / 1024.0;
+
+/// What kernels on cooperative matrices add where they round what they have computed to f16, to multiply it:
+/// probabilities of attention, and their gradients. Each term of a sum is off by a unit of its 11 bits at most (drivers
+/// may round either way), so is the sum if all err alike, and by less if not.
+pub const HALF_PROBABILITIES: Tolerance = relative(1.0 / 1024.0);
+
 /// Whole-step gradients under another grouping of the same sums (docs/architecture.md: a split changes only the
 /// order of sums).
 pub const REGROUPED: f64 = 1e-5;

@@ -4,6 +4,7 @@ docs/cli.md says what such a file holds).
 
     pip install torch transformers safetensors numpy
     python tools/pretraining-goldens.py OUT.safetensors [--layers 12] [--length 512] [--hidden 64] [--heads 4] …
+    python tools/pretraining-goldens.py OUT.safetensors --models DISCRIMINATOR GENERATOR
 
 kernels-tests/goldens/README.md gives the command of the golden there. The same versions on the same machine write the
 same bytes. It shares no code with the program. Everything is computed in float64 and stored rounded to float32. Weights are drawn
@@ -33,8 +34,24 @@ def arguments():
     sizes.update(gen_hidden=16, gen_layers=12, gen_heads=1, gen_ffn=64, seed=1)
     for name, value in sizes.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
+    parser.add_argument("--models", nargs=2, help="Hugging Face directories: their weights instead of drawn ones")
     parser.add_argument("--deviation", type=float, default=0.02, help="of weights; narrow networks need more to attend")
     return parser.parse_args()
+
+
+def load(a):
+    """The models of two directories; their sizes take the place of the arguments'."""
+    discriminator = ElectraForPreTraining.from_pretrained(a.models[0], attn_implementation="eager")
+    generator = ElectraForMaskedLM.from_pretrained(a.models[1], attn_implementation="eager")
+    own, other = discriminator.config, generator.config
+    a.layers, a.hidden, a.heads, a.ffn = own.num_hidden_layers, own.hidden_size, own.num_attention_heads, own.intermediate_size
+    a.gen_layers, a.gen_hidden, a.gen_heads = other.num_hidden_layers, other.hidden_size, other.num_attention_heads
+    a.gen_ffn, a.embedding, a.vocab = other.intermediate_size, own.embedding_size, own.vocab_size
+    a.length = own.max_position_embeddings
+    for module in [*discriminator.modules(), *generator.modules()]:
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return generator, discriminator
 
 
 def config(a, generator):
@@ -143,8 +160,11 @@ def sort_metadata(path):
 def main():
     a = arguments()
     random = np.random.Generator(np.random.PCG64(a.seed))
-    generator, discriminator = ElectraForMaskedLM(config(a, True)), ElectraForPreTraining(config(a, False))
-    assert a.embedding not in (a.hidden, a.gen_hidden), "give an embedding size of its own, so that it is projected"
+    if a.models:
+        generator, discriminator = load(a)
+    else:
+        generator, discriminator = ElectraForMaskedLM(config(a, True)), ElectraForPreTraining(config(a, False))
+        assert a.embedding not in (a.hidden, a.gen_hidden), "give an embedding size of its own, so that it is projected"
     discriminator.electra.embeddings = generator.electra.embeddings
     generator.generator_lm_head.weight = generator.electra.embeddings.word_embeddings.weight
     generator.double().train()
@@ -157,7 +177,9 @@ def main():
     state = {}
     for name, p in named.items():
         shape = tuple(p.shape)
-        values = draw(shape, name, a.deviation, random), 1e-3 * random.standard_normal(shape), 1e-6 * random.standard_normal(shape) ** 2
+        drawn = draw(shape, name, a.deviation, random)
+        drawn = p.detach().numpy() if a.models else drawn
+        values = drawn, 1e-3 * random.standard_normal(shape), 1e-6 * random.standard_normal(shape) ** 2
         state[name] = [torch.from_numpy(np.asarray(x, np.float32)) for x in values]
         p.data = state[name][0].double()
 

@@ -13,6 +13,10 @@ that warm up, and the peak of the process's memory (or of the device's). With --
 A step's batch lies on the device before its clock starts, and its loss is read after the clock has stopped; between
 them nothing comes back from the device, which is waited for on both sides. (Inazuma's own figures hold the making of
 its batches.) Needs transformers 5.
+
+With --curve FILE it trains --steps steps on --examples instead, and writes each step's loss there, a JSON object a line
+(tools/compare-curves). Parameters then start as Inazuma's do (docs/spec.md §2), and the rate follows --rate and
+--warmup (§3).
 """
 
 import argparse
@@ -47,6 +51,10 @@ def arguments():
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--examples")
+    parser.add_argument("--curve", metavar="FILE")
+    parser.add_argument("--rate", type=float, default=5e-4, help="of --curve: the highest learning rate")
+    parser.add_argument("--warmup", type=int, default=0, help="of --curve: steps in which the rate rises")
+    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--case", action="append", metavar="PRESET,BATCH,LENGTH,MODE", help="instead of those four options; several in one process, a line of output each")
     return parser.parse_args()
 
@@ -106,7 +114,19 @@ class Step:
         bce = functional.binary_cross_entropy_with_logits(scores, labels, reduction="none")
         return mlm + 50 * (bce * mask).sum() / denominators[1]
 
-    def run(self, micro_batches):
+    @torch.no_grad()
+    def initialise(self):
+        """Draws the parameters as Inazuma does (docs/spec.md §2); transformers draws a normal that is not cut."""
+        for module in (*self.generator.modules(), *self.discriminator.modules()):
+            if isinstance(module, (torch.nn.Linear, torch.nn.Embedding)):
+                torch.nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
+        uniform = [self.discriminator.discriminator_predictions.dense_prediction]
+        for electra in (self.generator.electra, self.discriminator.electra):
+            uniform += [electra.embeddings_project] if hasattr(electra, "embeddings_project") else []
+        for layer in uniform:
+            torch.nn.init.xavier_uniform_(layer.weight)
+
+    def run(self, micro_batches, rate=1e-5):
         """A whole step. Its loss is left on the device: reading it would wait for the step."""
         for p in self.parameters:
             p.grad = None
@@ -116,7 +136,7 @@ class Step:
                 loss = self.forward(**batch)
             loss.backward()
             losses.append(loss.detach())
-        self.update(1e-5)
+        self.update(rate)
         return torch.stack(losses).sum()
 
     @torch.no_grad()
@@ -199,6 +219,8 @@ def main():
     a = arguments()
     if a.threads:
         torch.set_num_threads(a.threads)
+    if a.curve:
+        return curve(a)
     for case in a.case or [None]:
         if case:
             preset, batch, length, mode = case.split(",")
@@ -206,8 +228,29 @@ def main():
         print(json.dumps(measure(a) | (dict(case=case) if case else {})), flush=True)
 
 
+def read_examples(a, total):
+    with open(a.examples) as lines:
+        examples = [json.loads(line) for line, _ in zip(lines, range(total))]
+    if len(examples) != total:
+        sys.exit(f"{a.examples} holds {len(examples)} examples, {total} are needed")
+    return examples
+
+
+def curve(a):
+    """Trains, and writes the loss of every step."""
+    torch.manual_seed(a.seed)
+    examples = read_examples(a, a.steps * a.batch)
+    step = Step(a)
+    step.initialise()
+    with open(a.curve, "w") as file:
+        for done in range(a.steps):
+            batches, _ = micro_batches(a, examples[done * a.batch : (done + 1) * a.batch])
+            rate = a.rate * (1 - done / a.steps) * min(1, done / a.warmup if a.warmup else 1)
+            file.write(json.dumps(dict(step=done + 1, loss=float(step.run(batches, rate)))) + "\n")
+
+
 def measure(a):
-    torch.manual_seed(1)
+    torch.manual_seed(a.seed)
     if a.device.startswith("cuda"):
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -215,9 +258,7 @@ def measure(a):
     generator = torch.Generator().manual_seed(2)
     total = (a.steps + 2) * a.batch
     if a.examples:
-        with open(a.examples) as lines:
-            examples = [json.loads(line) for line in lines][:total]
-        assert len(examples) == total, f"{a.examples} holds {len(examples)} examples, {total} are needed"
+        examples = read_examples(a, total)
     else:
         examples = list(random_examples(a, total, generator))
     step = Step(a)

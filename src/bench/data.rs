@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 use crate::batch::PackedBatch;
+use crate::device::Room;
 use crate::store::{Stores, WeightedPath};
 use crate::train::config::{Sources, Surroundings, TrainConfig};
 use crate::train::examples::Batcher;
@@ -24,7 +25,8 @@ pub struct Options {
     pub stores: Vec<WeightedPath>,
     pub sources: Sources,
     pub steps: usize,
-    /// Writes the masked examples of the steps there, a JSON object a line, for other programs to measure with.
+    /// Writes the masked examples of the steps there, a JSON object a line, for other programs to measure with: those
+    /// that `pretrain` takes with this configuration, from its first step on.
     pub examples: Option<PathBuf>,
 }
 
@@ -40,11 +42,11 @@ pub struct Report {
     pub steps: usize,
 }
 
-/// The batcher of stores, or of random sequences, and the configuration they are made by.
+/// The batcher of stores, or of random sequences, and the configuration they are made by: one that fits the device.
 pub fn open(
     stores: &[WeightedPath],
     sources: &Sources,
-    gpu: bool,
+    room: &Room,
 ) -> Result<(Batcher, TrainConfig, Vec<String>)> {
     let (settings, notes) = sources.settings()?;
     let stores = if stores.is_empty() { None } else { Some(Stores::open(stores)?) };
@@ -52,7 +54,8 @@ pub fn open(
         Some(stores) => stores.first().vocab_size(),
         None => settings.whole("model.vocab_size").unwrap_or(VOCABULARY) as usize,
     };
-    let config = TrainConfig::resolve(settings, Surroundings { vocab_size, gpu })?;
+    let config = TrainConfig::resolve(settings, Surroundings { vocab_size, room })?;
+    config.check(room, false)?;
     let batcher = match &stores {
         Some(stores) => Batcher::new(stores, &config)?,
         None => Batcher::full_length(&config)?,
@@ -63,14 +66,14 @@ pub fn open(
 /// Makes batches on one thread, as training does.
 pub fn run(options: &Options) -> Result<Report> {
     ensure!(options.steps > 0, "--steps must be at least 1");
-    let (mut batcher, _, _) = open(&options.stores, &options.sources, false)?;
+    let (mut batcher, _, _) = open(&options.stores, &options.sources, &Room::unlimited())?;
     let (mut seconds, mut tokens, mut positions) = (Vec::new(), 0, 0);
     let mut examples = options.examples.as_deref().map(ExampleFile::create).transpose()?;
-    // The first step counts an epoch's examples, and touches the store's pages.
+    // Made once before it is timed: the first step counts an epoch's examples, and touches the store's pages.
     batcher.step(0);
     for step in 0..options.steps as u64 {
         let since = Instant::now();
-        let batch = std::hint::black_box(batcher.step(step + 1));
+        let batch = std::hint::black_box(batcher.step(step));
         seconds.push(since.elapsed().as_secs_f64());
         tokens += batch.totals.tokens;
         positions += batch.totals.positions;

@@ -9,7 +9,7 @@ use crate::cpu::CpuExecutor;
 use crate::device::{Device, Peaks};
 use crate::model::parameters;
 use crate::plan::Executor;
-use crate::train::examples::{self, StepBatch};
+use crate::train::examples::StepBatch;
 use crate::train::feeding::Feeding;
 use crate::train::profile::{Profile, Profiler, median, shape};
 
@@ -34,14 +34,14 @@ pub struct Report {
 pub fn run(options: &Options) -> Result<Report> {
     ensure!(options.steps > 0, "--steps must be at least 1");
     let device = Device::new(&options.device, options.threads)?;
-    let (mut batcher, config, notes) = data::open(&options.stores, &options.sources, device.is_gpu())?;
+    let (mut batcher, config, notes) = data::open(&options.stores, &options.sources, device.room())?;
     notes.iter().for_each(|note| eprintln!("{note}"));
     let peaks = Peaks::measure(&device)?;
-    let (mut executor, feeding) = Feeding::open(&device, examples::plan(&config)?)?;
+    let (mut executor, feeding) = Feeding::open(&device, config.plan()?)?;
     parameters::initialise(executor.as_mut(), config.seed)?;
     let batches: Vec<StepBatch> = (0..=options.steps as u64).map(|step| batcher.step(step)).collect();
 
-    let plan = examples::plan(&config)?.plan;
+    let plan = config.plan()?.plan;
     let mut reference: Box<dyn Executor> = match device.is_gpu() {
         true => Box::new(CpuExecutor::<f32>::new(plan, options.threads)?),
         false => Box::new(CpuExecutor::<f64>::new(plan, options.threads)?),

@@ -18,7 +18,7 @@ use crate::tensor::random::{derive, root};
 use crate::tensor::{Precision, StepValues};
 use crate::tolerances::OP_INTEGERS;
 use crate::train::config::{Sources, Surroundings, TrainConfig};
-use crate::train::examples::{self, Batcher};
+use crate::train::examples::Batcher;
 use crate::train::feeding::Feeding;
 
 use super::compare::{Pair, Run};
@@ -91,12 +91,12 @@ fn pretraining(device: &Device, set: &[&str], precision: Precision, report: &mut
     set.extend(["model.vocab_size=517", "model.max_positions=131"].map(Into::into));
     set.push(format!("precision={}", precision.name()));
     let sources = Sources { preset: Some("tiny".into()), set, ..Sources::default() };
-    let surroundings = Surroundings { vocab_size: 517, gpu: device.is_gpu() };
+    let surroundings = Surroundings { vocab_size: 517, room: device.room() };
     let config = TrainConfig::resolve(sources.settings()?.0, surroundings)?;
-    let feeding = Feeding::of(examples::plan(&config)?.tensors);
+    let feeding = Feeding::of(config.plan()?.tensors);
     let batch = Batcher::full_length(&config)?.step(1);
     let run = Run::pretraining(&feeding, &batch, 1e-3);
-    compare_all(device, &|| Ok(examples::plan(&config)?.plan), &run, report)
+    compare_all(device, &|| Ok(config.plan()?.plan), &run, report)
 }
 
 /// Reads what the samples of the tasks are made of.

@@ -7,10 +7,10 @@ use serde::Serialize;
 
 use crate::device::{Device, DeviceChoice, Peaks};
 use crate::model::{PretrainPlan, parameters};
-use crate::plan::{Executor, IN_FLIGHT, InFlight};
+use crate::plan::{Executor, IN_FLIGHT, InFlight, Submitted};
 use crate::store::WeightedPath;
 use crate::train::config::Sources;
-use crate::train::examples::{Batcher, Feeder, StepBatch, capacity};
+use crate::train::examples::{Batcher, Feeder, StepBatch};
 use crate::train::feeding::Feeding;
 use crate::train::profile::{Profile, Profiler, median};
 
@@ -54,6 +54,11 @@ pub struct Report {
     pub plan_bytes: u64,
     /// Real tokens of all positions.
     pub fill: f64,
+    /// Milliseconds in which the host records and submits a step, the median; on the CPU executor, those of the step.
+    pub host_ms: f64,
+    /// Kernels a step launches and how often it submits them; 0 on the CPU executor.
+    pub dispatches: f64,
+    pub submissions: f64,
     /// Seconds from an open device to the end of the first step: plan, kernels, memory.
     pub startup_seconds: f64,
     pub profile: Option<Profile>,
@@ -63,11 +68,11 @@ pub struct Report {
 pub fn run(options: &Options) -> Result<Report> {
     ensure!(options.steps > 0, "--steps must be at least 1");
     let device = Device::new(&options.device, options.threads)?;
-    let (mut batcher, config, notes) = data::open(&options.stores, &options.sources, device.is_gpu())?;
+    let (mut batcher, config, notes) = data::open(&options.stores, &options.sources, device.room())?;
     notes.iter().for_each(|note| eprintln!("{note}"));
     let peaks = Peaks::measure(&device)?;
     let since = Instant::now();
-    let mut capacity = capacity(&config);
+    let mut capacity = config.capacity();
     if options.padded {
         batcher.pad();
         // The padding of each sequence is a sequence of its own.
@@ -77,8 +82,14 @@ pub fn run(options: &Options) -> Result<Report> {
     let plan_bytes = plan.plan.bytes();
     let (mut executor, feeding) = Feeding::open(&device, plan)?;
     parameters::initialise(executor.as_mut(), config.seed)?;
-    let mut measured = Measured { executor: executor.as_mut(), feeding: &feeding };
+    let mut measured = Measured {
+        executor: executor.as_mut(),
+        feeding: &feeding,
+        host_seconds: Vec::new(),
+        counted: Submitted::default(),
+    };
     let (batches, seconds, startup) = measured.steps(batcher, options, since)?;
+    let Measured { host_seconds, counted, .. } = measured;
     let step_seconds = median(seconds.clone());
     let profile = match options.profiled {
         0 => None,
@@ -116,6 +127,9 @@ pub fn run(options: &Options) -> Result<Report> {
         peak_memory_bytes: if device.is_gpu() { plan_bytes } else { peak_memory().unwrap_or(plan_bytes) },
         plan_bytes,
         fill: tokens / positions,
+        host_ms: 1e3 * median(host_seconds),
+        dispatches: counted.dispatches as f64 / options.steps as f64,
+        submissions: counted.submissions as f64 / options.steps as f64,
         startup_seconds: startup,
         profile,
     })
@@ -124,6 +138,10 @@ pub fn run(options: &Options) -> Result<Report> {
 struct Measured<'a> {
     executor: &'a mut dyn Executor,
     feeding: &'a Feeding,
+    /// Of each step that counts: recording and submitting it.
+    host_seconds: Vec<f64>,
+    /// By all steps that count.
+    counted: Submitted,
 }
 
 impl Measured<'_> {
@@ -141,8 +159,13 @@ impl Measured<'_> {
         let mut in_flight = InFlight::default();
         for step in 0..steps as u64 {
             let batch = feeder.next_step()?;
+            let (before, recorded) = (self.executor.submitted(), Instant::now());
             self.feeding.step(self.executor, &batch, 1e-6)?;
             in_flight.submitted(self.executor, &self.feeding.reported(), ())?;
+            if step > 0 {
+                self.host_seconds.push(recorded.elapsed().as_secs_f64());
+                self.counted += self.executor.submitted() - before;
+            }
             batches.push(batch);
             // The first step is waited for: it is no part of the rhythm.
             let waiting = if step == 0 || step + 1 == steps as u64 { 0 } else { IN_FLIGHT };

@@ -13,7 +13,7 @@ use crate::gpu::tuning::device_of;
 use crate::gpu::{GpuExecutor, Options, Selection, Tuning};
 use crate::model::{PretrainPlan, parameters};
 use crate::train::config::TrainConfig;
-use crate::train::examples::{self, Batcher};
+use crate::train::examples::Batcher;
 use crate::train::feeding::Feeding;
 use crate::train::profile::median;
 
@@ -54,7 +54,7 @@ pub fn run(device: &Device, config: &TrainConfig, limit: Duration) -> Result<Rep
     let mut unmeasured = 0;
     let mut before: Option<Vec<&'static str>> = None;
     for candidate in 0.. {
-        let PretrainPlan { plan, tensors, .. } = examples::plan(config)?;
+        let PretrainPlan { plan, tensors, .. } = config.plan()?;
         let feeding = Feeding::of(tensors);
         let options = Options { selection: Selection::Nth(candidate), checked: false };
         let mut subject = GpuExecutor::new(gpu.clone(), plan, options)?;
@@ -62,7 +62,7 @@ pub fn run(device: &Device, config: &TrainConfig, limit: Duration) -> Result<Rep
         if before.as_ref() == Some(&strategies) {
             break;
         }
-        let mut reference = CpuExecutor::<f32>::new(examples::plan(config)?.plan, 0)?;
+        let mut reference = CpuExecutor::<f32>::new(config.plan()?.plan, 0)?;
         parameters::initialise(&mut reference, config.seed)?;
         parameters::initialise(&mut subject, config.seed)?;
         let mut pair = Pair { reference: &mut reference, subject: &mut subject };

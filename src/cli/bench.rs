@@ -131,7 +131,7 @@ pub fn run(args: Args) -> Result<()> {
             let output = common.output;
             let device = common.device.open()?;
             let sources = common.configuration.sources();
-            let (_, config, _) = data::open(&common.store, &sources, device.is_gpu())?;
+            let (_, config, _) = data::open(&common.store, &sources, device.room())?;
             let report = tune::run(&device, &config, Duration::from_secs(limit))?;
             output.show(&report, |out| print_tuning(out, &report))
         }
@@ -213,6 +213,13 @@ fn print_step(out: &mut dyn Write, report: &step::Report) -> Result<()> {
         report.peak_memory_bytes as f64 / 1e6,
         report.startup_seconds
     )?;
+    if report.submissions > 0.0 {
+        writeln!(
+            out,
+            "{:.0} kernels a step in {:.1} submissions, recorded and submitted in {:.2} ms",
+            report.dispatches, report.submissions, report.host_ms
+        )?;
+    }
     if let Some(profile) = &report.profile {
         write!(out, "{profile}")?;
     }

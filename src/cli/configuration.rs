@@ -25,7 +25,8 @@ pub struct Configuration {
     /// Set one key, as learning_rate=1e-4 or model.layers=6; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Hyper-parameters under the reference implementation's names: JSON, or a .json file
+    /// Hyper-parameters under the reference implementation's names: JSON, a .json file, or a whole command line of
+    /// run_pretraining.py
     #[arg(long, value_name = "JSON")]
     hparams: Option<String>,
     /// f32; or f16: activations in half precision, on GPUs that have it [default: f32]

@@ -7,6 +7,7 @@ use super::arguments::OutputArgs;
 
 use crate::device::DeviceChoice;
 use crate::gpu::{Capabilities, adapters};
+use crate::plan::DeviceMemory;
 
 /// List what can compute: the processor and the adapters, and what each can do.
 #[derive(clap::Args)]
@@ -81,6 +82,7 @@ fn details(c: &Capabilities) -> Vec<String> {
             c.binding_bytes >> 20,
             c.storage_buffers
         ),
+        memory(c),
         format!(
             "workgroups of {} threads with {} KB of memory, subgroups of {smallest} to {largest}",
             c.invocations,
@@ -96,6 +98,13 @@ fn details(c: &Capabilities) -> Vec<String> {
     lines
 }
 
+fn memory(c: &Capabilities) -> String {
+    match c.memory {
+        Some(DeviceMemory { total, free }) => format!("{} MB of memory, {} MB free", total >> 20, free >> 20),
+        None => "memory: the driver does not say".into(),
+    }
+}
+
 fn describe(index: usize, c: &Capabilities) -> Value {
     json!({
         "device": format!("gpu:{index}"),
@@ -107,6 +116,8 @@ fn describe(index: usize, c: &Capabilities) -> Value {
         "usable": c.immediates,
         "features": features(c),
         "subgroup_sizes": c.subgroup_sizes,
+        "memory_bytes": c.memory.map(|memory| memory.total),
+        "free_memory_bytes": c.memory.map(|memory| memory.free),
         "max_buffer_bytes": c.buffer_bytes,
         "max_binding_bytes": c.binding_bytes,
         "max_storage_buffers": c.storage_buffers,

@@ -1,11 +1,14 @@
 //! `inazuma finetune`: from an encoder to a model of a task.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::finetune::fit::FitOptions;
+use crate::finetune::hparams;
 use crate::finetune::run::{self, Init, Options};
+use crate::tasks::registry;
 use crate::tasks::source::Source;
 use crate::tasks::table::{Columns, Selection};
 use crate::tasks::task::Task;
@@ -69,6 +72,11 @@ pub struct Args {
     /// Directory of the model; must be empty or new
     #[arg(long)]
     out: PathBuf,
+    /// Options under the reference implementation's names: JSON, a .json file, or a whole command line of
+    /// run_finetuning.py; options that are given beside it win
+    // Not read here: `spelled_out` has put what it means among the others.
+    #[arg(long = "hparams", value_name = "JSON")]
+    _hparams: Option<String>,
     #[arg(long, help = format!(
         "Passes over the training data [default: {}; 10 for under 1,000 examples]",
         defaults_by_task(|defaults| defaults.epochs)
@@ -231,6 +239,30 @@ impl Args {
             threads: self.device.threads,
         })
     }
+}
+
+/// The command line with what `--hparams` of `finetune` means written out.
+pub fn spelled_out(arguments: Vec<OsString>) -> Result<Vec<OsString>> {
+    let text = |index: usize| arguments.get(index).and_then(|word| word.to_str());
+    let task = (2..arguments.len()).filter_map(text).find(|word| registry::find(word).is_some());
+    let (Some("finetune"), Some(task)) = (text(1), task) else { return Ok(arguments) };
+    let place =
+        arguments.iter().position(|word| word.to_str().is_some_and(|word| word.starts_with("--hparams")));
+    let given = match place.and_then(|place| Some((place, text(place)?))) {
+        Some((place, "--hparams")) => text(place + 1),
+        Some((_, word)) => word.strip_prefix("--hparams="),
+        None => None,
+    };
+    let Some(given) = given else { return Ok(arguments) };
+    let translated = hparams::translate(given, task).context("--hparams")?;
+    translated.notes.iter().for_each(|note| eprintln!("--hparams: {note}"));
+    let said = |option: &str| {
+        let mut words = arguments.iter().filter_map(|word| word.to_str());
+        words.any(|word| word.split('=').next() == Some(option))
+    };
+    let more = translated.options.iter().filter(|(option, _)| !said(option));
+    let more: Vec<OsString> = more.map(|(option, value)| format!("{option}={value}").into()).collect();
+    Ok(arguments.into_iter().chain(more).collect())
 }
 
 pub fn run(args: Args) -> Result<()> {

@@ -12,10 +12,13 @@ mod bench;
 mod configuration;
 mod devices;
 mod eval;
+mod export;
 mod extract;
 mod finetune;
+mod import;
 mod parity;
 mod predict;
+mod predict_ids;
 mod prepare;
 mod pretrain;
 mod progress;
@@ -37,8 +40,10 @@ enum Command {
     Bench(bench::Args),
     Devices(devices::Args),
     Eval(eval::Args),
+    Export(export::Args),
     Extract(extract::Args),
     Finetune(Box<finetune::Args>),
+    Import(import::Args),
     Tokenizer(tokenizer::Args),
     Parity(parity::Args),
     Predict(predict::Args),
@@ -72,11 +77,17 @@ pub fn main() -> ExitCode {
     // none (servers, containers). We choose by type and name ourselves.
     // SAFETY: no other thread runs yet.
     unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
-    let result = match Cli::parse().command {
+    let arguments = match finetune::spelled_out(std::env::args_os().collect()) {
+        Ok(arguments) => arguments,
+        Err(error) => return report(&error),
+    };
+    let result = match Cli::parse_from(arguments).command {
         Command::Bench(args) => bench::run(args),
         Command::Devices(args) => devices::run(args),
         Command::Eval(args) => eval::run(args),
+        Command::Export(args) => export::run(args),
         Command::Finetune(args) => finetune::run(*args),
+        Command::Import(args) => import::run(args),
         Command::Extract(args) => extract::run(args),
         Command::Tokenizer(args) => tokenizer::run(args),
         Command::Parity(args) => parity::run(args),

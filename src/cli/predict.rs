@@ -8,11 +8,13 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
 use crate::finetune::apply::Model;
+use crate::interop::export::run::locate;
 use crate::tasks::data::read_text;
 use crate::tasks::source::Line;
 use crate::tasks::squad::{Answer, Answers, Squad};
 
 use super::arguments::{DeviceArgs, OutputArgs};
+use super::predict_ids;
 use super::tasks::{PredictionOptions, inputs_by_task};
 
 /// Use a fine-tuned model
@@ -25,9 +27,12 @@ use super::tasks::{PredictionOptions, inputs_by_task};
   inazuma predict --model qa --question 日本で一番高い山は何ですか。 --context-file fuji.txt
   inazuma predict --model ner < texts.jsonl > entities.jsonl")]
 pub struct Args {
-    /// What `finetune` wrote
+    /// What `finetune` wrote; with --ids also a run or a checkpoint
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
+    /// Read ready ids, {"input_ids", "token_type_ids"}, and write the logits: to compare with another program
+    #[arg(long, conflicts_with = "question")]
+    ids: bool,
     /// The question (squad)
     #[arg(long, value_name = "TEXT")]
     question: Option<String>,
@@ -50,8 +55,14 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     ensure!(args.batch > 0, "--batch is 0; it must be 1 or more");
+    if args.ids
+        && let Some((run, checkpoint)) = locate(&args.model)?
+    {
+        return predict_ids::networks(&run, &checkpoint, &args.device.open()?);
+    }
     let mut model = Model::open(&args.model, &args.device.device, args.device.threads)?;
     match &args.question {
+        None if args.ids => predict_ids::fine_tuned(&mut model),
         Some(text) => ask(&args, &mut model, text),
         None => lines(&args, &mut model),
     }

@@ -2,29 +2,40 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 
 use super::arguments::ThreadArgs;
 use super::progress::{Reporter, left};
 use crate::corpus::input::Documents;
 use crate::files::with_suffix;
-use crate::store::Lines;
 use crate::store::format::Header;
 use crate::store::prepare::{Options, Progress, prepare};
-use crate::tokenizer::Tokenizer;
+use crate::store::{Lines, ids};
+use crate::tokenizer::{ReadyMade, SpecialIds, Tokenizer};
 
 /// Encode text into a token store, which `pretrain` maps into memory
 #[derive(clap::Args)]
-#[command(
-    after_help = "Example:\n  inazuma prepare articles/ --tokenizer wiki-32k.model --out wiki.store --held-out 0.5%"
-)]
+#[command(after_help = "Examples:
+  inazuma prepare articles/ --tokenizer wiki-32k.model --out wiki.store --held-out 0.5%
+  inazuma prepare --ids wiki-ids.jsonl --vocab-size 32768 --special PAD=0,CLS=2,SEP=3,MASK=4 --out wiki.store")]
 pub struct Args {
     /// Directories that `extract` wrote, JSONL with a `text` field, or plain text
-    #[arg(required = true)]
+    #[arg(required_unless_present = "ids")]
     input: Vec<PathBuf>,
     /// A SentencePiece model with [PAD] [CLS] [SEP] [MASK]
-    #[arg(long, value_name = "MODEL")]
-    tokenizer: PathBuf,
+    #[arg(long, value_name = "MODEL", required_unless_present = "ids")]
+    tokenizer: Option<PathBuf>,
+    /// Instead of text: ready-made ids of another tokenizer, a document a line, as {"ids":[[17,5],[9]]}, one list a
+    /// sentence, without special symbols; may be repeated
+    #[arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["input", "tokenizer", "no_lower", "lines"],
+        requires_all = ["special", "vocab_size"])]
+    ids: Vec<PathBuf>,
+    /// With --ids: the ids of the special symbols
+    #[arg(long, value_name = "PAD=…,CLS=…,SEP=…,MASK=…", requires = "ids")]
+    special: Option<SpecialIds>,
+    /// With --ids: pieces of that tokenizer
+    #[arg(long, value_name = "N", requires = "ids")]
+    vocab_size: Option<usize>,
     #[arg(long, value_name = "STORE")]
     out: PathBuf,
     #[command(flatten)]
@@ -52,12 +63,22 @@ pub(super) fn parse_share(text: &str) -> Result<f64, String> {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let tokenizer = Tokenizer::open(&args.tokenizer, !args.no_lower)?;
-    let documents = Documents::open(&args.input)?;
-    let options = Options { lines: args.lines, threads: args.threads.count(), held_out: args.held_out };
     let mut reporter = Reporter::new();
     let report = |progress| reporter.report(|seconds| line(progress, seconds));
-    let summary = prepare(documents, &tokenizer, &args.out, &options, report)?;
+    let summary = match (&args.tokenizer, args.special, args.vocab_size) {
+        (None, Some(special), Some(size)) => {
+            let vocabulary = ReadyMade::new(size, special).context("--special")?;
+            ids::prepare(&args.ids, &vocabulary, &args.out, args.held_out, report)?
+        }
+        (Some(path), ..) => {
+            let tokenizer = Tokenizer::open(path, !args.no_lower)?;
+            let documents = Documents::open(&args.input)?;
+            let options =
+                Options { lines: args.lines, threads: args.threads.count(), held_out: args.held_out };
+            prepare(documents, &tokenizer, &args.out, &options, report)?
+        }
+        (None, ..) => bail!("--ids needs --special and --vocab-size"),
+    };
     reporter.clear();
     let seconds = reporter.seconds();
     let tokens = summary.store.tokens + summary.held_out.map_or(0, |header| header.tokens);

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use crate::store::WeightedPath;
-use crate::train::describe;
 use crate::train::run::{self, Options};
+use crate::train::{describe, explain};
 
 use super::Interrupted;
 use super::arguments::{DeviceArgs, OutputArgs, interruptible};
@@ -17,6 +17,7 @@ const EXAMPLES: &str = "Examples:
   inazuma pretrain --store wiki.store --out run --preset small
   inazuma pretrain --store wiki.store --out run --resume
   inazuma pretrain --store wiki.store:0.7 --store books.store:0.3 --out run
+  inazuma pretrain --store wiki.store --out run --init imported --set steps=100_000
   inazuma pretrain --preset small --explain";
 
 /// Pre-train ELECTRA on a token store
@@ -39,9 +40,12 @@ pub struct Args {
     /// Go on from the last checkpoint of RUN
     #[arg(long)]
     resume: bool,
-    /// Begin with the parameters of another run or checkpoint of the same sizes and tokenizer
-    #[arg(long, value_name = "RUN", conflicts_with = "resume")]
+    /// Begin with another run, a checkpoint, or what `import` wrote; sizes are its own, what it lacks is drawn
+    #[arg(long, value_name = "RUN_OR_DIR", conflicts_with = "resume")]
     init: Option<PathBuf>,
+    /// Step at which the schedule begins; above 0 Adam's moments go on too [default: that of an imported model, else 0]
+    #[arg(long, value_name = "N", requires = "init")]
+    init_step: Option<u64>,
     /// Print the plan of a step (ops, shapes, memory by role, FLOPs) and stop
     #[arg(long)]
     explain: bool,
@@ -64,11 +68,12 @@ pub fn run(args: Args) -> Result<()> {
         threads: args.device.threads,
         resume: args.resume,
         init: args.init,
+        init_step: args.init_step,
         eval_store: args.eval_store,
         profile: args.profile,
     };
     if args.explain {
-        let (text, summary) = run::explain(&options)?;
+        let (text, summary) = explain::explain(&options)?;
         return args.output.show(&summary, |out| Ok(out.write_all(text.as_bytes())?));
     }
     let stop = interruptible("finishing the step and saving")?;

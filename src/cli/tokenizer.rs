@@ -66,6 +66,9 @@ struct EncodeArgs {
     /// The lines are JSON objects: take the text from this field
     #[arg(long, value_name = "FIELD")]
     jsonl: Option<String>,
+    /// Write [id, begin, end] for each piece, in code points of the text, instead of ids
+    #[arg(long)]
+    offsets: bool,
 }
 
 pub fn run(args: Args) -> Result<()> {
@@ -162,7 +165,7 @@ fn run_encode(args: EncodeArgs) -> Result<()> {
             .par_iter()
             .enumerate()
             .map(|(n, line)| {
-                encode_line(&tokenizer, line, args.jsonl.as_deref())
+                encode_line(&tokenizer, line, args.jsonl.as_deref(), args.offsets)
                     .with_context(|| format!("standard input, line {}", first + n))
             })
             .collect();
@@ -180,24 +183,36 @@ fn run_encode(args: EncodeArgs) -> Result<()> {
     }
 }
 
-fn encode_line(tokenizer: &Tokenizer, line: &[u8], field: Option<&str>) -> Result<Vec<u8>> {
+fn encode_line(tokenizer: &Tokenizer, line: &[u8], field: Option<&str>, offsets: bool) -> Result<Vec<u8>> {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     let line = match std::str::from_utf8(line) {
         Ok(line) => line,
         Err(error) => bail!("invalid UTF-8 at byte {} of the line", error.valid_up_to()),
     };
-    let ids = match field {
-        None => tokenizer.encode(line),
+    let encode = |text: &str| match offsets {
+        true => serde_json::to_vec(&places(tokenizer, text)),
+        false => serde_json::to_vec(&tokenizer.encode(text)),
+    };
+    let mut out = match field {
+        None => encode(line)?,
         Some(field) => {
             let row: serde_json::Value =
                 serde_json::from_str(line).map_err(|error| anyhow::anyhow!("not JSON ({error})"))?;
             match row.get(field).and_then(|text| text.as_str()) {
-                Some(text) => tokenizer.encode(text),
+                Some(text) => encode(text)?,
                 None => bail!("no string field {field:?}"),
             }
         }
     };
-    let mut out = serde_json::to_vec(&ids)?;
     out.push(b'\n');
     Ok(out)
+}
+
+/// Each piece's id, and where it begins and ends in code points of the text.
+fn places(tokenizer: &Tokenizer, text: &str) -> Vec<[usize; 3]> {
+    let mut starts: Vec<usize> = text.char_indices().map(|(place, _)| place).collect();
+    starts.push(text.len());
+    let code_point = |byte: usize| starts.partition_point(|&start| start < byte);
+    let pieces = tokenizer.encode_with_offsets(text).into_iter();
+    pieces.map(|piece| [piece.id as usize, code_point(piece.begin), code_point(piece.end)]).collect()
 }

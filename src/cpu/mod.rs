@@ -1,5 +1,7 @@
 //! Runs a plan on the processor, on all cores: f32 is the product on machines without a GPU, f64 the reference.
 
+mod memory;
+
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Instant;
@@ -10,6 +12,8 @@ use crate::ops::memory::{Buffer, Buffers, Requests};
 use crate::ops::{CpuOp, Memory, Op, Scalar};
 use crate::plan::{Data, Executor, Identity, Plan, Upload};
 use crate::tensor::{Element, StepValues, TensorId};
+
+pub use memory::memory;
 
 /// A scalar that plans can be run in.
 pub trait PlanScalar: Scalar {

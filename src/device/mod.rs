@@ -14,8 +14,10 @@ use crate::ops::loss_scaling;
 use crate::plan::{Executor, Plan};
 
 mod peaks;
+mod room;
 
 pub use peaks::Peaks;
+pub use room::Room;
 
 /// The argument of `--device`: `auto`, `cpu`, `gpu`, `gpu:N`, or a part of an adapter's name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -97,6 +99,7 @@ pub fn open_gpu(choice: &DeviceChoice) -> Result<Option<Arc<Gpu>>> {
 pub struct Device {
     gpu: Option<Arc<Gpu>>,
     threads: usize,
+    room: Room,
 }
 
 impl Device {
@@ -108,7 +111,8 @@ impl Device {
         {
             gpu.prefer(Arc::new(tuning));
         }
-        Ok(Device { gpu, threads })
+        let room = gpu.as_ref().map_or_else(Room::processor, Room::gpu);
+        Ok(Device { gpu, threads, room })
     }
 
     pub fn is_gpu(&self) -> bool {
@@ -117,6 +121,11 @@ impl Device {
 
     pub fn is_hardware_gpu(&self) -> bool {
         self.gpu.as_ref().is_some_and(|gpu| !gpu.capabilities.software)
+    }
+
+    /// What it had room for when it was opened.
+    pub fn room(&self) -> &Room {
+        &self.room
     }
 
     /// The open adapter; `None` is the CPU executor.

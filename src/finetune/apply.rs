@@ -2,17 +2,26 @@
 
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::device::{Device, DeviceChoice};
 use crate::interop::pretrained::Pretrained;
 use crate::tasks::data::{Problems, Purpose};
+use crate::tasks::features::Input;
 use crate::tasks::predictor::Predictor;
 use crate::tasks::source::{Line, Source};
 use crate::tasks::task::{Data, Description, Examples, Outcome, Preparation, Settings};
 use crate::tokenizer::Tokenizer;
 
 use super::package;
+
+/// What a head says of an item.
+pub enum ItemLogits {
+    /// Of each token.
+    Tokens(Vec<Vec<f32>>),
+    /// Of the sequence, or one of each of its sequences.
+    Item(Vec<f32>),
+}
 
 /// A fine-tuned model, ready to predict.
 pub struct Model {
@@ -61,6 +70,25 @@ impl Model {
         let examples = self.description.task.parse(lines)?;
         let data = self.prepare(examples, Problems::default(), prediction)?;
         data.predict(&mut self.predictor)
+    }
+
+    /// The logits for ids that are ready: as many sequences as the head judges together.
+    ///
+    /// Errors: ids or lengths that the model does not have; a head that says more than logits.
+    pub fn logits(&mut self, item: &[Input]) -> Result<ItemLogits> {
+        let head = self.description.task.head(&self.description)?;
+        let (given, group) = (item.len(), head.sequences());
+        ensure!(given == group, "there are {given} sequences; the model judges {group} together");
+        let (most, pieces) = (self.description.max_length, self.tokenizer.vocab_size());
+        item.iter().try_for_each(|input| input.check(most, pieces))?;
+        let said = self.predictor.logits_of(head.as_ref(), &item.iter().collect::<Vec<_>>())?;
+        let (logits, values) =
+            said.context("the joint head of questions says more than logits; --ids is for the others")?;
+        let values = values.concat();
+        Ok(match logits.by_token {
+            true => ItemLogits::Tokens(values.chunks(logits.columns).map(<[f32]>::to_vec).collect()),
+            false => ItemLogits::Item(values),
+        })
     }
 
     fn prepare(

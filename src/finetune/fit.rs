@@ -129,9 +129,14 @@ impl<'a> Fit<'a> {
                 ..OptimizerOptions::default()
             },
         };
-        let (group, tokens) = (lesson.sequences(), micro_tokens(device));
-        let capacity = capacity(group, options.batch_size, options.max_length, tokens);
-        let (plan, lesson) = lesson.plan(model, capacity, &plan_options)?;
+        let group = lesson.sequences();
+        let make = |tokens| {
+            let capacity = capacity(group, options.batch_size, options.max_length, tokens);
+            let (plan, step) = lesson.plan(model, capacity, &plan_options)?;
+            anyhow::Ok((plan, (capacity, step)))
+        };
+        let tokens = micro_tokens(device, group * options.max_length);
+        let (plan, (capacity, lesson)) = device.room().first_that_fits(tokens, make)?;
         Ok(Fit {
             options,
             sizes,

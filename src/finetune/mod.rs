@@ -2,8 +2,12 @@
 //! each epoch, and the model at work. What a task is, stands in `tasks`.
 
 pub mod apply;
+pub mod export;
 pub mod fit;
+pub mod hparams;
+pub mod options;
 pub mod package;
 pub mod predictions;
 pub mod run;
+pub mod training;
 pub mod trials;

@@ -1,5 +1,5 @@
-//! A fine-tuned model as a directory: what Hugging Face loads (`config.json`, `model.safetensors`), the tokenizer,
-//! and `inazuma.json`, which says what the head is for.
+//! A fine-tuned model as a directory: what Hugging Face loads (`config.json`, `model.safetensors`), the tokenizer in
+//! both forms, a model card, and `inazuma.json`, which says what the head is for.
 
 use std::fs;
 use std::path::Path;
@@ -10,12 +10,15 @@ use serde_json::{Map, Value, json};
 
 use crate::files::write_atomically;
 use crate::interop::checkpoint::TOKENIZER;
-use crate::interop::{huggingface, weights};
+use crate::interop::export::card::Naming;
+use crate::interop::{export, huggingface, weights};
 use crate::model::ModelConfig;
 use crate::plan::Executor;
 use crate::tasks::registry::{self, TASKS};
 use crate::tasks::task::{Description, HuggingFace, Settings, Task};
 use crate::tokenizer::Tokenizer;
+
+use super::training::{self, TRAINING, Training};
 
 /// File that says what a fine-tuned model is for.
 pub const DESCRIPTION: &str = "inazuma.json";
@@ -83,7 +86,7 @@ fn parse(text: &[u8]) -> Result<Description> {
 }
 
 /// The description as the file holds it.
-fn to_json(description: &Description) -> Value {
+pub(super) fn to_json(description: &Description) -> Value {
     let Description { task, lower, max_length, settings } = description;
     let common = [json!(task.name()), json!(lower), json!(max_length)];
     let common = COMMON.into_iter().map(str::to_owned).zip(common);
@@ -91,9 +94,15 @@ fn to_json(description: &Description) -> Value {
 }
 
 /// The `config.json` of a model.
-fn config(description: &Description, model: &ModelConfig, pad: u32, dropout: f64) -> Result<Value> {
-    let HuggingFace { class, labels, problem_type } = description.task.huggingface(description)?;
-    let mut config = huggingface::config(model, class, pad, dropout);
+pub(super) fn config(
+    description: &Description,
+    model: &ModelConfig,
+    pad: u32,
+    dropout: f64,
+) -> Result<Value> {
+    let HuggingFace { class, labels, problem_type, .. } = description.task.huggingface(description)?;
+    // Of a model whose head they have no class for, they can load the encoder.
+    let mut config = huggingface::config(model, class.unwrap_or("ElectraModel"), pad, dropout);
     if !labels.is_empty() {
         let ids = labels.iter().enumerate();
         config["id2label"] = ids.clone().map(|(id, label)| (id.to_string(), json!(label))).collect();
@@ -105,12 +114,22 @@ fn config(description: &Description, model: &ModelConfig, pad: u32, dropout: f64
     Ok(config)
 }
 
+/// The dropout that a model's `config.json` says.
+pub(super) fn dropout(directory: &Path) -> Result<f64> {
+    let path = directory.join(huggingface::CONFIG);
+    let shown = path.display();
+    let text = fs::read(&path).with_context(|| format!("cannot read {shown}"))?;
+    let config: Value = serde_json::from_slice(&text).with_context(|| format!("{shown}: not JSON"))?;
+    config["hidden_dropout_prob"].as_f64().with_context(|| format!("{shown}: lacks hidden_dropout_prob"))
+}
+
 /// What a model's directory is written from, beside the parameters.
 pub struct Package<'a> {
     pub description: &'a Description,
     pub model: &'a ModelConfig,
     pub tokenizer: &'a Tokenizer,
     pub dropout: f64,
+    pub training: &'a Training,
 }
 
 impl Package<'_> {
@@ -118,15 +137,17 @@ impl Package<'_> {
     pub fn write(&self, directory: &Path, executor: &mut dyn Executor) -> Result<()> {
         fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
         let pad = self.tokenizer.special_ids()?.pad;
-        let pretty = |value: &Value| -> Result<Vec<u8>> {
-            let mut text = serde_json::to_vec_pretty(value)?;
-            text.push(b'\n');
-            Ok(text)
-        };
         let config = config(self.description, self.model, pad, self.dropout)?;
-        write_atomically(&directory.join(huggingface::CONFIG), &pretty(&config)?)?;
-        write_atomically(&directory.join(DESCRIPTION), &pretty(&to_json(self.description))?)?;
+        export::write_json(&directory.join(huggingface::CONFIG), &config)?;
+        export::write_json(&directory.join(DESCRIPTION), &to_json(self.description))?;
+        export::write_json(&directory.join(TRAINING), &serde_json::to_value(self.training)?)?;
+        let naming = Naming { name: export::run::name_of(directory), ..Naming::default() };
+        let card = training::card(self.description, self.model, Some(self.training), naming)?;
+        write_atomically(&directory.join(export::CARD), card.to_string().as_bytes())?;
         write_atomically(&directory.join(TOKENIZER), self.tokenizer.model())?;
+        if let Err(error) = export::write_tokenizer(directory, self.tokenizer, self.description.max_length) {
+            eprintln!("note: other programs cannot read its tokenizer: {error:#}");
+        }
         let tensors = weights::collect(executor, |p| p.value, |part| Some(huggingface::name(part)))?;
         let path = directory.join(huggingface::WEIGHTS);
         let temporary = directory.join("model.safetensors.tmp");

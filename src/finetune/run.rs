@@ -1,68 +1,31 @@
 //! Fine-tuning from files to a model's directory, with the dev set scored at each epoch and the best kept.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::device::{Device, DeviceChoice};
+use crate::device::{Device, Room};
 use crate::files::{JsonLines, write_atomically};
 use crate::interop::pretrained::Pretrained;
 use crate::model::{ModelConfig, parameters};
 use crate::tasks::data::{Problems, Purpose};
 use crate::tasks::predictor::Predictor;
-use crate::tasks::source::Source;
-use crate::tasks::task::{Data, Description, Examples, Outcome, Preparation, Settings};
+use crate::tasks::task::{Data, Description, Examples, Outcome, Preparation};
 use crate::tokenizer::Tokenizer;
 use crate::train::config::{Sources, Surroundings, TrainConfig};
 use crate::train::run::ensure_empty;
 
 use super::apply::{ensure_any, report};
 use super::fit::{Epoch, Fit, FitOptions};
+pub use super::options::{Init, Options};
 use super::package::Package;
 use super::predictions::{named, shown, write_predictions};
+use super::training::Training;
 use super::trials::{Report, Trial};
-
-/// What the encoder begins as.
-#[derive(Clone, Debug)]
-pub enum Init {
-    /// A run, a checkpoint or a Hugging Face directory.
-    Pretrained(PathBuf),
-    /// Drawn at random, with the sizes and the tokenizer of such a directory.
-    Like(PathBuf),
-    /// Drawn at random, with the sizes of a preset of `pretrain`.
-    Preset(String),
-}
-
-/// What `finetune` is asked to do.
-#[derive(Clone, Debug)]
-pub struct Options {
-    pub init: Init,
-    pub tokenizer: Option<PathBuf>,
-    pub lower: Option<bool>,
-    pub train: Source,
-    pub dev: Option<Source>,
-    /// Layers of the encoder, from the top, that are drawn anew instead of taken from the pre-trained model.
-    pub redraw_layers: usize,
-    /// Share of the training examples set aside as dev set.
-    pub hold_out: Option<f64>,
-    pub out: PathBuf,
-    /// Labels and the like are filled in from the training examples.
-    pub description: Description,
-    /// As the user asked; otherwise the description's, or what the model can read.
-    pub max_length: Option<usize>,
-    pub fit: FitOptions,
-    /// With fewer training examples than the first, as many epochs as the second says.
-    pub few_epochs: Option<(u64, usize)>,
-    /// What the task's options of prediction say.
-    pub prediction: Settings,
-    pub trials: usize,
-    pub device: DeviceChoice,
-    pub threads: usize,
-}
 
 /// A line of `metrics.jsonl`.
 #[derive(Clone, Debug, Serialize)]
@@ -84,6 +47,8 @@ struct Setting<'a> {
     description: Description,
     train: Box<dyn Data>,
     dev: Option<Box<dyn Data>>,
+    /// What is known of any training before it begins.
+    training: Training,
 }
 
 /// Trains `trials` times, each with its own seed, until done or `stop` is set.
@@ -130,7 +95,7 @@ fn begin(options: &Options) -> Result<(Option<Pretrained>, ModelConfig, Tokenize
             let path = named.context("--init none with --preset needs --tokenizer")?;
             let tokenizer = Tokenizer::open(path, options.lower.unwrap_or(true))?;
             let sources = Sources { preset: Some(name.clone()), ..Sources::default() };
-            let surroundings = Surroundings { vocab_size: tokenizer.vocab_size(), gpu: false };
+            let surroundings = Surroundings { vocab_size: tokenizer.vocab_size(), room: &Room::unlimited() };
             let config = TrainConfig::resolve(sources.settings()?.0, surroundings)?;
             Ok((None, config.model, tokenizer))
         }
@@ -170,7 +135,8 @@ impl<'a> Setting<'a> {
         let path = options.dev.as_ref().map_or(&options.train.path, |source| &source.path);
         let dev = dev.map(|dev| prepare(dev, path, false)).transpose()?;
         let device = Device::new(&options.device, options.threads)?;
-        Ok(Setting { options, device, pretrained, model, tokenizer, description, train, dev })
+        let training = Training::new(options)?;
+        Ok(Setting { options, device, pretrained, model, tokenizer, description, train, dev, training })
     }
 
     fn trial(&self, seed: u64, out: &Path, stop: &AtomicBool) -> Result<Trial> {
@@ -194,12 +160,13 @@ impl<'a> Setting<'a> {
         let metrics = JsonLines::open(&out.join("metrics.jsonl"), 0)?;
         eprintln!("{} steps of {} items on {}", fit.steps(), options.batch_size, fit.executor().identity());
         let trial = Trial { seed, best_epoch: 0, scores: Map::new(), interrupted: false };
-        let mut keeper = Keeper { setting: self, out, metrics, best: f64::NEG_INFINITY, trial };
-        for number in 0..options.epochs {
+        let epochs = options.epochs;
+        let mut keeper = Keeper { setting: self, out, epochs, metrics, best: f64::NEG_INFINITY, trial };
+        for number in 0..epochs {
             let Some(epoch) = fit.epoch(number, stop)? else {
                 keeper.trial.interrupted = true;
                 if keeper.trial.best_epoch == 0 {
-                    self.write(out, &mut fit)?;
+                    keeper.write(&mut fit)?;
                 }
                 break;
             };
@@ -210,14 +177,9 @@ impl<'a> Setting<'a> {
                 }
                 _ => None,
             };
-            keeper.keep(options.epochs, epoch, outcome, &mut fit)?;
+            keeper.keep(epoch, outcome, &mut fit)?;
         }
         Ok(keeper.trial)
-    }
-
-    fn write(&self, out: &Path, fit: &mut Fit<'_>) -> Result<()> {
-        let Setting { description, model, tokenizer, options, .. } = self;
-        Package { description, model, tokenizer, dropout: options.fit.dropout }.write(out, fit.executor())
     }
 }
 
@@ -248,23 +210,19 @@ impl Sets {
 struct Keeper<'a> {
     setting: &'a Setting<'a>,
     out: &'a Path,
+    epochs: usize,
     metrics: JsonLines,
     best: f64,
     trial: Trial,
 }
 
 impl Keeper<'_> {
-    fn keep(
-        &mut self,
-        epochs: usize,
-        epoch: Epoch,
-        outcome: Option<Outcome>,
-        fit: &mut Fit<'_>,
-    ) -> Result<()> {
+    fn keep(&mut self, epoch: Epoch, outcome: Option<Outcome>, fit: &mut Fit<'_>) -> Result<()> {
         let scores = outcome.as_ref().map_or(&[][..], |outcome| &outcome.scores);
         eprintln!(
-            "epoch {}/{epochs}  loss {:.4}  accuracy {:.3}  {:.0} tokens/s  {}",
+            "epoch {}/{}  loss {:.4}  accuracy {:.3}  {:.0} tokens/s  {}",
             epoch.epoch,
+            self.epochs,
             epoch.loss,
             epoch.accuracy,
             epoch.tokens_per_second,
@@ -277,11 +235,20 @@ impl Keeper<'_> {
             self.best = score;
             self.trial.best_epoch = epoch.epoch;
             self.trial.scores = named(scores);
-            self.setting.write(self.out, fit)?;
+            self.write(fit)?;
             if let Some(outcome) = &outcome {
                 write_predictions(outcome.predictions.as_ref(), &self.out.join("predictions"))?;
             }
         }
         Ok(())
+    }
+
+    /// Writes the model as it now is.
+    fn write(&self, fit: &mut Fit<'_>) -> Result<()> {
+        let Setting { description, model, tokenizer, options, .. } = self.setting;
+        let training = self.setting.training.ended(&self.trial, self.epochs);
+        let dropout = options.fit.dropout;
+        Package { description, model, tokenizer, dropout, training: &training }
+            .write(self.out, fit.executor())
     }
 }

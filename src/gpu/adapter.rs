@@ -5,6 +5,10 @@ use std::sync::OnceLock;
 use anyhow::{Context, Result, bail};
 use wgpu::{Backends, DeviceType, Features};
 
+use crate::plan::DeviceMemory;
+
+use super::memory::memory;
+
 const COOPERATIVE: Features = Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
 
 /// Features that are asked for where they are present. Only immediates are indispensable.
@@ -36,6 +40,8 @@ pub struct Capabilities {
     pub subgroups: bool,
     pub subgroup_barriers: bool,
     pub subgroup_sizes: [u32; 2],
+    /// Where these differ: the size that kernels on cooperative matrices get, as found when the device was opened.
+    pub probed_lanes: Option<u32>,
     pub half: bool,
     /// Sizes of cooperative matrices that multiply f16 and sum in f32.
     pub cooperative: Vec<u32>,
@@ -49,6 +55,8 @@ pub struct Capabilities {
     /// Bytes a storage binding may cover, and bytes of one buffer.
     pub binding_bytes: u64,
     pub buffer_bytes: u64,
+    /// When the adapter was found; nothing where the driver does not say.
+    pub memory: Option<DeviceMemory>,
 }
 
 impl Capabilities {
@@ -64,6 +72,7 @@ impl Capabilities {
             subgroups: false,
             subgroup_barriers: false,
             subgroup_sizes: [4, 128],
+            probed_lanes: None,
             half: false,
             cooperative: Vec::new(),
             timestamps: false,
@@ -73,6 +82,19 @@ impl Capabilities {
             workgroups: 65_535,
             binding_bytes: 128 << 20,
             buffer_bytes: 256 << 20,
+            memory: None,
+        }
+    }
+
+    /// What discrete GPUs have through Vulkan: for what is said of a GPU where none is asked for.
+    pub fn desktop() -> Self {
+        Capabilities {
+            half: true,
+            workgroup_memory: 32 << 10,
+            storage_buffers: 1 << 16,
+            binding_bytes: 2 << 30,
+            buffer_bytes: 2 << 30,
+            ..Self::baseline()
         }
     }
 
@@ -96,6 +118,7 @@ impl Capabilities {
             subgroups: features.contains(Features::SUBGROUP),
             subgroup_barriers: features.contains(Features::SUBGROUP_BARRIER),
             subgroup_sizes: [info.subgroup_min_size, info.subgroup_max_size],
+            probed_lanes: None,
             half: features.contains(Features::SHADER_F16),
             cooperative: cooperative_sizes(adapter),
             timestamps: features.contains(Features::TIMESTAMP_QUERY),
@@ -105,12 +128,19 @@ impl Capabilities {
             workgroups: limits.max_compute_workgroups_per_dimension,
             binding_bytes: limits.max_storage_buffer_binding_size,
             buffer_bytes: limits.max_buffer_size,
+            memory: memory(adapter),
         }
     }
 
     /// What is left for a plan without f16.
     pub fn without_half(&self) -> Self {
         Capabilities { half: false, cooperative: Vec::new(), ..self.clone() }
+    }
+
+    /// Lanes of a subgroup in kernels on cooperative matrices, where they are known.
+    pub fn lanes(&self) -> Option<u32> {
+        let [smallest, largest] = self.subgroup_sizes;
+        if smallest == largest { Some(smallest) } else { self.probed_lanes }
     }
 
     /// How promising the kind of adapter is: lower is faster.

@@ -3,15 +3,26 @@
 use anyhow::{Context, Result, bail};
 
 use crate::plan::Plan;
+use crate::tensor::TensorId;
 
+use super::Capabilities;
 use super::handle::Handle;
+
+/// A part of a device buffer: buffer, byte offset, bytes.
+pub(super) type Part<'a> = (&'a wgpu::Buffer, u64, u64);
+
+/// Where a tensor lies, in whole words.
+pub(super) fn part<'a>(plan: &Plan, buffers: &'a [wgpu::Buffer], tensor: TensorId) -> Part<'a> {
+    let (element, place) = (plan.info(tensor).element, plan.placement(tensor));
+    let bytes = element.bytes() * place.length as u64;
+    (&buffers[place.buffer], element.bytes() * place.offset as u64, bytes.next_multiple_of(4))
+}
 
 /// The buffers of a plan, not cleared.
 ///
 /// # Errors
-/// A buffer that the adapter refuses, named by the largest tensor in it.
+/// A buffer that the device has no memory for, named by the largest tensor in it.
 pub(super) fn make_buffers(gpu: &Handle, plan: &Plan) -> Result<Vec<wgpu::Buffer>> {
-    check_sizes(gpu, plan)?;
     let mut made = 0;
     let mut buffers = Vec::with_capacity(plan.buffers.len());
     for (index, info) in plan.buffers.iter().enumerate() {
@@ -47,8 +58,8 @@ fn tenant(plan: &Plan, buffer: usize) -> &str {
     largest.map_or("a buffer", |id| plan.tensors[id].name.as_str())
 }
 
-fn check_sizes(gpu: &Handle, plan: &Plan) -> Result<()> {
-    let limits = &gpu.capabilities;
+/// Fails where a buffer is larger than the adapter allows, named by the largest tensor in it.
+pub(super) fn check_sizes(limits: &Capabilities, plan: &Plan) -> Result<()> {
     for (index, info) in plan.buffers.iter().enumerate() {
         let bytes = info.bytes();
         if bytes > limits.buffer_bytes {

@@ -6,6 +6,7 @@ use crate::ops::Dispatch;
 use crate::plan::{Access, Bound, Plan};
 
 use super::adapter::IMMEDIATE_BYTES;
+use super::buffers::check_sizes;
 use super::{Capabilities, Gpu, Selection, selector};
 
 /// How the kernels are chosen and compiled.
@@ -19,6 +20,8 @@ pub struct Options {
 /// The candidate chosen for an op.
 pub(super) struct Chosen {
     pub strategy: &'static str,
+    /// It rounds operands that are f32 to f16.
+    pub rounds: bool,
     pub dispatches: Vec<(Dispatch, Vec<Bound>)>,
 }
 
@@ -28,12 +31,29 @@ pub(super) struct Chosen {
 /// A limit of an op's kernels that the plan is beyond, a dispatch that the device cannot hold, or that binds what its
 /// op does not declare: by name, without a device being touched.
 pub(super) fn choose(gpu: &Gpu, plan: &Plan, options: Options) -> Result<Vec<Chosen>> {
-    let capabilities =
-        if plan.is_half() { gpu.capabilities.clone() } else { gpu.capabilities.without_half() };
+    choose_for(&gpu.capabilities, Some(gpu), plan, options)
+}
+
+/// Whether an adapter can hold the plan, memory aside: fails where `gpu`, which is it where it is open, could not run it.
+pub fn check_plan(capabilities: &Capabilities, gpu: Option<&Gpu>, plan: &Plan) -> Result<()> {
+    choose_for(capabilities, gpu, plan, Options::default()).map(|_| ())
+}
+
+fn choose_for(
+    capabilities: &Capabilities,
+    gpu: Option<&Gpu>,
+    plan: &Plan,
+    options: Options,
+) -> Result<Vec<Chosen>> {
+    if plan.is_half() && !capabilities.half {
+        bail!("{} has no half precision (SHADER_F16): use precision f32", capabilities.name);
+    }
+    check_sizes(capabilities, plan)?;
+    let capabilities = if plan.is_half() { capabilities.clone() } else { capabilities.without_half() };
     let choose = |op: usize| {
         let all = plan.candidates(op)?;
         let tuned = match options.selection {
-            Selection::Best => gpu.tuned(&plan.signature(op), &all, &capabilities),
+            Selection::Best => gpu.and_then(|gpu| gpu.tuned(&plan.signature(op), &all, &capabilities)),
             Selection::Nth(_) => None,
         };
         let candidate = match tuned {
@@ -41,6 +61,7 @@ pub(super) fn choose(gpu: &Gpu, plan: &Plan, options: Options) -> Result<Vec<Cho
             None => selector::select(all, &capabilities, options.selection)
                 .with_context(|| plan.ops[op].label.clone())?,
         };
+        let rounds = candidate.requires.half && plan.ops[op].reads_exact_operands(&plan.tensors);
         let mut dispatches = Vec::with_capacity(candidate.dispatches.len());
         for dispatch in candidate.dispatches {
             let bound = plan.bound(op, &dispatch)?;
@@ -48,7 +69,7 @@ pub(super) fn choose(gpu: &Gpu, plan: &Plan, options: Options) -> Result<Vec<Cho
             check(plan, &dispatch, &bound, &capabilities).with_context(place)?;
             dispatches.push((dispatch, bound));
         }
-        Ok(Chosen { strategy: candidate.strategy, dispatches })
+        Ok(Chosen { strategy: candidate.strategy, rounds, dispatches })
     };
     (0..plan.ops.len()).map(choose).collect()
 }

@@ -9,24 +9,25 @@ use anyhow::{Context, Result, bail};
 use half::f16;
 
 use crate::ops::memory::Placement;
-use crate::ops::{Dispatch, Grid};
-use crate::plan::{Bound, Data, Executor, Identity, Plan, Upload};
+use crate::plan::{Data, Executor, Identity, Plan, Submitted, Upload};
 use crate::tensor::{Element, Extents, Role, StepValues, TensorId};
 
 use super::Gpu;
-use super::buffers::make_buffers;
-use super::choice::{Chosen, Options, choose, fold};
-use super::pipelines::Pipeline;
+use super::buffers::{Part, make_buffers, part};
+use super::choice::{Options, choose};
+use super::kernels::Kernels;
 use super::readback::{Readback, read_now};
 use super::timestamps::{self, Clock};
 use super::uploads::{Copy, Uploads};
 
-/// A dispatch with everything that does not vary from step to step.
-struct Kernel {
-    pipeline: Arc<Pipeline>,
-    bind_group: wgpu::BindGroup,
-    immediates: Vec<u32>,
-    grid: Grid,
+/// A run of so many ops is worth a submission of its own: the device begins with it while the next is recorded.
+const LARGE: usize = 64;
+
+/// What is recorded and not yet submitted: each submission costs the host more than it costs to record a phase.
+struct Pending {
+    encoder: wgpu::CommandEncoder,
+    /// Whether there is a large run in it.
+    large: bool,
 }
 
 /// The GPU executor.
@@ -35,18 +36,16 @@ pub struct GpuExecutor {
     plan: Plan,
     buffers: Vec<wgpu::Buffer>,
     uniform: wgpu::Buffer,
-    /// The kernels of every op, and the strategy they come from.
-    kernels: Vec<(&'static str, Vec<Kernel>)>,
+    kernels: Kernels,
+    pending: Option<Pending>,
     uploads: Uploads,
     readback: Readback,
+    submitted: Submitted,
 }
 
 impl GpuExecutor {
     /// Allocates all memory of the plan, compiles its kernels and makes their bind groups.
     pub fn new(gpu: Arc<Gpu>, plan: Plan, options: Options) -> Result<Self> {
-        if plan.is_half() && !gpu.capabilities.half {
-            bail!("{} has no half precision (SHADER_F16): use precision f32", gpu.capabilities.name);
-        }
         let chosen = choose(&gpu, &plan, options)?;
         let buffers = make_buffers(&gpu, &plan)?;
         let uniform = gpu.guarded(|| {
@@ -60,58 +59,14 @@ impl GpuExecutor {
         let batch: usize =
             plan.tensors.iter().filter(|t| t.role == Role::Batch).map(|t| t.elements() + 1).sum();
         let uploads = Uploads::new(&gpu, 4 * batch as u64)?;
-        let dispatches = chosen.iter().flat_map(|chosen| &chosen.dispatches);
-        gpu.pipelines.compile_all(&gpu, dispatches, options.checked)?;
-        let (kernels, readback) = (Vec::with_capacity(chosen.len()), Readback::default());
-        let mut executor = GpuExecutor { gpu, plan, buffers, uniform, kernels, uploads, readback };
-        for (index, Chosen { strategy, dispatches }) in chosen.iter().enumerate() {
-            let kernels = dispatches.iter().map(|(dispatch, bound)| {
-                let place = || format!("{}: kernel {}", executor.plan.ops[index].label, dispatch.shader);
-                executor.kernel(dispatch, bound, options.checked).with_context(place)
-            });
-            let kernels = kernels.collect::<Result<_>>()?;
-            executor.kernels.push((*strategy, kernels));
-        }
-        Ok(executor)
+        let kernels = Kernels::new(&gpu, &plan, &buffers, &uniform, &chosen, options.checked)?;
+        let (readback, submitted, pending) = (Readback::default(), Submitted::default(), None);
+        Ok(GpuExecutor { gpu, plan, buffers, uniform, kernels, pending, uploads, readback, submitted })
     }
 
     /// The strategy chosen for each op, in order.
     pub fn strategies(&self) -> Vec<&'static str> {
-        self.kernels.iter().map(|(strategy, _)| *strategy).collect()
-    }
-
-    fn kernel(&self, dispatch: &Dispatch, bound: &[Bound], checked: bool) -> Result<Kernel> {
-        let pipeline = self.gpu.pipelines.get(dispatch, bound, checked)?;
-        let mut entries =
-            vec![wgpu::BindGroupEntry { binding: 0, resource: self.uniform.as_entire_binding() }];
-        for (index, binding) in bound.iter().enumerate() {
-            let resource = wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                buffer: &self.buffers[self.plan.placement(binding.tensor).buffer],
-                offset: self.offset(binding.tensor),
-                size: wgpu::BufferSize::new(self.bytes(binding.tensor)),
-            });
-            entries.push(wgpu::BindGroupEntry { binding: index as u32 + 1, resource });
-        }
-        let bind_group = self.gpu.guarded(|| {
-            self.gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
-                label: Some(dispatch.shader),
-                layout: &pipeline.layout,
-                entries: &entries,
-            })
-        })?;
-        let (immediates, grid) = (dispatch.immediates.words.clone(), dispatch.grid.clone());
-        Ok(Kernel { pipeline, bind_group, immediates, grid })
-    }
-
-    /// Where a tensor begins in its buffer, in bytes.
-    fn offset(&self, tensor: TensorId) -> u64 {
-        self.plan.info(tensor).element.bytes() * self.plan.placement(tensor).offset as u64
-    }
-
-    /// Bytes of a tensor, in whole words.
-    fn bytes(&self, tensor: TensorId) -> u64 {
-        let bytes = self.plan.info(tensor).element.bytes() * self.plan.placement(tensor).length as u64;
-        bytes.next_multiple_of(4)
+        self.kernels.strategies()
     }
 
     /// The place of a tensor that holds integers, or floats of either size.
@@ -130,9 +85,8 @@ impl GpuExecutor {
         Ok(place)
     }
 
-    fn part(&self, tensor: TensorId) -> (&wgpu::Buffer, u64, u64) {
-        let buffer = &self.buffers[self.plan.placement(tensor).buffer];
-        (buffer, self.offset(tensor), self.bytes(tensor))
+    fn part(&self, tensor: TensorId) -> Part<'_> {
+        part(&self.plan, &self.buffers, tensor)
     }
 
     /// Floats as the tensor holds them, in whole words.
@@ -145,13 +99,21 @@ impl GpuExecutor {
         rounded.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>().into()
     }
 
-    /// Submits the uploads and what `record` records after them.
-    fn submit(
+    /// Records the uploads and, after them, what `record` does, which returns the number of kernels launched.
+    fn record(
         &mut self,
         values: &StepValues,
         uploads: &[Upload<'_>],
-        record: impl FnOnce(&Self, &mut wgpu::CommandEncoder) -> Result<()>,
+        record: impl FnOnce(&Self, &mut wgpu::CommandEncoder) -> Result<usize>,
     ) -> Result<()> {
+        let of_upload = |upload: &Upload<'_>| match upload.data {
+            Data::Uint(data) => Uploads::bytes(size_of_val(data)),
+            Data::Float(data) => Uploads::bytes(size_of_val(data)),
+        };
+        let bytes = Uploads::bytes(size_of_val(values)) + uploads.iter().map(of_upload).sum::<u64>();
+        if !self.uploads.fits(bytes) {
+            self.flush()?;
+        }
         let mut copies: Vec<Copy<'_>> = vec![(&self.uniform, 0, bytemuck::bytes_of(values).into())];
         for upload in uploads {
             let (place, bytes) = match upload.data {
@@ -162,19 +124,34 @@ impl GpuExecutor {
                     (self.place(upload.tensor, false, data.len())?, self.encode(upload.tensor, data))
                 }
             };
-            copies.push((&self.buffers[place.buffer], self.offset(upload.tensor), bytes));
+            copies.push((&self.buffers[place.buffer], self.part(upload.tensor).1, bytes));
         }
-        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-        self.uploads.record(&self.gpu, &mut encoder, &copies)?;
+        let mut pending = self.pending.take().unwrap_or_else(|| Pending::new(&self.gpu));
+        self.uploads.record(&self.gpu, &mut pending.encoder, &copies)?;
         if let Some(tensor) = self.plan.loss_scale {
             let (buffer, offset, _) = self.part(tensor);
             let target = std::mem::offset_of!(StepValues, loss_scale) as u64;
-            encoder.copy_buffer_to_buffer(buffer, offset, &self.uniform, target, 4);
+            pending.encoder.copy_buffer_to_buffer(buffer, offset, &self.uniform, target, 4);
         }
-        let recorded = record(self, &mut encoder);
-        let submission = self.gpu.queue.submit([encoder.finish()]);
-        self.uploads.submitted(submission);
-        recorded?;
+        let launched = record(self, &mut pending.encoder);
+        self.pending = Some(pending);
+        self.submitted.dispatches += launched? as u64;
+        Ok(())
+    }
+
+    fn submit(&mut self, pending: Pending) -> wgpu::SubmissionIndex {
+        self.uploads.unmap();
+        let submission = self.gpu.queue.submit([pending.encoder.finish()]);
+        self.uploads.submitted(submission.clone());
+        self.submitted.submissions += 1;
+        submission
+    }
+
+    /// Submits what is recorded.
+    fn flush(&mut self) -> Result<()> {
+        if let Some(pending) = self.pending.take() {
+            self.submit(pending);
+        }
         self.gpu.check()
     }
 
@@ -187,25 +164,19 @@ impl GpuExecutor {
         Ok(since.elapsed().as_secs_f64())
     }
 
-    fn record(&self, pass: &mut wgpu::ComputePass<'_>, ops: Range<usize>, extents: &Extents) -> Result<()> {
-        let mut pipeline: Option<&Arc<Pipeline>> = None;
-        for kernel in self.kernels[ops].iter().flat_map(|(_, kernels)| kernels) {
-            let workgroups = kernel.grid.workgroups(extents);
-            if workgroups == 0 {
-                continue;
-            }
-            let [x, y] = fold(workgroups, self.gpu.capabilities.workgroups as usize)?;
-            if !pipeline.is_some_and(|last| Arc::ptr_eq(last, &kernel.pipeline)) {
-                pass.set_pipeline(&kernel.pipeline.pipeline);
-                pipeline = Some(&kernel.pipeline);
-            }
-            pass.set_bind_group(0, &kernel.bind_group, &[]);
-            if !kernel.immediates.is_empty() {
-                pass.set_immediates(0, bytemuck::cast_slice(&kernel.immediates));
-            }
-            pass.dispatch_workgroups(x, y, 1);
-        }
-        Ok(())
+    fn record_ops(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        ops: Range<usize>,
+        extents: &Extents,
+    ) -> Result<usize> {
+        self.kernels.record(pass, ops, extents, self.gpu.capabilities.workgroups as usize)
+    }
+}
+
+impl Pending {
+    fn new(gpu: &Gpu) -> Self {
+        Pending { encoder: gpu.device.create_command_encoder(&Default::default()), large: false }
     }
 }
 
@@ -215,11 +186,19 @@ impl Executor for GpuExecutor {
     }
 
     fn run(&mut self, ops: Range<usize>, values: &StepValues, uploads: &[Upload<'_>]) -> Result<()> {
+        let large = ops.len() >= LARGE;
+        if large && self.pending.as_ref().is_some_and(|pending| pending.large) {
+            self.flush()?;
+        }
         let extents = values.extents();
-        self.submit(values, uploads, |executor, encoder| {
+        self.record(values, uploads, |executor, encoder| {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            executor.record(&mut pass, ops, &extents)
-        })
+            executor.record_ops(&mut pass, ops, &extents)
+        })?;
+        if let Some(pending) = &mut self.pending {
+            pending.large |= large;
+        }
+        Ok(())
     }
 
     fn profile(
@@ -230,7 +209,7 @@ impl Executor for GpuExecutor {
     ) -> Result<Vec<f64>> {
         let extents = values.extents();
         if !self.gpu.capabilities.timestamps {
-            self.submit(values, uploads, |_, _| Ok(()))?;
+            self.record(values, uploads, |_, _| Ok(0))?;
             return ops.map(|op| self.by_the_wall_clock(op, values)).collect();
         }
         let mut seconds = Vec::with_capacity(ops.len());
@@ -238,14 +217,16 @@ impl Executor for GpuExecutor {
         for first in ops.clone().step_by(timestamps::OPS) {
             let part = first..ops.end.min(first + timestamps::OPS);
             let clock = Clock::new(&self.gpu, part.len())?;
-            self.submit(values, uploads, |executor, encoder| {
+            self.record(values, uploads, |executor, encoder| {
+                let mut launched = 0;
                 for (index, op) in part.clone().enumerate() {
                     let mut pass = encoder.begin_compute_pass(&clock.pass(index));
-                    executor.record(&mut pass, op..op + 1, &extents)?;
+                    launched += executor.record_ops(&mut pass, op..op + 1, &extents)?;
                 }
                 clock.resolve(encoder);
-                Ok(())
+                Ok(launched)
             })?;
+            self.flush()?;
             seconds.extend(clock.read(&self.gpu)?);
             uploads = &[];
         }
@@ -253,32 +234,40 @@ impl Executor for GpuExecutor {
     }
 
     fn finish(&mut self) -> Result<()> {
+        self.flush()?;
         let waited = self.gpu.device.poll(wgpu::PollType::wait_indefinitely());
         self.gpu.check()?;
         waited.context("waiting for the device").map(|_| ())
     }
 
     fn strategy(&self, op: usize) -> &'static str {
-        self.kernels[op].0
+        self.kernels.strategy(op)
+    }
+
+    fn rounds_operands(&self, op: usize) -> bool {
+        self.kernels.rounds_operands(op)
     }
 
     fn write(&mut self, tensor: TensorId, data: &[f32]) -> Result<()> {
-        let place = self.place(tensor, false, data.len())?;
-        let buffer = &self.buffers[place.buffer];
+        self.place(tensor, false, data.len())?;
         // Lands before the next submission and after the last, which is what callers expect.
-        self.gpu.queue.write_buffer(buffer, self.offset(tensor), &self.encode(tensor, data));
+        self.flush()?;
+        let (buffer, offset, _) = self.part(tensor);
+        self.gpu.queue.write_buffer(buffer, offset, &self.encode(tensor, data));
         self.gpu.check()
     }
 
     fn write_uint(&mut self, tensor: TensorId, data: &[u32]) -> Result<()> {
-        let place = self.place(tensor, true, data.len())?;
-        let buffer = &self.buffers[place.buffer];
-        self.gpu.queue.write_buffer(buffer, self.offset(tensor), bytemuck::cast_slice(data));
+        self.place(tensor, true, data.len())?;
+        self.flush()?;
+        let (buffer, offset, _) = self.part(tensor);
+        self.gpu.queue.write_buffer(buffer, offset, bytemuck::cast_slice(data));
         self.gpu.check()
     }
 
     fn read(&mut self, tensor: TensorId) -> Result<Vec<f32>> {
         let place = self.place(tensor, false, 0)?;
+        self.flush()?;
         let words = read_now(&self.gpu, self.part(tensor))?;
         if self.plan.info(tensor).element == Element::Float {
             return Ok(bytemuck::cast_vec(words));
@@ -289,6 +278,7 @@ impl Executor for GpuExecutor {
 
     fn read_uint(&mut self, tensor: TensorId) -> Result<Vec<u32>> {
         self.place(tensor, true, 0)?;
+        self.flush()?;
         read_now(&self.gpu, self.part(tensor))
     }
 
@@ -296,10 +286,13 @@ impl Executor for GpuExecutor {
         let mut parts = Vec::with_capacity(tensors.len());
         for &tensor in tensors {
             self.place(tensor, self.plan.info(tensor).element == Element::Uint, 0)?;
-            let buffer = &self.buffers[self.plan.placement(tensor).buffer];
-            parts.push((buffer, self.offset(tensor), self.bytes(tensor)));
+            parts.push(part(&self.plan, &self.buffers, tensor));
         }
-        self.readback.request(&self.gpu, tag, &parts)
+        let mut pending = self.pending.take().unwrap_or_else(|| Pending::new(&self.gpu));
+        let recorded = self.readback.record(&self.gpu, &mut pending.encoder, tag, &parts);
+        let submission = self.submit(pending);
+        self.readback.submitted(recorded?, submission);
+        self.gpu.check()
     }
 
     fn poll(&mut self, wait: bool) -> Result<Option<(u64, Vec<Vec<u32>>)>> {
@@ -310,5 +303,9 @@ impl Executor for GpuExecutor {
         let c = &self.gpu.capabilities;
         let [name, backend, driver] = [&c.name, &c.backend, &c.driver].map(String::clone);
         Identity::Gpu { name, kind: c.kind, backend, driver }
+    }
+
+    fn submitted(&self) -> Submitted {
+        self.submitted
     }
 }

@@ -9,7 +9,7 @@ use crate::ops::Candidate;
 
 use super::handle::Handle;
 use super::pipelines::Pipelines;
-use super::{Adapter, Capabilities, Tuning, selector};
+use super::{Adapter, Capabilities, Tuning, lanes, selector};
 
 /// An open device. Executors share it, and with it the compiled pipelines.
 pub struct Gpu {
@@ -32,7 +32,10 @@ impl Deref for Gpu {
 impl Gpu {
     /// Opens the adapter with all limits it offers.
     pub fn open(adapter: &Adapter) -> Result<Arc<Gpu>> {
-        let handle = Handle::open(adapter)?;
+        let mut handle = Handle::open(adapter)?;
+        if handle.capabilities.lanes().is_none() && !handle.capabilities.cooperative.is_empty() {
+            handle.capabilities.probed_lanes = lanes::probe(&handle)?;
+        }
         let pipelines = Pipelines::open(&handle.device, &adapter.inner);
         let wanted = std::env::var("INAZUMA_KERNELS").unwrap_or_default();
         let wanted = wanted.split(',').map(|name| name.trim().to_owned()).collect();

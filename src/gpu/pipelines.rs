@@ -8,12 +8,15 @@ use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 
 use crate::ops::Dispatch;
-use crate::plan::{Access, Bound};
+use crate::plan::Access;
 use crate::tensor::Element;
 
 use super::adapter::IMMEDIATE_BYTES;
 use super::handle::{Handle, one_line};
 use super::{shader, tuning};
+
+/// Element type of a binding, and whether it is written.
+pub(super) type Slot = (Element, Access);
 
 /// What makes two pipelines differ.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -73,12 +76,12 @@ impl PipelineCache {
 }
 
 impl PipelineKey {
-    fn of(dispatch: &Dispatch, bound: &[Bound], checked: bool) -> Self {
+    fn of(dispatch: &Dispatch, slots: &[Slot], checked: bool) -> Self {
         PipelineKey {
             shader: dispatch.shader,
             constants: dispatch.constants.clone(),
-            elements: bound.iter().map(|binding| binding.element).collect(),
-            written: bound.iter().map(|binding| binding.access == Access::ReadWrite).collect(),
+            elements: slots.iter().map(|(element, _)| *element).collect(),
+            written: slots.iter().map(|(_, access)| *access == Access::ReadWrite).collect(),
             immediate_words: dispatch.immediates.words.len(),
             checked,
         }
@@ -101,16 +104,16 @@ impl Pipelines {
         self.compiled.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Compiles what these dispatches, each with its bindings, need: each pipeline once, on all cores. `checked` modules test every index and zero workgroup memory: slower, for tests. What was compiled is
+    /// Compiles what these dispatches, each with the slots of its bindings, need: each pipeline once, on all cores. `checked` modules test every index and zero workgroup memory: slower, for tests. What was compiled is
     /// kept for the next run.
     pub fn compile_all<'a>(
         &self,
         handle: &Handle,
-        dispatches: impl Iterator<Item = &'a (Dispatch, Vec<Bound>)>,
+        dispatches: impl Iterator<Item = (&'a Dispatch, Vec<Slot>)>,
         checked: bool,
     ) -> Result<()> {
         let mut keys: Vec<PipelineKey> =
-            dispatches.map(|(dispatch, bound)| PipelineKey::of(dispatch, bound, checked)).collect();
+            dispatches.map(|(dispatch, slots)| PipelineKey::of(dispatch, &slots, checked)).collect();
         let mut seen = HashSet::new();
         keys.retain(|key| seen.insert(key.clone()) && !self.compiled().contains_key(key));
         keys.into_par_iter().try_for_each(|key| {
@@ -125,8 +128,8 @@ impl Pipelines {
     }
 
     /// The compiled pipeline of a dispatch.
-    pub fn get(&self, dispatch: &Dispatch, bound: &[Bound], checked: bool) -> Result<Arc<Pipeline>> {
-        let found = self.compiled().get(&PipelineKey::of(dispatch, bound, checked)).cloned();
+    pub fn get(&self, dispatch: &Dispatch, slots: &[Slot], checked: bool) -> Result<Arc<Pipeline>> {
+        let found = self.compiled().get(&PipelineKey::of(dispatch, slots, checked)).cloned();
         found.with_context(|| format!("{} was not compiled", dispatch.shader))
     }
 

@@ -4,16 +4,19 @@ use std::collections::VecDeque;
 
 use anyhow::{Context, Result, bail};
 
+use super::buffers::Part;
 use super::handle::{Handle, Mapping};
 
-/// A part of a device buffer: buffer, byte offset, bytes.
-pub(super) type Part<'a> = (&'a wgpu::Buffer, u64, u64);
-
-struct Request {
+/// A copy that was recorded.
+pub(super) struct Recorded {
     tag: u64,
     buffer: wgpu::Buffer,
     /// Words of each tensor in the order asked for.
     words: Vec<usize>,
+}
+
+struct Request {
+    recorded: Recorded,
     mapping: Mapping,
     submission: wgpu::SubmissionIndex,
 }
@@ -26,8 +29,14 @@ pub(super) struct Readback {
 }
 
 impl Readback {
-    /// Queues a copy of `parts`, as they are after everything submitted so far.
-    pub fn request(&mut self, gpu: &Handle, tag: u64, parts: &[Part<'_>]) -> Result<()> {
+    /// Records a copy of `parts`, as they are after everything recorded so far. Call `submitted` after the submission.
+    pub fn record(
+        &mut self,
+        gpu: &Handle,
+        encoder: &mut wgpu::CommandEncoder,
+        tag: u64,
+        parts: &[Part<'_>],
+    ) -> Result<Recorded> {
         let bytes: u64 = parts.iter().map(|part| part.2).sum();
         let fitting = self.spare.iter().position(|buffer| buffer.size() >= bytes);
         let buffer = match fitting {
@@ -41,17 +50,18 @@ impl Readback {
                 })
             })?,
         };
-        let mut encoder = gpu.device.create_command_encoder(&Default::default());
         let mut offset = 0;
         for &(source, at, bytes) in parts {
             encoder.copy_buffer_to_buffer(source, at, &buffer, offset, bytes);
             offset += bytes;
         }
-        let submission = gpu.queue.submit([encoder.finish()]);
-        let mapping = Mapping::start(&buffer, wgpu::MapMode::Read);
-        let words = parts.iter().map(|part| part.2 as usize / 4).collect();
-        self.queue.push_back(Request { tag, buffer, words, mapping, submission });
-        gpu.check()
+        Ok(Recorded { tag, buffer, words: parts.iter().map(|part| part.2 as usize / 4).collect() })
+    }
+
+    /// Queues a copy that was submitted.
+    pub fn submitted(&mut self, recorded: Recorded, submission: wgpu::SubmissionIndex) {
+        let mapping = Mapping::start(&recorded.buffer, wgpu::MapMode::Read);
+        self.queue.push_back(Request { recorded, mapping, submission });
     }
 
     /// The oldest copy if it has arrived (or, if `wait`, as soon as it has).
@@ -70,7 +80,7 @@ impl Readback {
                 bail!("{}: results could not be read back", gpu.capabilities.name);
             }
         }
-        let Some(request) = self.queue.pop_front() else { return Ok(None) };
+        let Some(Request { recorded: request, .. }) = self.queue.pop_front() else { return Ok(None) };
         let view = request.buffer.get_mapped_range(..)?;
         let mut bytes: &[u8] = &view;
         let mut tensors = Vec::with_capacity(request.words.len());
@@ -94,7 +104,11 @@ pub(super) fn read_now(gpu: &Handle, (buffer, offset, bytes): Part<'_>) -> Resul
     let mut done = 0;
     while done < bytes {
         let piece = PIECE.min(bytes - done);
-        readback.request(gpu, 0, &[(buffer, offset + done, piece)])?;
+        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        let recorded = readback.record(gpu, &mut encoder, 0, &[(buffer, offset + done, piece)])?;
+        let submission = gpu.queue.submit([encoder.finish()]);
+        readback.submitted(recorded, submission);
+        gpu.check()?;
         let (_, mut tensors) = readback.poll(gpu, true)?.context("a copy that was just queued")?;
         words.append(&mut tensors[0]);
         done += piece;

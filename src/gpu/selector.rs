@@ -25,7 +25,7 @@ pub fn fits(requires: &Requirements, capabilities: &Capabilities) -> bool {
         && (!requires.subgroup_barriers || capabilities.subgroup_barriers)
         && (!requires.half || capabilities.half)
         && requires.cooperative.is_none_or(|(size, lanes)| {
-            capabilities.cooperative.contains(&size) && capabilities.subgroup_sizes == [lanes, lanes]
+            capabilities.cooperative.contains(&size) && capabilities.lanes() == Some(lanes)
         })
 }
 
@@ -100,6 +100,25 @@ mod tests {
         capabilities.subgroups = true;
         assert_eq!(named(&all(), &capabilities, "subgroups").unwrap().strategy, "subgroups");
         assert!(named(&all(), &capabilities, "gone").is_none());
+    }
+
+    #[test]
+    fn cooperative_kernels_are_for_the_lanes_that_a_subgroup_has() {
+        let requires = |lanes| Requirements { cooperative: Some((16, lanes)), ..Requirements::default() };
+        let fitting = |capabilities: &Capabilities| {
+            [8, 32, 64]
+                .into_iter()
+                .filter(|&lanes| fits(&requires(lanes), capabilities))
+                .collect::<Vec<u32>>()
+        };
+        let mut capabilities = Capabilities { cooperative: vec![16], ..Capabilities::baseline() };
+        capabilities.subgroup_sizes = [32, 32];
+        assert_eq!(fitting(&capabilities), [32]);
+        capabilities.subgroup_sizes = [32, 64];
+        assert!(fitting(&capabilities).is_empty());
+        capabilities.probed_lanes = Some(64);
+        assert_eq!(fitting(&capabilities), [64]);
+        assert!(fitting(&capabilities.without_half()).is_empty());
     }
 
     #[test]

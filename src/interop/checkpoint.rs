@@ -17,12 +17,17 @@ use crate::ops::loss_scaling;
 use crate::plan::{Executor, Parameter};
 use crate::store::{Store, Stores};
 use crate::tensor::TensorId;
+use crate::tokenizer::ReadyMade;
 
-use super::weights::{self, WeightFile};
+use super::weights::{self, Named, WeightFile};
 
 /// What a run was made with, beside its checkpoints.
 pub const CONFIG: &str = "config.toml";
 pub const TOKENIZER: &str = "tokenizer.model";
+/// Instead of the tokenizer, where texts came as ready-made ids.
+pub const VOCABULARY: &str = "vocabulary.json";
+/// Where an imported model came from.
+pub const IMPORT: &str = "import.json";
 const LATEST: &str = "latest";
 const CHECKPOINTS: &str = "checkpoints";
 const MODEL: &str = "model.safetensors";
@@ -30,7 +35,7 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "state.json";
 
 /// Says which text a run was trained on, without where it lies.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreIdentity {
     /// CRC-32 of the store's header, which holds the checksums of everything else.
     pub crc: String,
@@ -72,6 +77,7 @@ pub struct State {
     /// Whether texts are lower-cased before the tokenizer.
     #[serde(default = "lower_by_default")]
     pub lower: bool,
+    /// All zero in a model that was imported.
     pub store: StoreIdentity,
     /// In half precision: how the losses are scaled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -126,6 +132,28 @@ fn directory(run: &Path, step: u64) -> PathBuf {
 
 /// Saves everything `state` needs to go on, then removes checkpoints beyond the newest `keep` (0: none).
 pub fn save(run: &Path, executor: &mut dyn Executor, state: &State, keep: usize) -> Result<()> {
+    let mut write = |path: &Path, kinds: &[Kind]| write_tensors(path, executor, kinds);
+    place(run, state, |directory| {
+        write(&directory.join(MODEL), VALUES)?;
+        write(&directory.join(OPTIMIZER), MOMENTS)
+    })?;
+    remove_old(run, state.step, keep)
+}
+
+/// Saves tensors that no executor holds. `moments` has names with `m.` and `v.` before them, or nothing where the
+/// optimiser has not begun.
+pub fn save_tensors(run: &Path, state: &State, values: &[Named], moments: &[Named]) -> Result<()> {
+    place(run, state, |directory| {
+        weights::write(&directory.join(MODEL), values, None)?;
+        match moments {
+            [] => Ok(()),
+            moments => weights::write(&directory.join(OPTIMIZER), moments, None),
+        }
+    })
+}
+
+/// Makes a checkpoint of what `write` writes into a folder and `state`; `latest` then names it.
+fn place(run: &Path, state: &State, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let target = directory(run, state.step);
     let temporary = run.join(CHECKPOINTS).join(format!(".step-{:08}.tmp", state.step));
     let shown = temporary.display();
@@ -133,8 +161,7 @@ pub fn save(run: &Path, executor: &mut dyn Executor, state: &State, keep: usize)
         fs::remove_dir_all(&temporary).with_context(|| format!("cannot remove {shown}"))?;
     }
     fs::create_dir_all(&temporary).with_context(|| format!("cannot create {shown}"))?;
-    write_tensors(&temporary.join(MODEL), executor, VALUES)?;
-    write_tensors(&temporary.join(OPTIMIZER), executor, MOMENTS)?;
+    write(&temporary)?;
     let mut json = serde_json::to_string_pretty(state)?;
     json.push('\n');
     write_atomically(&temporary.join(STATE), json.as_bytes())?;
@@ -147,8 +174,7 @@ pub fn save(run: &Path, executor: &mut dyn Executor, state: &State, keep: usize)
         .with_context(|| format!("cannot rename {shown} to {}", target.display()))?;
     sync_directory(target.parent());
     let pointer = format!("{CHECKPOINTS}/step-{:08}\n", state.step);
-    write_atomically(&run.join(LATEST), pointer.as_bytes())?;
-    remove_old(run, state.step, keep)
+    write_atomically(&run.join(LATEST), pointer.as_bytes())
 }
 
 /// Removes all but the newest `keep` checkpoints up to `step`, and leavings of interrupted writing.
@@ -222,6 +248,39 @@ pub fn model(run: &Path) -> Result<ModelConfig> {
     Ok(saved.model)
 }
 
+/// Writes the sizes of a model as the `config.toml` of a run; the keys that it lacks have their defaults.
+pub fn write_model(run: &Path, model: &ModelConfig) -> Result<()> {
+    let sizes = toml::to_string(model).context("the sizes of the model")?;
+    write_atomically(&run.join(CONFIG), format!("[model]\n{sizes}").as_bytes())
+}
+
+/// The vocabulary of a run whose texts came as ready-made ids; nothing where it has a tokenizer.
+pub fn vocabulary(run: &Path) -> Result<Option<ReadyMade>> {
+    let path = run.join(VOCABULARY);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    ReadyMade::from_json(&bytes).map(Some).with_context(|| path.display().to_string())
+}
+
+/// Writes what a run or an imported model keeps of its vocabulary.
+pub fn write_vocabulary(run: &Path, ready_made: bool, bytes: &[u8]) -> Result<()> {
+    write_atomically(&run.join(if ready_made { VOCABULARY } else { TOKENIZER }), bytes)
+}
+
+/// The folder of the run that a checkpoint lies in: RUN/checkpoints/step-N.
+pub fn run_of(checkpoint: &Path) -> Result<PathBuf> {
+    let run = checkpoint.canonicalize().ok().and_then(|path| Some(path.parent()?.parent()?.to_owned()));
+    run.with_context(|| format!("{}: lies in no run; name the run's directory", checkpoint.display()))
+}
+
+/// The moments of a checkpoint as a file, where it has them.
+pub fn moments(checkpoint: &Path) -> Result<Option<WeightFile>> {
+    let path = checkpoint.join(OPTIMIZER);
+    path.is_file().then(|| WeightFile::open(&path)).transpose()
+}
+
 /// Whether a directory is a run that has saved a checkpoint, and whether it is a checkpoint itself.
 pub fn is_run(directory: &Path) -> bool {
     directory.join(LATEST).is_file()
@@ -242,11 +301,6 @@ pub fn weights(checkpoint: &Path) -> Result<WeightFile> {
     WeightFile::open(&checkpoint.join(MODEL))
 }
 
-/// Loads parameters alone, for evaluation.
-pub fn load_model(checkpoint: &Path, executor: &mut dyn Executor) -> Result<()> {
-    read_tensors(&checkpoint.join(MODEL), executor, VALUES)
-}
-
 fn read_tensors(path: &Path, executor: &mut dyn Executor, kinds: &[Kind]) -> Result<()> {
     let shown = path.display();
     let file = WeightFile::open(path).with_context(|| format!("{shown}: resume from another checkpoint"))?;
@@ -264,7 +318,7 @@ fn read_tensors(path: &Path, executor: &mut dyn Executor, kinds: &[Kind]) -> Res
 mod tests {
     use super::*;
     use crate::cpu::CpuExecutor;
-    use crate::ops::optimizer::Clear;
+    use crate::ops::optimizer::{Clear, Cleared};
     use crate::plan::{Initial, ParameterKind, Phase, PlanBuilder};
     use crate::tensor::Element;
     use safetensors::SafeTensors;
@@ -279,7 +333,8 @@ mod tests {
         for parameter in [&weight, &bias] {
             for tensor in [parameter.value, parameter.first_moment, parameter.second_moment] {
                 let elements = parameter.rows * parameter.columns;
-                builder.push("clear", Clear { tensor, elements, element: Element::Float });
+                let tensors = vec![Cleared { tensor, elements, element: Element::Float }];
+                builder.push("clear", Clear { tensors });
             }
         }
         CpuExecutor::new(builder.build(&[]).unwrap(), 1).unwrap()

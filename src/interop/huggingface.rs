@@ -9,6 +9,8 @@ use crate::model::{ModelConfig, config as sizes};
 
 pub const CONFIG: &str = "config.json";
 pub const WEIGHTS: &str = "model.safetensors";
+/// What older directories have instead.
+pub const TORCH_WEIGHTS: &str = "pytorch_model.bin";
 
 /// The network whose names Hugging Face writes without a prefix, in a discriminator's directory.
 const PREFIX: &str = "discriminator.";
@@ -58,16 +60,26 @@ pub fn read_config(directory: &Path) -> Result<ModelConfig> {
         max_positions: size("max_position_embeddings")?,
         generator_hidden_size: generator,
         generator_layers: size("num_hidden_layers")?,
-        generator_heads: 1,
+        generator_heads: sizes::generator_heads(generator),
         generator_ffn_size: sizes::generator_ffn_size(generator),
     };
     model.validate().with_context(|| format!("{shown}"))?;
     Ok(model)
 }
 
+/// The id that a directory's configuration pads with, where it says one.
+pub fn padding(directory: &Path) -> Result<Option<u64>> {
+    let path = directory.join(CONFIG);
+    let text = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let config: Value =
+        serde_json::from_slice(&text).with_context(|| format!("{}: not JSON", path.display()))?;
+    Ok(config.get("pad_token_id").and_then(Value::as_u64))
+}
+
 /// The `config.json` of the discriminator's encoder under one of Hugging Face's classes.
 ///
-/// `pad` is the vocabulary's `[PAD]`: the default, 0, would freeze `<unk>`.
+/// `pad` is the vocabulary's `[PAD]`: the default, 0, would freeze `<unk>`. transformers 5 takes each key's own type
+/// alone: a float, a string or a null where it wants a whole number is an error.
 pub fn config(model: &ModelConfig, architecture: &str, pad: u32, dropout: f64) -> Value {
     json!({
         "architectures": [architecture],
@@ -90,6 +102,10 @@ pub fn config(model: &ModelConfig, architecture: &str, pad: u32, dropout: f64) -
         "summary_last_dropout": dropout,
         "layer_norm_eps": 1e-12,
         "initializer_range": 0.02,
+        "dtype": "float32",
+        "tie_word_embeddings": true,
         "pad_token_id": pad,
+        "bos_token_id": null,
+        "eos_token_id": null,
     })
 }

@@ -1,7 +1,13 @@
-//! Models as files: weights by name, checkpoints of a run, the directories Hugging Face reads and writes, and what
-//! a model can be started from.
+//! Models as files: weights by name, checkpoints of a run, the directories Hugging Face reads and writes, the files of
+//! torch and TensorFlow, and what a model can be started from.
 
 pub mod checkpoint;
+pub mod export;
 pub mod huggingface;
+pub mod import;
+pub mod positions;
 pub mod pretrained;
+pub mod tensorflow;
+pub mod tensors;
+pub mod torch;
 pub mod weights;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 
 use crate::model::ModelConfig;
 use crate::plan::Executor;
@@ -12,7 +12,7 @@ use super::weights::WeightFile;
 use super::{checkpoint, huggingface};
 
 /// Names under which a directory may hold the SentencePiece model.
-const TOKENIZERS: [&str; 2] = [checkpoint::TOKENIZER, "spiece.model"];
+pub const TOKENIZERS: [&str; 2] = [checkpoint::TOKENIZER, "spiece.model"];
 
 /// An encoder with everything that belongs to it.
 pub struct Pretrained {
@@ -21,6 +21,8 @@ pub struct Pretrained {
     /// Names without the network's prefix.
     huggingface: bool,
     tokenizer: Option<PathBuf>,
+    /// Its texts came as ids of a tokenizer that is not ours.
+    ready_made: bool,
     lower: Option<bool>,
 }
 
@@ -33,16 +35,19 @@ impl Pretrained {
             return Self::checkpoint(&checkpoint::latest(path)?, path);
         }
         if checkpoint::is_checkpoint(path) {
-            // RUN/checkpoints/step-N
-            let run = path.canonicalize().ok().and_then(|path| Some(path.parent()?.parent()?.to_owned()));
-            let run = run.with_context(|| format!("{shown}: lies in no run; name the run's directory"))?;
-            return Self::checkpoint(path, &run);
+            return Self::checkpoint(path, &checkpoint::run_of(path)?);
         }
         if path.join(huggingface::CONFIG).is_file() {
             let tokenizer = TOKENIZERS.iter().map(|name| path.join(name)).find(|path| path.is_file());
+            ensure!(
+                path.join(huggingface::WEIGHTS).is_file() || !path.join(huggingface::TORCH_WEIGHTS).is_file(),
+                "{shown}: has only {}; bring it in with `inazuma import`",
+                huggingface::TORCH_WEIGHTS
+            );
             let weights = WeightFile::open(&path.join(huggingface::WEIGHTS))?;
             let model = huggingface::read_config(path)?;
-            return Ok(Pretrained { model, weights, huggingface: true, tokenizer, lower: None });
+            let ready_made = false;
+            return Ok(Pretrained { model, weights, huggingface: true, tokenizer, ready_made, lower: None });
         }
         bail!(
             "{shown}: neither a run (no `latest`), a checkpoint (no `state.json`) nor a Hugging Face directory \
@@ -51,11 +56,13 @@ impl Pretrained {
     }
 
     fn checkpoint(checkpoint: &Path, run: &Path) -> Result<Self> {
+        let ready_made = checkpoint::vocabulary(run)?.is_some();
         Ok(Pretrained {
             model: checkpoint::model(run)?,
             weights: checkpoint::weights(checkpoint)?,
             huggingface: false,
-            tokenizer: Some(run.join(checkpoint::TOKENIZER)),
+            tokenizer: (!ready_made).then(|| run.join(checkpoint::TOKENIZER)),
+            ready_made,
             lower: Some(checkpoint::state(checkpoint)?.lower),
         })
     }
@@ -66,6 +73,12 @@ impl Pretrained {
     /// Errors: no tokenizer, or one of another size than the model's vocabulary.
     pub fn tokenizer(&self, named: Option<&Path>, lower: Option<bool>) -> Result<Tokenizer> {
         let file = self.weights.path();
+        ensure!(
+            named.is_some() || !self.ready_made,
+            "{}: the model reads ids of a tokenizer that is not SentencePiece; raw text cannot be turned into them here: \
+             train it further on ready-made ids (`inazuma prepare --ids`), and use it where its tokenizer is",
+            file.display()
+        );
         let Some(path) = named.or(self.tokenizer.as_deref()) else {
             bail!(
                 "{}: there is no tokenizer beside it; name its SentencePiece model with --tokenizer",

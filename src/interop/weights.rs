@@ -1,5 +1,6 @@
 //! A safetensors file as a source of parameters by name.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -10,10 +11,14 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use crate::plan::{Executor, Parameter};
 use crate::tensor::TensorId;
 
+use super::tensors::{Stored, Tensors};
+
 /// A mapped file of tensors.
 pub struct WeightFile {
     path: PathBuf,
     map: Mmap,
+    /// Shapes by name.
+    shapes: BTreeMap<String, Vec<usize>>,
 }
 
 impl WeightFile {
@@ -22,8 +27,9 @@ impl WeightFile {
         let file = File::open(path).with_context(|| format!("cannot open {shown}"))?;
         // SAFETY: weights are written under another name and renamed, never changed in place.
         let map = unsafe { Mmap::map(&file) }.with_context(|| format!("cannot map {shown}"))?;
-        let file = WeightFile { path: path.to_owned(), map };
-        file.tensors()?;
+        let mut file = WeightFile { path: path.to_owned(), map, shapes: BTreeMap::new() };
+        let listed = file.tensors()?.tensors().into_iter();
+        file.shapes = listed.map(|(name, view)| (name, view.shape().to_vec())).collect();
         Ok(file)
     }
 
@@ -39,9 +45,7 @@ impl WeightFile {
 
     /// Names of all tensors, sorted.
     pub fn names(&self) -> Result<Vec<String>> {
-        let mut names: Vec<String> = self.tensors()?.names().into_iter().map(str::to_owned).collect();
-        names.sort();
-        Ok(names)
+        Ok(self.shapes.keys().cloned().collect())
     }
 
     /// Fills one tensor of every parameter from the file, part by part. `find` gives the name of a part in the
@@ -76,6 +80,34 @@ impl WeightFile {
             executor.write(select(&parameter), &values)?;
         }
         Ok(read)
+    }
+}
+
+impl Tensors for WeightFile {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.shapes.keys().cloned().collect()
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.shapes.get(name).cloned()
+    }
+
+    fn read(&self, name: &str) -> Result<Vec<f32>> {
+        let shown = self.path.display();
+        let tensors = self.tensors()?;
+        let Ok(view) = tensors.tensor(name) else { bail!("{shown}: lacks tensor {name}") };
+        let stored = match view.dtype() {
+            Dtype::F64 => Stored::F64,
+            Dtype::F32 => Stored::F32,
+            Dtype::F16 => Stored::F16,
+            Dtype::BF16 => Stored::Bf16,
+            other => bail!("{shown}: tensor {name} is of type {other:?}, which no parameter has"),
+        };
+        stored.widen(view.data()).with_context(|| format!("{shown}: tensor {name}"))
     }
 }
 
@@ -127,7 +159,6 @@ pub fn collect(
 /// Writes tensors into a new file and to the disk. `format` goes into the metadata (`pt` for Hugging Face): one
 /// key, because safetensors writes several in random order.
 pub fn write(path: &Path, tensors: &[Named], format: Option<&str>) -> Result<()> {
-    let shown = path.display();
     let views: Vec<(&str, TensorView<'_>)> = tensors
         .iter()
         .map(|(name, shape, values)| {
@@ -135,6 +166,12 @@ pub fn write(path: &Path, tensors: &[Named], format: Option<&str>) -> Result<()>
             Ok((name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes)?))
         })
         .collect::<Result<_>>()?;
+    write_views(path, views, format)
+}
+
+/// As [`write`], of tensors of any type.
+pub fn write_views(path: &Path, views: Vec<(&str, TensorView<'_>)>, format: Option<&str>) -> Result<()> {
+    let shown = path.display();
     let metadata = format.map(|format| [("format".to_owned(), format.to_owned())].into());
     safetensors::serialize_to_file(views, metadata, path).with_context(|| format!("cannot write {shown}"))?;
     File::open(path)

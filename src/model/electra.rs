@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 
 use crate::batch::PackedBatch;
 use crate::ops::constants::{AUC_BINS, METRICS};
-use crate::ops::optimizer::Clear;
+use crate::ops::optimizer::Cleared;
 use crate::ops::replace::Replace;
 use crate::plan::{Phase, Plan, PlanBuilder, Upload};
 use crate::tensor::draws::{DISCRIMINATOR, GENERATOR};
@@ -20,7 +20,7 @@ use super::inputs::{Masked, PackedInputs, SampledWords, WordListTensors, WordRow
 use super::parameters::{
     self, DiscriminatorHead, EmbeddingParameters, EncoderParameters, EncoderSize, GeneratorHead, LayerRates,
 };
-use super::update::{OptimizerOptions, RANGE_LIMIT, clear_gradients, update};
+use super::update::{OptimizerOptions, RANGE_LIMIT, clear_all, update};
 
 /// What one micro-batch can hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +43,8 @@ pub enum Mode {
     Parity,
     /// Forward and metrics only, no dropout; parameters alone are allocated.
     Evaluate,
+    /// As `Evaluate`, with samples from outside and the logits kept to be read, as in `Parity`.
+    Inspect,
 }
 
 /// Everything of a step that is fixed when the plan is built.
@@ -54,6 +56,8 @@ pub struct StepOptions {
     pub generator_weight: f32,
     pub discriminator_weight: f32,
     pub temperature: f32,
+    /// Masked slots whose vocabulary logits are alive at once; nothing means 64 MB of logits.
+    pub vocabulary_chunk: Option<usize>,
     /// Of activations and their gradients.
     pub precision: Precision,
     pub optimizer: OptimizerOptions,
@@ -69,6 +73,7 @@ impl Default for StepOptions {
             generator_weight: 1.0,
             discriminator_weight: 50.0,
             temperature: 1.0,
+            vocabulary_chunk: None,
             precision: Precision::F32,
             optimizer: OptimizerOptions::default(),
         }
@@ -81,7 +86,7 @@ pub struct StepTensors {
     inputs: PackedInputs,
     words: Option<NetworkWords>,
     masked: Masked,
-    /// `[M]`: the samples; uploaded in `Parity`, else written by the device.
+    /// `[M]`: the samples; uploaded in `Parity` and `Inspect`, else written by the device.
     pub sampled: TensorId,
     /// `[METRICS]` floats.
     pub metrics: TensorId,
@@ -125,8 +130,7 @@ impl PretrainPlan {
         let ranges = if options.trains() { builder.parameter_ranges(RANGE_LIMIT) } else { Vec::new() };
 
         builder.phase(Phase::Clear);
-        clear_gradients(&mut builder, &ranges);
-        fed.clear(&mut builder);
+        clear_all(&mut builder, &ranges, &fed.cleared());
 
         builder.phase(Phase::Micro);
         let step = Step { networks: &networks, fed: &fed, options };
@@ -138,7 +142,7 @@ impl PretrainPlan {
             update(&mut builder, &ranges, fed.metrics, &options.optimizer);
         }
         let keep = match options.mode {
-            Mode::Parity => vec![detected.ids, detected.labels, detected.logits],
+            Mode::Parity | Mode::Inspect => vec![detected.ids, detected.labels, detected.logits],
             _ => Vec::new(),
         };
         let plan = builder.build(&keep)?;
@@ -149,7 +153,7 @@ impl PretrainPlan {
 impl StepOptions {
     /// Whether the plan has backward and update.
     fn trains(&self) -> bool {
-        self.mode != Mode::Evaluate
+        matches!(self.mode, Mode::Train | Mode::Parity)
     }
 }
 
@@ -198,18 +202,20 @@ impl Fed {
             generator: WordListTensors::new(builder, "generator", tokens),
             discriminator: WordListTensors::new(builder, "discriminator", tokens),
         });
-        let masked = Masked::new(builder, tokens, masked, options.mode != Mode::Parity);
+        let draws = matches!(options.mode, Mode::Train | Mode::Evaluate);
+        let masked = Masked::new(builder, tokens, masked, draws);
         let metrics = builder.tensor("metrics", Rows::fixed(METRICS), 1, Element::Float, Role::Metric);
         let histogram =
             builder.tensor("auc_histogram", Rows::fixed(2), AUC_BINS, Element::Uint, Role::Metric);
         Fed { inputs, words, masked, metrics, histogram }
     }
 
-    fn clear(&self, builder: &mut PlanBuilder) {
-        let metrics = Clear { tensor: self.metrics, elements: METRICS, element: Element::Float };
-        builder.push("metrics", metrics);
-        let histogram = Clear { tensor: self.histogram, elements: 2 * AUC_BINS, element: Element::Uint };
-        builder.push("auc_histogram", histogram);
+    /// What is cleared before a step.
+    fn cleared(&self) -> [Cleared; 2] {
+        [
+            Cleared { tensor: self.metrics, elements: METRICS, element: Element::Float },
+            Cleared { tensor: self.histogram, elements: 2 * AUC_BINS, element: Element::Uint },
+        ]
     }
 
     fn tensors(&self, detected: Detected, logits: Vec<LogitsChunk>) -> StepTensors {
@@ -256,6 +262,7 @@ impl Step<'_> {
             metrics: self.fed.metrics,
             loss_weight: self.options.generator_weight,
             temperature: self.options.temperature,
+            chunk: self.options.vocabulary_chunk,
             backward: self.options.trains(),
         };
         let (logits, gradient) = builder.scoped_in("head", |builder| {

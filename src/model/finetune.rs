@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 
 use crate::batch::PackedBatch;
 use crate::ops::constants::METRICS;
-use crate::ops::optimizer::Clear;
+use crate::ops::optimizer::Cleared;
 use crate::plan::{ParameterRange, Phase, Plan, PlanBuilder, Upload};
 use crate::tensor::draws::DISCRIMINATOR;
 use crate::tensor::{Dropout, Element, Extent, Precision, Role, Rows, StepValues, TensorId};
@@ -19,7 +19,7 @@ use super::layers::site;
 use super::parameters::{
     self, DenseParameters, EmbeddingParameters, EncoderParameters, EncoderSize, LayerRates,
 };
-use super::update::{OptimizerOptions, RANGE_LIMIT, clear_gradients, update};
+use super::update::{OptimizerOptions, RANGE_LIMIT, clear_all, update};
 use super::{BatchCapacity, ModelConfig};
 
 /// What reads the encoder's output: its parameters, its ops, what it is fed with and what is read of it.
@@ -234,8 +234,8 @@ impl Parameters {
 fn clear(builder: &mut PlanBuilder, metrics: TensorId, train: bool) -> Vec<ParameterRange> {
     let ranges = if train { builder.parameter_ranges(RANGE_LIMIT) } else { Vec::new() };
     builder.phase(Phase::Clear);
-    clear_gradients(builder, &ranges);
-    builder.push("metrics", Clear { tensor: metrics, elements: METRICS, element: Element::Float });
+    let metrics = Cleared { tensor: metrics, elements: METRICS, element: Element::Float };
+    clear_all(builder, &ranges, &[metrics]);
     ranges
 }
 

@@ -229,13 +229,25 @@ pub fn discriminator_head(builder: &mut PlanBuilder, config: &ModelConfig) -> Di
     }
 }
 
+/// Every parameter of both networks and their heads, for whoever reads or writes models without a plan.
+pub fn all(config: &ModelConfig) -> Vec<Parameter> {
+    let mut builder = PlanBuilder::new();
+    let rates = LayerRates::equal();
+    embeddings(&mut builder, config);
+    encoder(&mut builder, "generator", EncoderSize::generator(config), &rates);
+    generator_head(&mut builder, config);
+    encoder(&mut builder, "discriminator", EncoderSize::discriminator(config), &rates);
+    discriminator_head(&mut builder, config);
+    builder.parameters().to_vec()
+}
+
 /// Elements that are drawn before they are written, at least: enough for all cores, and 128 MiB of memory.
 const DRAWN_TOGETHER: usize = 1 << 25;
 
 /// Draws all parameters of the executor's plan, on all cores. Each named part has a stream of its own, so a parameter's
 /// start depends on the seed and its name alone, not on how the plan fuses or orders it, nor on the cores.
 pub fn initialise(executor: &mut dyn Executor, seed: u64) -> Result<()> {
-    let root = random::derive(random::root(seed), INITIALISATION, 0);
+    let root = start_key(seed);
     let parameters = executor.plan().parameters.clone();
     let mut rest = &parameters[..];
     while !rest.is_empty() {
@@ -255,22 +267,33 @@ pub fn initialise(executor: &mut dyn Executor, seed: u64) -> Result<()> {
     Ok(())
 }
 
+/// The key of all draws of a start.
+fn start_key(seed: u64) -> [u32; 2] {
+    random::derive(random::root(seed), INITIALISATION, 0)
+}
+
+/// What a parameter is drawn as with this seed.
+pub fn drawn(parameter: &Parameter, seed: u64) -> Vec<f32> {
+    draw(parameter, start_key(seed))
+}
+
 /// The start of a parameter.
 fn draw(parameter: &Parameter, root: [u32; 2]) -> Vec<f32> {
     let mut values = Vec::with_capacity(parameter.rows * parameter.columns);
     for part in &parameter.parts {
         let name = part.name.as_bytes();
-        let mut stream = Stream::new(random::derive(root, crc32fast::hash(name), name.len() as u32));
+        let key = random::derive(root, crc32fast::hash(name), name.len() as u32);
         let elements = part.elements();
         match parameter.initial {
             Initial::Zero => values.resize(values.len() + elements, 0.0),
             Initial::One => values.resize(values.len() + elements, 1.0),
             Initial::TruncatedNormal(deviation) => {
-                values.extend((0..elements).map(|_| (truncated_normal(&mut stream) * deviation) as f32));
+                truncated_normals(key, elements, deviation, &mut values);
             }
             Initial::GlorotUniform => {
                 let fans: usize = part.shape.iter().sum();
                 let limit = (6.0 / fans as f64).sqrt();
+                let mut stream = Stream::new(key);
                 values.extend((0..elements).map(|_| ((2.0 * stream.uniform() - 1.0) * limit) as f32));
             }
         }
@@ -278,16 +301,36 @@ fn draw(parameter: &Parameter, root: [u32; 2]) -> Vec<f32> {
     values
 }
 
-/// A standard normal draw, redrawn until it lies within two standard deviations (Box and Muller's pairs; the
-/// second of a pair is not kept, which costs little and keeps draws independent of rejections).
-fn truncated_normal(stream: &mut Stream) -> f64 {
-    loop {
-        let radius = (-2.0 * (1.0 - stream.uniform()).ln()).sqrt();
-        let normal = radius * (std::f64::consts::TAU * stream.uniform()).cos();
-        if normal.abs() <= 2.0 {
-            return normal;
+/// Draws that one task makes.
+const TASK_DRAWS: u64 = 1 << 15;
+
+/// Appends `elements` normal draws within two standard deviations, the first of the stream of `key` that are. Which draw
+/// an element gets depends on those before it, but no draw does: tasks make them side by side.
+fn truncated_normals(key: [u32; 2], elements: usize, deviation: f64, values: &mut Vec<f32>) {
+    let (end, mut next) = (values.len() + elements, 0);
+    while values.len() < end {
+        // One in 22 lies beyond; too few are followed by more, of too many the last are left out.
+        let wanted = (end - values.len()) as u64;
+        let draws = next..next + wanted + wanted / 20 + 64;
+        next = draws.end;
+        let tasks: Vec<u64> = draws.clone().step_by(TASK_DRAWS as usize).collect();
+        let made = tasks.into_par_iter().map(|first| {
+            // A draw is two blocks of the stream.
+            let mut stream = Stream::at(key, 2 * first);
+            let made = (first..draws.end.min(first + TASK_DRAWS)).map(|_| normal(&mut stream));
+            made.filter(|x| x.abs() <= 2.0).map(|x| (x * deviation) as f32).collect::<Vec<f32>>()
+        });
+        for made in made.collect::<Vec<_>>() {
+            values.extend_from_slice(&made[..made.len().min(end - values.len())]);
         }
     }
+}
+
+/// A standard normal draw (Box and Muller; the second of a pair is not kept, which costs little and keeps draws
+/// independent of rejections).
+fn normal(stream: &mut Stream) -> f64 {
+    let radius = (-2.0 * (1.0 - stream.uniform()).ln()).sqrt();
+    radius * (std::f64::consts::TAU * stream.uniform()).cos()
 }
 
 #[cfg(test)]
@@ -296,8 +339,13 @@ mod tests {
 
     #[test]
     fn truncated_normal_has_the_moments_of_one() {
+        let mut draws = vec![0.5];
+        truncated_normals(random::root(3), 100_000, 1.0, &mut draws);
+        // One after the other they are the same.
         let mut stream = Stream::new(random::root(3));
-        let draws: Vec<f64> = (0..100_000).map(|_| truncated_normal(&mut stream)).collect();
+        let one_by_one = std::iter::repeat_with(|| normal(&mut stream)).filter(|x| x.abs() <= 2.0);
+        assert!(draws[1..].iter().copied().eq(one_by_one.take(100_000).map(|x| x as f32)));
+        let draws: Vec<f64> = draws[1..].iter().copied().map(f64::from).collect();
         let mean = draws.iter().sum::<f64>() / draws.len() as f64;
         let variance = draws.iter().map(|x| x * x).sum::<f64>() / draws.len() as f64;
         assert!(draws.iter().all(|x| x.abs() <= 2.0));

@@ -1,7 +1,7 @@
 //! What every training step begins and ends with: cleared gradients; global norm, clipping and Adam.
 
 use crate::ops::loss_scaling::{self, LossScaling};
-use crate::ops::optimizer::{Adam, BLOCK, Clear, ClipFactor, SquaredNorm};
+use crate::ops::optimizer::{Adam, BLOCK, CLEARED, Clear, Cleared, ClipFactor, SquaredNorm};
 use crate::plan::{ParameterRange, PlanBuilder};
 use crate::tensor::{Element, Role, Rows, TensorId};
 
@@ -31,11 +31,16 @@ impl Default for OptimizerOptions {
     }
 }
 
-/// Clears the gradients of `ranges`.
-pub fn clear_gradients(builder: &mut PlanBuilder, ranges: &[ParameterRange]) {
-    for range in ranges {
-        let clear = Clear { tensor: range.gradient, elements: range.elements, element: Element::Float };
-        builder.push("gradients", clear);
+/// Clears the gradients of `ranges`, and `others` with them.
+pub fn clear_all(builder: &mut PlanBuilder, ranges: &[ParameterRange], others: &[Cleared]) {
+    let gradient = |range: &ParameterRange| Cleared {
+        tensor: range.gradient,
+        elements: range.elements,
+        element: Element::Float,
+    };
+    let all: Vec<Cleared> = ranges.iter().map(gradient).chain(others.iter().copied()).collect();
+    for tensors in all.chunks(CLEARED) {
+        builder.push("clear", Clear { tensors: tensors.to_vec() });
     }
 }
 

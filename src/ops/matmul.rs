@@ -21,6 +21,7 @@ use super::strip::Strip;
 use super::tensor_use::{accumulate, part, read, scratch, vector, write};
 use super::{CpuOp, Describe, Memory, Scalar, TensorUse, simd};
 
+mod cooperative;
 mod kernels;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,13 +55,22 @@ pub enum Epilogue {
         bias: TensorId,
         before: TensorId,
     },
-    /// C = AB · gelu′(before): backward of `BiasGelu`.
+    /// C = AB · gelu′(before), before = gelu(before): backward of `BiasGelu`. The product that follows, for the
+    /// gradient of the weights behind the GELU, takes its output from there; nothing else kept it.
     GeluGradient {
         before: TensorId,
     },
     /// C = AB + residual: the join of two gradients.
     Add(TensorId),
 }
+
+/// Tiles of 64 × 64 that split products are to make together, and the most parts.
+///
+/// More fill larger cards and cost memory: partial sums take up to 16 KiB a tile, 16 MiB a product here, and fewer products
+/// then wait to be added up together (`plan::sums`). On an H100, gradients of weights of 64 × 64 to 256 × 64 take 5.4 ms of a step of `small` with 512
+/// tiles in at most 32 parts and 2.6 ms with 128 parts; 1,024 tiles save another half a millisecond in all products.
+pub const FILL: usize = 1024;
+const MOST_SPLITS: usize = 128;
 
 /// One matrix product.
 #[derive(Clone, Debug)]
@@ -78,8 +88,8 @@ pub struct MatMul {
     pub epilogue: Epilogue,
     /// `Tn` only: gradient of the bias, += column sums of A.
     pub bias_gradient: Option<TensorId>,
-    /// `Nn` without epilogue and `Tn`: partial sums for split-K, `[splits, m·n]` and `[splits, m·n + m]`; the number
-    /// of splits is fixed by the shapes, so that the order of summation is the same on every device.
+    /// Partial sums of k in parts, `[splits, m·n]` (`Tn`: `[splits, m·n + m]`), and how many: fixed by the shapes (see
+    /// `splits`), so that the order of summation is the same on every device. `PlanBuilder::product` sets them.
     pub partials: Option<(TensorId, usize)>,
 }
 
@@ -107,11 +117,34 @@ impl MatMul {
         }
     }
 
-    /// How many parts of K a product of this shape is split into: enough tiles of 64×64 to fill a GPU (8 for each of
-    /// 60 compute units), never parts of fewer than 256.
-    pub fn splits(m: usize, n: usize, k: usize) -> usize {
-        let tiles = m.div_ceil(64) * n.div_ceil(64);
-        (512 / tiles.max(1)).min(k / 256).clamp(1, 32)
+    /// Elements of C: those of a part of k, with the sums for the bias behind them.
+    pub fn part(&self) -> usize {
+        match self.form {
+            Form::Tn => self.inner * self.n + self.inner,
+            _ => self.rows.capacity * self.n,
+        }
+    }
+
+    /// Into how many parts of k this product is split, for `fill` tiles of 64 × 64 in all: a GPU is idle where C has few
+    /// tiles, and where the loop over k is long it waits for that loop.
+    ///
+    /// - Gradients of weights (`Tn`): parts of at least 256.
+    /// - Products of rows: parts of at least 128, where there are so few rows that eight parts and more do not fill the
+    ///   GPU, and the loop is long enough (512) to pay for another dispatch. On an H100 16 rows take 25 µs at k = 256 and
+    ///   82 µs at k = 1024, 75 ns for each k; a small dispatch takes 6 to 13.
+    pub fn splits(&self, fill: usize) -> usize {
+        let (m, k) = match self.form {
+            Form::Tn => (self.inner, self.rows.capacity),
+            _ => (self.rows.capacity, self.inner),
+        };
+        let tiles = m.div_ceil(64) * self.n.div_ceil(64);
+        let parts = fill / tiles.max(1);
+        let most = match self.form {
+            Form::Tn => k / 256,
+            _ if parts >= 8 && k >= 512 => k / 128,
+            _ => 1,
+        };
+        parts.min(most).clamp(1, MOST_SPLITS)
     }
 }
 
@@ -133,11 +166,11 @@ impl Describe for MatMul {
             read("a", self.a.tensor, Activation, operand(self.a, rows, a_columns)),
             read("b", self.b.tensor, Activation, operand(self.b, b_rows, b_columns)),
         ];
-        let c = match self.form {
-            Form::Tn => accumulate,
-            _ => write,
-        };
-        tensors.push(c("c", self.c.tensor, Activation, operand(self.c, of_c, n)));
+        let of_c_part = operand(self.c, of_c, n);
+        tensors.push(match self.form {
+            Form::Tn => accumulate("c", self.c.tensor, Exact, of_c_part),
+            _ => write("c", self.c.tensor, Activation, of_c_part),
+        });
         match self.epilogue {
             Epilogue::None => {}
             Epilogue::Bias(bias) => tensors.push(read("bias", bias, Exact, vector(n))),
@@ -145,30 +178,23 @@ impl Describe for MatMul {
                 tensors.push(read("bias", bias, Exact, vector(n)));
                 tensors.push(write("before", before, Activation, (of_c, n)));
             }
-            Epilogue::GeluGradient { before } => tensors.push(read("before", before, Activation, (of_c, n))),
+            Epilogue::GeluGradient { before } => {
+                tensors.push(accumulate("before", before, Activation, (of_c, n)));
+            }
             Epilogue::Add(residual) => tensors.push(read("residual", residual, Activation, (of_c, n))),
         }
         if let Some(bias) = self.bias_gradient {
             tensors.push(accumulate("bias_gradient", bias, Exact, vector(inner)));
         }
         if let Some((partials, splits)) = self.partials {
-            let sums = match self.form {
-                Form::Tn => inner * n + inner,
-                _ => rows.capacity * n,
-            };
-            tensors.push(scratch("partials", partials, Exact, (splits, sums)));
+            tensors.push(scratch("partials", partials, Exact, (splits, self.part())));
         }
         tensors
     }
 
     fn check(&self) -> Result<()> {
-        let split = self.form != Form::Nt && matches!(self.epilogue, Epilogue::None);
-        ensure!(
-            split || self.partials.is_none(),
-            "{:?} with epilogue {:?} cannot be split",
-            self.form,
-            self.epilogue
-        );
+        let epilogue = self.form != Form::Tn || matches!(self.epilogue, Epilogue::None);
+        ensure!(epilogue, "{:?} has no epilogue, and this one has {:?}", self.form, self.epilogue);
         let rows_of_a = self.form == Form::Tn || self.bias_gradient.is_none();
         ensure!(rows_of_a, "{:?} has no gradient of a bias", self.form);
         Ok(())
@@ -210,7 +236,9 @@ impl<S: Scalar> CpuOp<S> for MatMul {
         let c = memory.write(self.c.tensor)[self.c.first_row * n..][..m * n].as_mut_ptr();
         let c = Strip::new(c, n, 0, n);
         let before = match self.epilogue {
-            Epilogue::BiasGelu { before, .. } => memory.write(before)[..m * n].as_mut_ptr(),
+            Epilogue::BiasGelu { before, .. } | Epilogue::GeluGradient { before } => {
+                memory.write(before)[..m * n].as_mut_ptr()
+            }
             _ => std::ptr::null_mut(),
         };
         let before = Strip::new(before, n, 0, n);
@@ -290,13 +318,14 @@ impl MatMul {
                     }
                 }
             }
-            Epilogue::GeluGradient { before } => {
-                let before = memory.read(before);
+            Epilogue::GeluGradient { .. } => {
                 for row in rows {
-                    let before = &before[row * n..][columns.clone()];
                     // SAFETY: the caller's promise.
-                    for (c, &x) in unsafe { c.row_mut(row) }.iter_mut().zip(before) {
-                        *c *= x.gelu_derivative();
+                    let (c, before) = unsafe { (c.row_mut(row), before.row_mut(row)) };
+                    for (c, x) in c.iter_mut().zip(before) {
+                        let (value, derivative) = x.gelu_and_derivative();
+                        *c *= derivative;
+                        *x = value;
                     }
                 }
             }
@@ -336,4 +365,50 @@ pub(super) fn add_column_sums<S: Scalar>(rows: &[S], columns: usize, sums: &mut 
             },
         )
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::Extent;
+
+    fn splits(form: Form, rows: usize, n: usize, inner: usize) -> usize {
+        let rows = Rows::of(Extent::Tokens, rows);
+        let [a, b, c] = [0, 1, 2].map(|id| TensorId(id).into());
+        let (epilogue, bias_gradient, partials) = (Epilogue::None, None, None);
+        MatMul { form, a, b, c, rows, n, inner, epilogue, bias_gradient, partials }.splits(FILL)
+    }
+
+    #[test]
+    fn gradients_of_weights_are_split_until_they_fill_a_gpu() {
+        for (n, inner, expected) in
+            [(1024, 256, 16), (256, 256, 64), (64, 256, 128), (64, 64, 128), (32, 8, 128)]
+        {
+            assert_eq!(splits(Form::Tn, 32_768, n, inner), expected, "{inner}×{n}");
+        }
+        // A vocabulary fills it; 511 rows are one part.
+        assert_eq!(splits(Form::Tn, 5_056, 128, 32_000), 1);
+        assert_eq!(splits(Form::Tn, 511, 64, 64), 1);
+        assert_eq!(splits(Form::Tn, 2_048, 64, 64), 8);
+    }
+
+    #[test]
+    fn few_rows_are_split_and_many_are_not() {
+        for form in [Form::Nt, Form::Nn] {
+            for (rows, n, inner, expected) in [
+                (16, 256, 1024, 8),
+                (16, 256, 768, 6),
+                (16, 256, 512, 4),
+                (16, 1024, 256, 1),
+                (2_048, 256, 1024, 8),
+                (2_049, 256, 1024, 1),
+                (32_768, 256, 1024, 1),
+                (8_192, 768, 3072, 1),
+                // The gradient of the input of a chunk of logits.
+                (262, 128, 32_000, 102),
+            ] {
+                assert_eq!(splits(form, rows, n, inner), expected, "{rows}×{n}, k = {inner}");
+            }
+        }
+    }
 }

@@ -82,6 +82,32 @@ pub trait Kernels {
     fn limits(&self) -> Vec<Limit> {
         Vec::new()
     }
+    /// What all candidates leave to be added up after their dispatches.
+    fn sums(&self) -> Option<PartialSums> {
+        None
+    }
+}
+
+/// Partial sums that wait to be added to their targets: by `gpu::sums`, those of many ops in one dispatch
+/// (`plan::SumGroup`), as each launch costs the time in which the device runs empty.
+#[derive(Clone, Debug)]
+pub struct PartialSums {
+    /// `[parts, columns]`, scratch of the op. Every part is written, with zeros where there was nothing to sum.
+    pub partials: TensorId,
+    pub parts: usize,
+    pub columns: usize,
+    pub targets: Vec<SumTarget>,
+}
+
+/// What some columns of partial sums are added to.
+#[derive(Clone, Copy, Debug)]
+pub struct SumTarget {
+    /// f32, accumulated by the op.
+    pub tensor: TensorId,
+    /// Its first element, and the first column.
+    pub at: usize,
+    pub first: usize,
+    pub elements: usize,
 }
 
 /// An op of a plan.

@@ -13,9 +13,15 @@ use super::dropout::{RowDropout, check_coordinates};
 use super::tensor_use::{accumulate, read, scratch, vector, write};
 use super::{CpuOp, Describe, Memory, Scalar, TensorUse, simd};
 
-/// Partial sums of the weight and bias gradients: each sums one contiguous block of rows. A constant, so that
-/// the order of summation depends on the number of rows alone; 128 for each 64 channels fill a GPU.
-pub const NORM_PARTIALS: usize = 128;
+/// How many partial sums of the weight and bias gradients there are, each of one contiguous block of rows: blocks enough
+/// to fill a GPU, of 16 rows at least. From the capacity alone, so that the order of summation is the same on every
+/// device.
+pub fn partials(rows: Rows) -> usize {
+    rows.capacity.div_ceil(16).clamp(1, 512)
+}
+
+/// As many blocks the CPU makes at most: more would only be more to add up.
+const CPU_BLOCKS: usize = 128;
 
 /// Rows a task of the CPU takes.
 pub(super) const TASK_ROWS: usize = 32;
@@ -214,7 +220,7 @@ pub struct NormGradient {
     pub weight_gradient: TensorId,
     /// `[C]`, accumulated.
     pub bias_gradient: TensorId,
-    /// Scratch `[NORM_PARTIALS, 2C]`.
+    /// Scratch `[partials(R), 2C]`.
     pub partials: TensorId,
     pub rows: Rows,
     pub columns: usize,
@@ -250,7 +256,7 @@ impl Describe for NormGradient {
             write("sum_gradient", self.sum_gradient, Activation, (rows, columns)),
             accumulate("weight_gradient", self.weight_gradient, Exact, vector(columns)),
             accumulate("bias_gradient", self.bias_gradient, Exact, vector(columns)),
-            scratch("partials", self.partials, Exact, (NORM_PARTIALS, 2 * columns)),
+            scratch("partials", self.partials, Exact, (partials(rows), 2 * columns)),
         ];
         if let Some(gradient) = self.input_gradient {
             tensors.push(write("input_gradient", gradient, Activation, (rows, columns)));
@@ -277,7 +283,7 @@ impl<S: Scalar> CpuOp<S> for NormGradient {
     fn run(&self, memory: &Memory<'_, S>) {
         let rows = self.rows.count(&memory.extents());
         let c = self.columns;
-        let block = partial_rows(rows, NORM_PARTIALS);
+        let block = partial_rows(rows, partials(self.rows).min(CPU_BLOCKS));
         let weight = &memory.read(self.weight)[..c];
         let output_dropout = RowDropout::new(memory, self.output_dropout, self.positions, self.sequences);
         let input_dropout = RowDropout::new(memory, self.branch_dropout(), self.positions, self.sequences);

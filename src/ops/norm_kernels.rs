@@ -1,11 +1,13 @@
 //! The kernels of the norms.
 
-use crate::tensor::{Dropout, Rows, TensorId};
+use crate::tensor::Dropout;
 
 use super::immediates::{DropoutWords, RowsColumns, immediates};
 use super::lanes::Lanes;
-use super::norm::{NORM_PARTIALS, Norm, NormGradient};
-use super::{Binding, Candidate, Count, Dispatch, Grid, Kernels, Limit, Requirements, bind};
+use super::norm::{self, Norm, NormGradient};
+use super::{
+    Binding, Candidate, Count, Dispatch, Grid, Kernels, Limit, PartialSums, Requirements, SumTarget, bind,
+};
 
 /// Which side of a norm is under dropout: the constant `DROPOUT` of the norm kernels.
 #[derive(Clone, Copy)]
@@ -19,11 +21,14 @@ pub(super) fn side(dropout: Dropout, side: Side) -> u32 {
     if dropout.is_on() { side as u32 } else { 0 }
 }
 
+/// The most columns of a row that fit into a thread's memory.
+const ROW_EACH: usize = 1024;
+
 /// Ways to lay rows over threads, best first: whole rows a thread for software adapters as long as a row fits
 /// into a thread's memory, and a wave of 64 threads that share rows, which fits all.
 pub(super) fn layouts(columns: usize) -> Vec<(&'static str, Lanes, Requirements)> {
     let mut layouts = Vec::new();
-    if columns <= 1024 {
+    if columns <= ROW_EACH {
         let software = Requirements { software: true, ..Default::default() };
         layouts.push(("row_each", Lanes::row_each(columns, 8), software));
     }
@@ -72,27 +77,16 @@ impl Kernels for Norm {
 }
 
 immediates! {
-    struct RowsImmediates {
+    struct GradientImmediates {
         shape: RowsColumns,
-        dropout: DropoutWords,
-    }
-}
-
-immediates! {
-    struct ParametersImmediates {
-        shape: RowsColumns,
+        /// Partial sums, each of a block of rows.
         partials: u32,
         dropout: DropoutWords,
     }
 }
 
-immediates! {
-    /// Of the kernels of a sum over rows in two stages: the first stage leaves so many partial sums.
-    pub(super) struct PartialsImmediates {
-        shape: RowsColumns,
-        partials: u32,
-    }
-}
+/// Storage buffers that WebGPU guarantees.
+const GUARANTEED_BUFFERS: usize = 8;
 
 impl NormGradient {
     /// What dropout draws at, where it is on.
@@ -101,24 +95,31 @@ impl NormGradient {
         coordinates.filter(|_| dropout.is_on()).map(Binding::from).collect()
     }
 
-    fn rows_dispatch(&self, lanes: Lanes) -> Dispatch {
+    /// The gradient of the sum, and of the branch; with `fused` the partial sums for weight and bias too.
+    fn rows_dispatch(&self, lanes: Lanes, fused: bool) -> Dispatch {
         let (input, output) = (self.branch_dropout(), self.output_dropout);
+        let mut bindings =
+            bind([self.output_gradient, self.sum, self.statistics, self.weight, self.sum_gradient]);
+        bindings.extend(fused.then_some(Binding::from(self.partials)));
+        bindings.extend(self.input_gradient.map(Binding::from));
+        let coordinates = bindings.len() as u32 + 1;
+        let dropout = if input.is_on() { input } else { output };
+        bindings.extend(self.coordinates(dropout));
         let mut constants = lanes.constants();
         constants.extend([
             ("PER_THREAD", lanes.per_thread() as u32),
             ("BRANCH", u32::from(self.input_gradient.is_some())),
             ("DROPOUT", side(input, Side::Input) + side(output, Side::Output)),
+            ("PARTIALS", u32::from(fused)),
+            ("AT", coordinates),
         ]);
-        let mut bindings =
-            bind([self.output_gradient, self.sum, self.statistics, self.weight, self.sum_gradient]);
-        bindings.extend(self.input_gradient.map(Binding::from));
-        let dropout = if input.is_on() { input } else { output };
-        bindings.extend(self.coordinates(dropout));
-        let shape = RowsColumns::new(self.rows, self.columns);
-        let immediates = RowsImmediates { shape, dropout: dropout.into() }.into();
-        Dispatch { shader: "norm_gradient", constants, bindings, immediates, grid: lanes.grid(self.rows) }
+        let grid =
+            if fused { Grid(vec![Count::Fixed(norm::partials(self.rows))]) } else { lanes.grid(self.rows) };
+        let immediates = self.immediates(dropout).into();
+        Dispatch { shader: "norm_gradient", constants, bindings, immediates, grid }
     }
 
+    /// The partial sums for weight and bias alone.
     fn parameters_dispatch(&self) -> Dispatch {
         let lanes = Lanes::new(self.columns, 16, 256);
         let dropout = self.output_dropout;
@@ -126,30 +127,55 @@ impl NormGradient {
         constants.push(("DROPOUT", u32::from(dropout.is_on())));
         let mut bindings = bind([self.output_gradient, self.sum, self.statistics, self.partials]);
         bindings.extend(self.coordinates(dropout));
-        let immediates = ParametersImmediates {
-            shape: RowsColumns::new(self.rows, self.columns),
-            partials: NORM_PARTIALS as u32,
-            dropout: dropout.into(),
-        };
-        let immediates = immediates.into();
-        let grid = Grid(vec![Count::Fixed(NORM_PARTIALS), Count::Fixed(lanes.per_thread())]);
+        let immediates = self.immediates(dropout).into();
+        let partials = norm::partials(self.rows);
+        let grid = Grid(vec![Count::Fixed(partials), Count::Fixed(lanes.per_thread())]);
         Dispatch { shader: "norm_parameter_gradient", constants, bindings, immediates, grid }
+    }
+
+    fn immediates(&self, dropout: Dropout) -> GradientImmediates {
+        GradientImmediates {
+            shape: RowsColumns::new(self.rows, self.columns),
+            partials: norm::partials(self.rows) as u32,
+            dropout: dropout.into(),
+        }
     }
 }
 
 impl Kernels for NormGradient {
+    /// One kernel, or two where dropout of a branch needs more bindings than WebGPU guarantees.
     fn candidates(&self) -> Vec<Candidate> {
-        let sums = [self.weight_gradient, self.bias_gradient];
-        let candidate = |(strategy, lanes, requires)| Candidate {
-            strategy,
-            requires,
-            dispatches: vec![
-                self.rows_dispatch(lanes),
-                self.parameters_dispatch(),
-                sum_partials(self.partials, NORM_PARTIALS, &sums, self.rows, 2 * self.columns),
-            ],
+        let mut candidates = Vec::new();
+        let mut fused = |strategy, lanes, requires| {
+            let dispatch = self.rows_dispatch(lanes, true);
+            let buffers = dispatch.bindings.len();
+            let storage_buffers = if buffers > GUARANTEED_BUFFERS { buffers as u32 } else { 0 };
+            let requires = Requirements { storage_buffers, ..requires };
+            candidates.push(Candidate { strategy, requires, dispatches: vec![dispatch] });
+            buffers
         };
-        layouts(self.columns).into_iter().map(candidate).collect()
+        if self.columns <= ROW_EACH {
+            let software = Requirements { software: true, ..Requirements::default() };
+            fused("row_each", Lanes::row_each(self.columns, 8), software);
+        }
+        let buffers = fused("shared_rows", Lanes::new(self.columns, 64, 256), Requirements::default());
+        if buffers > GUARANTEED_BUFFERS {
+            let rows = self.rows_dispatch(Lanes::new(self.columns, 64, 64), false);
+            candidates.push(Candidate {
+                strategy: "two_kernels",
+                requires: Requirements::default(),
+                dispatches: vec![rows, self.parameters_dispatch()],
+            });
+        }
+        candidates
+    }
+
+    fn sums(&self) -> Option<PartialSums> {
+        let c = self.columns;
+        let target = |(tensor, first)| SumTarget { tensor, at: 0, first, elements: c };
+        let targets = [(self.weight_gradient, 0), (self.bias_gradient, c)].map(target).to_vec();
+        let parts = norm::partials(self.rows);
+        Some(PartialSums { partials: self.partials, parts, columns: 2 * c, targets })
     }
 
     fn limits(&self) -> Vec<Limit> {
@@ -160,28 +186,5 @@ impl Kernels for NormGradient {
             most: 1,
             advice: "use --device cpu",
         }]
-    }
-}
-
-/// The second stage of a sum over rows: adds the `count` partial sums of `columns` columns to the targets, one,
-/// or two that take half the columns each.
-pub(super) fn sum_partials(
-    partials: TensorId,
-    count: usize,
-    targets: &[TensorId],
-    rows: Rows,
-    columns: usize,
-) -> Dispatch {
-    const COLUMNS: usize = 16;
-    let mut bindings = vec![Binding::ReadBack(partials)];
-    bindings.extend(targets.iter().copied().map(Binding::from));
-    let shape = RowsColumns::new(rows, columns);
-    let immediates = PartialsImmediates { shape, partials: count as u32 }.into();
-    Dispatch {
-        shader: "sum_partials",
-        constants: vec![("COLUMNS", COLUMNS as u32), ("PARTS", 16), ("OUTPUTS", targets.len() as u32)],
-        bindings,
-        immediates,
-        grid: Grid(vec![Count::Fixed(columns.div_ceil(COLUMNS))]),
     }
 }

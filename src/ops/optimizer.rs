@@ -1,6 +1,7 @@
 //! Clearing, the global gradient norm, clipping, and Adam over ranges of the flat parameter buffers
 //! (docs/spec.md §3.7 and §3.8).
 
+use anyhow::{Result, ensure};
 use rayon::prelude::*;
 
 use crate::tensor::{Element, Extents, Rows, TensorId};
@@ -17,9 +18,18 @@ pub const BLOCK: usize = 4096;
 /// Slots of the metrics tensor.
 pub use super::constants::{METRIC_CLIP_FACTOR, METRIC_GRADIENT_NORM, METRIC_NOT_FINITE};
 
-/// tensor ← 0.
+/// Tensors that one [`Clear`] takes at most: launches are few, and as many numbers are immediates of its kernel.
+pub const CLEARED: usize = 4;
+
+/// The first elements of tensors ← 0.
 #[derive(Clone, Debug)]
 pub struct Clear {
+    /// [`CLEARED`] at most.
+    pub tensors: Vec<Cleared>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Cleared {
     pub tensor: TensorId,
     pub elements: usize,
     pub element: Element,
@@ -31,31 +41,54 @@ impl Describe for Clear {
     }
 
     fn tensors(&self) -> Vec<TensorUse> {
-        let kind = if self.element == Element::Uint { Uint } else { Activation };
-        vec![write("tensor", self.tensor, kind, flat(self.elements))]
+        let use_of = |&Cleared { tensor, elements, element }: &Cleared| {
+            let kind = if element == Element::Uint { Uint } else { Activation };
+            write("tensors", tensor, kind, flat(elements))
+        };
+        self.tensors.iter().map(use_of).collect()
+    }
+
+    fn check(&self) -> Result<()> {
+        let count = self.tensors.len();
+        ensure!((1..=CLEARED).contains(&count), "{count} tensors to clear, 1 to {CLEARED} can be");
+        Ok(())
     }
 }
 
 impl<S: Scalar> CpuOp<S> for Clear {
     fn run(&self, memory: &Memory<'_, S>) {
-        match self.element {
-            Element::Float | Element::Half => memory.write(self.tensor)[..self.elements].fill(S::ZERO),
-            Element::Uint => memory.write_uint(self.tensor)[..self.elements].fill(0),
+        for &Cleared { tensor, elements, element } in &self.tensors {
+            match element {
+                Element::Float | Element::Half => memory.write(tensor)[..elements].fill(S::ZERO),
+                Element::Uint => memory.write_uint(tensor)[..elements].fill(0),
+            }
         }
     }
 }
 
 immediates! {
+    /// Elements of each tensor, 0 where there is none.
     struct ClearImmediates {
-        elements: u32,
+        elements_0: u32,
+        elements_1: u32,
+        elements_2: u32,
+        elements_3: u32,
     }
 }
 
 impl Kernels for Clear {
     fn candidates(&self) -> Vec<Candidate> {
-        // Zero has the same bits in both element types.
-        let immediates = ClearImmediates { elements: self.elements as u32 };
-        single("clear", bind([self.tensor]), immediates, self.elements.div_ceil(BLOCK))
+        let elements = |index| self.tensors.get(index).map_or(0, |cleared: &Cleared| cleared.elements as u32);
+        let [elements_0, elements_1, elements_2, elements_3] = std::array::from_fn::<_, CLEARED, _>(elements);
+        let blocks: usize = self.tensors.iter().map(|cleared| cleared.elements.div_ceil(BLOCK)).sum();
+        let dispatch = Dispatch {
+            shader: "clear",
+            constants: vec![("TENSORS", self.tensors.len() as u32)],
+            bindings: self.tensors.iter().map(|cleared| cleared.tensor.into()).collect(),
+            immediates: ClearImmediates { elements_0, elements_1, elements_2, elements_3 }.into(),
+            grid: Grid(vec![Count::Fixed(blocks)]),
+        };
+        Candidate::only("blocks", dispatch)
     }
 }
 

@@ -10,7 +10,7 @@ use super::replace::IGNORED;
 use super::simd;
 use super::tensor_use::{accumulate, flat, read, scratch, vector, write};
 use super::{
-    Binding, Candidate, Count, CpuOp, Describe, Dispatch, Grid, Kernels, Memory, Requirements, Scalar,
+    Candidate, Count, CpuOp, Describe, Dispatch, Grid, Kernels, Memory, PartialSums, Scalar, SumTarget,
     TensorUse, bind,
 };
 
@@ -313,36 +313,21 @@ impl<S: Scalar> CpuOp<S> for ReplacedTokenGradient {
 
 impl Kernels for ReplacedTokenGradient {
     fn candidates(&self) -> Vec<Candidate> {
-        let immediates = super::Immediates::from(RowsColumns::new(self.rows, self.columns));
-        vec![Candidate {
-            strategy: "blocks of rows",
-            requires: Requirements::default(),
-            dispatches: vec![
-                Dispatch {
-                    shader: "replaced_token_gradient",
-                    constants: vec![("PARTIALS", PARTIALS as u32)],
-                    bindings: bind([
-                        self.hidden,
-                        self.results,
-                        self.weight,
-                        self.hidden_gradient,
-                        self.partials,
-                    ]),
-                    immediates: immediates.clone(),
-                    grid: Grid(vec![Count::Fixed(PARTIALS)]),
-                },
-                Dispatch {
-                    shader: "replaced_token_gradient_sum",
-                    constants: vec![("PARTIALS", PARTIALS as u32)],
-                    bindings: vec![
-                        Binding::ReadBack(self.partials),
-                        self.weight_gradient.into(),
-                        self.bias_gradient.into(),
-                    ],
-                    immediates,
-                    grid: Grid(vec![Count::Fixed((self.columns + 1).div_ceil(64))]),
-                },
-            ],
-        }]
+        let dispatch = Dispatch {
+            shader: "replaced_token_gradient",
+            constants: vec![("PARTIALS", PARTIALS as u32)],
+            bindings: bind([self.hidden, self.results, self.weight, self.hidden_gradient, self.partials]),
+            immediates: RowsColumns::new(self.rows, self.columns).into(),
+            grid: Grid(vec![Count::Fixed(PARTIALS)]),
+        };
+        Candidate::only("blocks of rows", dispatch)
+    }
+
+    fn sums(&self) -> Option<PartialSums> {
+        let columns = self.columns + 1;
+        let target = |(tensor, first, elements)| SumTarget { tensor, at: 0, first, elements };
+        let bias = (self.bias_gradient, self.columns, 1);
+        let targets = [(self.weight_gradient, 0, self.columns), bias].map(target).to_vec();
+        Some(PartialSums { partials: self.partials, parts: PARTIALS, columns, targets })
     }
 }

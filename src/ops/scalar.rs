@@ -67,8 +67,13 @@ pub trait Scalar:
     /// d gelu / dx = Φ(x) + x·φ(x).
     #[inline(always)]
     fn gelu_derivative(self) -> Self {
+        self.gelu_and_derivative().1
+    }
+
+    #[inline(always)]
+    fn gelu_and_derivative(self) -> (Self, Self) {
         let (cumulative, density) = self.normal();
-        cumulative + self * density
+        (self * cumulative, cumulative + self * density)
     }
 }
 

@@ -4,11 +4,10 @@ use crate::tensor::Rows;
 
 use super::immediates::{RowsColumns, Words, immediates};
 use super::lanes::Lanes;
-use super::norm_kernels::{PartialsImmediates, sum_partials};
 use super::table_gradient::{
     PositionGradient, SEGMENT_PARTIALS, SampledWordGradient, SegmentGradient, WordGradient,
 };
-use super::{Binding, Candidate, Count, Dispatch, Grid, Kernels, Requirements, bind};
+use super::{Binding, Candidate, Count, Dispatch, Grid, Kernels, PartialSums, Requirements, SumTarget, bind};
 
 /// Threads of a workgroup, across a table row and over the rows added to it: frequent ids have thousands.
 const WIDTH: usize = 256;
@@ -90,11 +89,19 @@ impl Kernels for PositionGradient {
     }
 }
 
+immediates! {
+    struct SegmentImmediates {
+        shape: RowsColumns,
+        /// Partial sums, each of a block of rows.
+        partials: u32,
+    }
+}
+
 impl Kernels for SegmentGradient {
     fn candidates(&self) -> Vec<Candidate> {
         let lanes = Lanes::new(self.columns, 16, WIDTH);
         let shape = RowsColumns::new(self.rows, self.columns);
-        let immediates = PartialsImmediates { shape, partials: SEGMENT_PARTIALS as u32 }.into();
+        let immediates = SegmentImmediates { shape, partials: SEGMENT_PARTIALS as u32 }.into();
         let blocks = Dispatch {
             shader: "segment_gradient",
             constants: lanes.constants(),
@@ -102,11 +109,12 @@ impl Kernels for SegmentGradient {
             immediates,
             grid: Grid(vec![Count::Fixed(SEGMENT_PARTIALS), Count::Fixed(lanes.per_thread())]),
         };
-        let sum = sum_partials(self.partials, SEGMENT_PARTIALS, &[self.table], self.rows, 2 * self.columns);
-        vec![Candidate {
-            strategy: "two_stages",
-            requires: Requirements::default(),
-            dispatches: vec![blocks, sum],
-        }]
+        Candidate::only("two_stages", blocks)
+    }
+
+    fn sums(&self) -> Option<PartialSums> {
+        let (partials, parts, columns) = (self.partials, SEGMENT_PARTIALS, 2 * self.columns);
+        let target = SumTarget { tensor: self.table, at: 0, first: 0, elements: columns };
+        Some(PartialSums { partials, parts, columns, targets: vec![target] })
     }
 }

@@ -25,6 +25,13 @@ pub struct Bound {
     pub touch: Touch,
 }
 
+impl Bound {
+    /// What a pipeline knows of the binding.
+    pub fn slot(&self) -> (Element, Access) {
+        (self.element, self.access)
+    }
+}
+
 impl Plan {
     /// Ways to compute an op on a GPU, best first.
     ///

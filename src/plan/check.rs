@@ -201,11 +201,11 @@ mod tests {
 
     #[test]
     fn operands_of_a_product_are_named() {
-        let product = |builder: &mut PlanBuilder, inner: usize, splits: Option<usize>| {
+        let product = |builder: &mut PlanBuilder, inner: usize, bias_gradient: bool| {
             let [a, c] =
                 [("x", 16), ("y", 8)].map(|(name, columns)| builder.activation(name, TOKENS, columns));
             let b = builder.exact("weight", Rows::fixed(8), 16);
-            let partials = builder.exact("partials", Rows::fixed(2), 64);
+            let bias = builder.exact("bias", Rows::fixed(1), 16);
             let product = MatMul {
                 form: Form::Nt,
                 a: a.into(),
@@ -215,18 +215,18 @@ mod tests {
                 n: 8,
                 inner,
                 epilogue: Epilogue::None,
-                bias_gradient: None,
-                partials: splits.map(|splits| (partials, splits)),
+                bias_gradient: bias_gradient.then_some(bias),
+                partials: None,
             };
             builder.push("dense", product);
         };
-        let line = error(|builder| product(builder, 12, None));
+        let line = error(|builder| product(builder, 12, false));
         assert_eq!(
             line,
             "plan: dense (matmul): `a` must be f32 or f16 [T ≤ 8, 12], but x is f32 [T ≤ 8, 16]"
         );
-        let line = error(|builder| product(builder, 16, Some(2)));
-        assert_eq!(line, "plan: dense (matmul): Nt with epilogue None cannot be split");
+        let line = error(|builder| product(builder, 16, true));
+        assert_eq!(line, "plan: dense (matmul): Nt has no gradient of a bias");
     }
 
     #[test]

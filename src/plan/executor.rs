@@ -1,6 +1,6 @@
 //! What runs a plan: the interface of the executors.
 
-use std::ops::Range;
+use std::ops::{AddAssign, Range, Sub};
 
 use anyhow::Result;
 
@@ -38,6 +38,11 @@ pub trait Executor {
     /// How the op with this index is computed: the strategy of its kernels.
     fn strategy(&self, op: usize) -> &'static str;
 
+    /// Whether its kernels round operands that are f32 to f16 (`tolerances::HALF_OPERANDS`).
+    fn rounds_operands(&self, _op: usize) -> bool {
+        false
+    }
+
     /// Overwrites a float tensor from its first element on.
     fn write(&mut self, tensor: TensorId, data: &[f32]) -> Result<()>;
 
@@ -59,6 +64,36 @@ pub trait Executor {
 
     /// What runs this.
     fn identity(&self) -> Identity;
+
+    /// What this executor has given to its device so far; nothing where it is no device apart.
+    fn submitted(&self) -> Submitted {
+        Submitted::default()
+    }
+}
+
+/// Work given to a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Submitted {
+    pub dispatches: u64,
+    pub submissions: u64,
+}
+
+impl Sub for Submitted {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Submitted {
+            dispatches: self.dispatches - other.dispatches,
+            submissions: self.submissions - other.submissions,
+        }
+    }
+}
+
+impl AddAssign for Submitted {
+    fn add_assign(&mut self, other: Self) {
+        self.dispatches += other.dispatches;
+        self.submissions += other.submissions;
+    }
 }
 
 /// Copies parameters between executors of plans of one model.

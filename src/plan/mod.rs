@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use anyhow::{Error, Result, bail};
 
+use crate::ops::matmul::FILL;
 use crate::ops::memory::Placement;
 use crate::ops::{Op, TensorUse, Touch};
 use crate::tensor::{Element, Extents, Precision, Role, Rows, TensorId, TensorInfo};
@@ -17,15 +18,20 @@ mod executor;
 pub mod explain;
 mod identity;
 mod in_flight;
+mod memory;
 mod planned_op;
+mod products;
 mod storage;
+mod sums;
 
 pub use bound::{Access, Bound};
-pub use executor::{Data, Executor, Upload, copy_parameters};
+pub use executor::{Data, Executor, Submitted, Upload, copy_parameters};
 pub use identity::Identity;
 pub use in_flight::{IN_FLIGHT, InFlight};
+pub use memory::DeviceMemory;
 pub use planned_op::PlannedOp;
 pub use storage::{BufferInfo, ParameterRange};
+pub use sums::SumGroup;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
@@ -108,6 +114,7 @@ pub struct PlanBuilder {
     scope: Vec<String>,
     rate: f32,
     precision: Precision,
+    fill: usize,
     loss_scale: Option<TensorId>,
     /// What was wrong with the first op that was wrong.
     error: Option<Error>,
@@ -124,6 +131,7 @@ impl Default for PlanBuilder {
             scope: Vec::new(),
             rate: 1.0,
             precision: Precision::F32,
+            fill: FILL,
             loss_scale: None,
             error: None,
         }
@@ -318,9 +326,10 @@ impl PlanBuilder {
         if !self.ops.is_sorted_by_key(|op| op.phase) {
             bail!("plan: ops are not in the order of their phases");
         }
-        let (buffers, placements) = storage::assign(&self, keep)?;
+        let sum_groups = sums::groups(&self);
+        let (buffers, placements) = storage::assign(&self, &sum_groups, keep)?;
         let PlanBuilder { tensors, parameters, ops, loss_scale, .. } = self;
-        Ok(Plan { tensors, parameters, ops, buffers, placements, loss_scale })
+        Ok(Plan { tensors, parameters, ops, sum_groups, buffers, placements, loss_scale })
     }
 }
 
@@ -329,6 +338,8 @@ pub struct Plan {
     pub tensors: Vec<TensorInfo>,
     pub parameters: Vec<Parameter>,
     pub ops: Vec<PlannedOp>,
+    /// Ops whose partial sums are added up together on a GPU.
+    pub sum_groups: Vec<SumGroup>,
     pub buffers: Vec<BufferInfo>,
     /// By tensor id; offsets and lengths in elements.
     pub placements: Vec<Placement>,

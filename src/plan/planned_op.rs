@@ -1,7 +1,7 @@
 //! An op of a plan, and what it touches by how it touches it.
 
-use crate::ops::{Op, TensorUse, Touch};
-use crate::tensor::TensorId;
+use crate::ops::{Kind, Op, TensorUse, Touch};
+use crate::tensor::{Element, TensorId, TensorInfo};
 
 use super::Phase;
 
@@ -48,5 +48,14 @@ impl PlannedOp {
     /// Its results: what it writes, then what it accumulates into.
     pub fn results(&self) -> impl Iterator<Item = TensorId> + Clone + '_ {
         self.writes().chain(self.accumulates())
+    }
+
+    /// Whether it reads an operand that is f32 among `tensors`, the plan's, but of a kind that may be f16: weights, and
+    /// gradients of logits. (What is `Exact` is added to sums, not multiplied.)
+    pub fn reads_exact_operands(&self, tensors: &[TensorInfo]) -> bool {
+        self.tensors.iter().any(|used| {
+            let exact = tensors[used.tensor.0 as usize].element == Element::Float;
+            used.touch == Touch::Read && used.kind == Kind::Activation && exact
+        })
     }
 }

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use crate::ops::memory::Placement;
 use crate::tensor::{Element, Role, Rows, TensorId, TensorInfo};
 
-use super::{Parameter, PlanBuilder};
+use super::{Parameter, PlanBuilder, SumGroup};
 
 /// Every tensor of a flat buffer starts at a multiple of 256 bytes: the strictest alignment WebGPU asks of
 /// a storage binding.
@@ -117,8 +117,9 @@ pub(super) fn parameter_ranges(builder: &mut PlanBuilder, limit: usize) -> Vec<P
     ranges
 }
 
-/// First and last op that touches each tensor.
-fn lifetimes(builder: &PlanBuilder) -> Vec<Option<(usize, usize)>> {
+/// First and last op that touches each tensor; partial sums and their targets live until those of their group are added
+/// up.
+fn lifetimes(builder: &PlanBuilder, sums: &[SumGroup]) -> Vec<Option<(usize, usize)>> {
     let mut lifetimes = vec![None; builder.tensors.len()];
     for (index, op) in builder.ops.iter().enumerate() {
         for id in op.tensors.iter().map(|used| used.tensor) {
@@ -127,16 +128,30 @@ fn lifetimes(builder: &PlanBuilder) -> Vec<Option<(usize, usize)>> {
             *life = Some((first, index));
         }
     }
+    for group in sums {
+        for sums in group.ops.iter().filter_map(|&op| builder.ops[op].op.sums()) {
+            let targets = sums.targets.iter().map(|target| target.tensor);
+            for id in targets.chain([sums.partials]) {
+                if let Some((_, last)) = &mut lifetimes[id.0 as usize] {
+                    *last = group.last().max(*last);
+                }
+            }
+        }
+    }
     lifetimes
 }
 
 /// A shared buffer: its index, element type, and the lives (first and last op) of the tensors in it.
 type Colour = (usize, Element, Vec<(usize, usize)>);
 
-pub(super) fn assign(builder: &PlanBuilder, keep: &[TensorId]) -> Result<(Vec<BufferInfo>, Vec<Placement>)> {
+pub(super) fn assign(
+    builder: &PlanBuilder,
+    sums: &[SumGroup],
+    keep: &[TensorId],
+) -> Result<(Vec<BufferInfo>, Vec<Placement>)> {
     let mut memory = Assignment {
         builder,
-        lifetimes: lifetimes(builder),
+        lifetimes: lifetimes(builder, sums),
         buffers: Vec::new(),
         placements: vec![NOWHERE; builder.tensors.len()],
     };

@@ -6,7 +6,7 @@
 //!   tokens         u16 or u32 (Header::token_width): the pieces of all documents, one after another
 //!   line ends      u64 each: where a line ends, counted in tokens from the start of the section
 //!   document ends  u64 each: where a document ends, counted in lines
-//!   tokenizer      the bytes of the SentencePiece model, so that a run can export it
+//!   tokenizer      the bytes of the SentencePiece model, so that a run can export it (FLAG_READY_MADE: JSON instead)
 //!   checksums      u32 each: CRC-32 of the body, cut every CHUNK bytes
 //! ```
 //!
@@ -28,6 +28,11 @@ pub const CHUNK: u64 = 1 << 20;
 
 pub const FLAG_LOWER: u32 = 1;
 pub const FLAG_PARAGRAPHS: u32 = 2;
+/// The documents came as ids: the section of the tokenizer holds a `tokenizer::ReadyMade` in JSON.
+pub const FLAG_READY_MADE: u32 = 4;
+
+/// `Header::unk` where the id of `<unk>` is not known.
+pub const NO_UNKNOWN: u32 = u32::MAX;
 
 /// Where a section lies: bytes from the start of the file.
 #[repr(C)]

@@ -2,10 +2,11 @@
 //!
 //! `format` documents the file, `reader` opens it, `writer` makes it, `verify` checks every byte,
 //! `examples` cuts training examples from it, afresh for every epoch; `mixture` draws them from several stores;
-//! `prepare` fills it from text, `tfrecord` from and to the reference implementation's files.
+//! `prepare` fills it from text, `ids` from what another tokenizer made of it, `tfrecord` from and to the reference implementation's files.
 
 pub mod examples;
 pub mod format;
+pub mod ids;
 pub mod mixture;
 pub mod prepare;
 #[cfg(test)]

@@ -18,7 +18,7 @@ use super::sentences;
 use super::writer::StoreWriter;
 use crate::corpus::input::{Document, Documents};
 use crate::files::with_suffix;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{Tokenizer, Vocabulary};
 
 /// Bytes of text in a batch.
 const BATCH_BYTES: usize = 1 << 18;
@@ -79,8 +79,7 @@ pub fn prepare(
     options: &Options,
     mut report: impl FnMut(Progress),
 ) -> Result<Summary> {
-    ensure!((0.0..1.0).contains(&options.held_out), "the share held out must be below 100%");
-    let mut writers = Writers::create(out, tokenizer, options)?;
+    let mut writers = Writers::create(out, &Vocabulary::Model(tokenizer), options.lines, options.held_out)?;
     let bytes_total = documents.bytes_total;
     let threads = options.threads.max(1);
     let (ticket, tickets) = channel();
@@ -206,28 +205,35 @@ fn is_held_out(document: &Document, share: f64) -> bool {
         hasher.update(paragraph.as_bytes());
         hasher.update(b"\n");
     }
+    falls_below(hasher, share)
+}
+
+/// Whether a hash is among the first `share` of all hashes.
+pub(super) fn falls_below(hasher: Sha256, share: f64) -> bool {
     let digest: [u8; 32] = hasher.finalize().into();
     let mut first = [0; 8];
     first.copy_from_slice(&digest[..8]);
     (u64::from_be_bytes(first) >> 11) as f64 / (1u64 << 53) as f64 > 1.0 - share
 }
 
-struct Writers {
+/// The store, and its held-out part where there is one.
+pub(super) struct Writers {
     store: StoreWriter,
     held_out: Option<StoreWriter>,
     empty_documents: u64,
 }
 
 impl Writers {
-    fn create(out: &Path, tokenizer: &Tokenizer, options: &Options) -> Result<Writers> {
-        let mut store = StoreWriter::create(out, tokenizer, options.lines)?;
-        store.set_held_out(options.held_out, false);
+    pub fn create(out: &Path, vocabulary: &Vocabulary<'_>, lines: Lines, share: f64) -> Result<Writers> {
+        ensure!((0.0..1.0).contains(&share), "the share held out must be below 100%");
+        let mut store = StoreWriter::create_for(out, vocabulary, lines)?;
+        store.set_held_out(share, false);
         let mut held_out = None;
         let mut found_partial = store.found_partial;
-        if options.held_out > 0.0 {
+        if share > 0.0 {
             let path = with_suffix(out, ".held-out");
-            let writer = held_out.insert(StoreWriter::create(&path, tokenizer, options.lines)?);
-            writer.set_held_out(options.held_out, true);
+            let writer = held_out.insert(StoreWriter::create_for(&path, vocabulary, lines)?);
+            writer.set_held_out(share, true);
             found_partial |= writer.found_partial;
         }
         if found_partial {
@@ -241,18 +247,22 @@ impl Writers {
         for document in &batch.documents {
             let tokens = &batch.tokens[token..token + document.tokens];
             let lines = &batch.line_lengths[line..line + document.lines];
-            let writer = match &mut self.held_out {
-                Some(held_out) if document.held_out => held_out,
-                _ => &mut self.store,
-            };
-            writer.push_document(tokens, lines)?;
-            self.empty_documents += u64::from(tokens.is_empty());
+            self.push(tokens, lines, document.held_out)?;
             (token, line) = (token + document.tokens, line + document.lines);
         }
         Ok(())
     }
 
-    fn finish(self, out: &Path) -> Result<Summary> {
+    /// Appends a document to the part it belongs to.
+    pub fn push(&mut self, tokens: &[u32], lines: &[u32], held_out: bool) -> Result<()> {
+        self.empty_documents += u64::from(tokens.is_empty());
+        match &mut self.held_out {
+            Some(writer) if held_out => writer.push_document(tokens, lines),
+            _ => self.store.push_document(tokens, lines),
+        }
+    }
+
+    pub fn finish(self, out: &Path) -> Result<Summary> {
         if self.store.documents() == 0 {
             bail!("no document of the input yields a piece for {}; nothing is written", out.display());
         }

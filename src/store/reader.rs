@@ -9,8 +9,8 @@ use memmap2::Mmap;
 use rayon::prelude::*;
 
 use super::format::{
-    ALIGNMENT, BYTE_ORDER, CHECKSUMS, CHUNK, DOCUMENT_ENDS, FLAG_LOWER, FLAG_PARAGRAPHS, HEADER_LENGTH,
-    Header, LINE_ENDS, MAGIC, SECTION_NAMES, TOKENIZER, TOKENS, VERSION, token_width,
+    ALIGNMENT, BYTE_ORDER, CHECKSUMS, CHUNK, DOCUMENT_ENDS, FLAG_LOWER, FLAG_PARAGRAPHS, FLAG_READY_MADE,
+    HEADER_LENGTH, Header, LINE_ENDS, MAGIC, SECTION_NAMES, TOKENIZER, TOKENS, VERSION, token_width,
 };
 use crate::tokenizer::SpecialIds;
 
@@ -105,7 +105,7 @@ impl Store {
         &self.tokenizer_hash
     }
 
-    /// The bytes of the tokenizer's model file.
+    /// The bytes of the tokenizer's model file, or what stands for it where ids came ready-made.
     pub fn tokenizer_model(&self) -> &[u8] {
         self.section(TOKENIZER)
     }
@@ -113,6 +113,11 @@ impl Store {
     /// Whether the text was lower-cased before SentencePiece.
     pub fn lower(&self) -> bool {
         self.header.flags & FLAG_LOWER != 0
+    }
+
+    /// Whether its documents came as ids of another tokenizer (`prepare --ids`).
+    pub fn is_ready_made(&self) -> bool {
+        self.header.flags & FLAG_READY_MADE != 0
     }
 
     pub fn lines_mode(&self) -> Lines {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::examples::EpochIndex;
-use super::format::{CHECKSUMS, CHUNK, HEADER_LENGTH, SECTION_NAMES, TOKENIZER};
+use super::format::{CHECKSUMS, CHUNK, HEADER_LENGTH, NO_UNKNOWN, SECTION_NAMES, TOKENIZER};
 use super::reader::{Lines, Store};
 
 /// Reads the whole store. The error names the first damaged place and the sections it touches.
@@ -63,7 +63,10 @@ fn verify_contents(store: &Store) -> Result<()> {
     let counts = store.token_counts();
     let inside: u64 = counts.iter().sum();
     ensure!(inside == store.tokens(), "{} tokens lie outside the vocabulary", store.tokens() - inside);
-    let unknown = counts.get(store.header().unk as usize).copied();
+    let unknown = match store.header().unk {
+        NO_UNKNOWN => Some(0),
+        id => counts.get(id as usize).copied(),
+    };
     ensure!(
         unknown == Some(store.unknown()),
         "the header counts {} unknown tokens, there are {unknown:?}",
@@ -96,10 +99,11 @@ pub fn info(store: &Store) -> Value {
         "vocab_size": store.vocab_size(),
         "special_ids": {
             "[PAD]": header.pad, "[CLS]": header.cls, "[SEP]": header.sep, "[MASK]": header.mask,
-            "<unk>": header.unk,
+            "<unk>": (header.unk != NO_UNKNOWN).then_some(header.unk),
         },
         "tokenizer_sha256": store.tokenizer_hash(),
         "lower": store.lower(),
+        "ready_made_ids": store.is_ready_made(),
         "lines_mode": match store.lines_mode() {
             Lines::Sentence => "sentence",
             Lines::Paragraph => "paragraph",

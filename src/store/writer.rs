@@ -12,12 +12,13 @@ use bytemuck::Zeroable;
 use sha2::{Digest, Sha256};
 
 use super::format::{
-    ALIGNMENT, BYTE_ORDER, CHECKSUMS, CHUNK, DOCUMENT_ENDS, FLAG_LOWER, FLAG_PARAGRAPHS, HEADER_LENGTH,
-    Header, LINE_ENDS, MAGIC, Section, TOKENIZER, TOKENS, VERSION, align, token_width,
+    ALIGNMENT, BYTE_ORDER, CHECKSUMS, CHUNK, DOCUMENT_ENDS, FLAG_LOWER, FLAG_PARAGRAPHS, FLAG_READY_MADE,
+    HEADER_LENGTH, Header, LINE_ENDS, MAGIC, NO_UNKNOWN, Section, TOKENIZER, TOKENS, VERSION, align,
+    token_width,
 };
 use super::reader::Lines;
 use crate::files::{lock, with_suffix};
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{Tokenizer, Vocabulary};
 
 const BUFFER: usize = 1 << 20;
 
@@ -47,7 +48,13 @@ impl Drop for StoreWriter {
 impl StoreWriter {
     /// Starts a store of what `tokenizer` makes. Refuses a tokenizer without the four special symbols.
     pub fn create(path: &Path, tokenizer: &Tokenizer, lines: Lines) -> Result<StoreWriter> {
-        let special = tokenizer.special_ids()?;
+        Self::create_for(path, &Vocabulary::Model(tokenizer), lines)
+    }
+
+    /// Starts a store of ids of this vocabulary.
+    pub fn create_for(path: &Path, vocabulary: &Vocabulary<'_>, lines: Lines) -> Result<StoreWriter> {
+        let special = vocabulary.special()?;
+        let model = vocabulary.bytes();
         if path.is_dir() {
             bail!("{} is a directory; --out wants the name of a file", path.display());
         }
@@ -62,20 +69,21 @@ impl StoreWriter {
         header.magic = MAGIC;
         header.version = VERSION;
         header.byte_order = BYTE_ORDER;
-        header.vocab_size = u32::try_from(tokenizer.vocab_size()).context("the vocabulary is too large")?;
-        header.token_width = token_width(tokenizer.vocab_size());
-        header.flags = if tokenizer.lower() { FLAG_LOWER } else { 0 };
+        header.vocab_size = u32::try_from(vocabulary.size()).context("the vocabulary is too large")?;
+        header.token_width = token_width(vocabulary.size());
+        header.flags = if vocabulary.lower() { FLAG_LOWER } else { 0 };
+        header.flags |= if matches!(vocabulary, Vocabulary::ReadyMade(_)) { FLAG_READY_MADE } else { 0 };
         header.flags |= if lines == Lines::Paragraph { FLAG_PARAGRAPHS } else { 0 };
-        header.unk = tokenizer.unknown_id();
+        header.unk = vocabulary.unknown().unwrap_or(NO_UNKNOWN);
         (header.pad, header.cls) = (special.pad, special.cls);
         (header.sep, header.mask) = (special.sep, special.mask);
-        header.tokenizer_sha256 = Sha256::digest(tokenizer.model()).into();
+        header.tokenizer_sha256 = Sha256::digest(&model).into();
         Ok(StoreWriter {
             path: path.to_path_buf(),
             partial,
             body: Body::start(file)?,
             header,
-            model: tokenizer.model().to_vec(),
+            model,
             line_ends: Spool::new(directory)?,
             document_ends: Spool::new(directory)?,
             found_partial,

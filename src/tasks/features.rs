@@ -1,5 +1,7 @@
 //! Texts and pairs as the ids that a model reads.
 
+use anyhow::{Result, bail, ensure};
+
 use crate::tokenizer::SpecialIds;
 
 /// One sequence: `[CLS] A [SEP]` or `[CLS] A [SEP] B [SEP]`, without padding.
@@ -16,6 +18,32 @@ impl Input {
     /// Segment ids, one for each id.
     pub fn segments(&self) -> impl Iterator<Item = u32> + '_ {
         (0..self.ids.len()).map(|position| u32::from(position >= self.first_segment))
+    }
+}
+
+impl Input {
+    /// Refuses what a model of so many positions and pieces cannot read.
+    pub fn check(&self, most: usize, pieces: usize) -> Result<()> {
+        let length = self.ids.len();
+        ensure!(length > 0, "input_ids is empty");
+        ensure!(length <= most, "input_ids has {length} ids; the model reads {most} at most");
+        let outside = self.ids.iter().position(|&id| id as usize >= pieces);
+        if let Some(place) = outside {
+            bail!("input_ids[{place}] is {}; the vocabulary has {pieces} pieces", self.ids[place])
+        }
+        Ok(())
+    }
+
+    /// Ids with the segment of each: 0 up to some place, 1 from there.
+    pub fn of_ids(ids: Vec<u32>, segments: &[u32]) -> Result<Self> {
+        let (length, given) = (ids.len(), segments.len());
+        ensure!(given == length, "token_type_ids has {given} elements, input_ids {length}");
+        let first_segment = segments.iter().take_while(|&&segment| segment == 0).count();
+        ensure!(
+            segments[first_segment..].iter().all(|&segment| segment == 1),
+            "token_type_ids must be zeros, then ones"
+        );
+        Ok(Input { ids, first_segment, cut: 0 })
     }
 }
 

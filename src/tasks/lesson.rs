@@ -3,8 +3,9 @@
 use std::any::Any;
 use std::fmt::Debug;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
+use crate::batch::PackedBatch;
 use crate::model::finetune::{FinetuneOptions, FinetunePlan, FinetuneStep, Head, MicroBatch, Purpose, Sums};
 use crate::model::{BatchCapacity, ModelConfig, OptimizerOptions};
 use crate::plan::Plan;
@@ -13,6 +14,7 @@ use crate::tensor::{Precision, TensorId};
 
 use super::features::Input;
 use super::items::{Item, Size, pack};
+use super::layers::Logits;
 
 /// A head of any type.
 pub trait AnyHead: Debug {
@@ -21,6 +23,12 @@ pub trait AnyHead: Debug {
 
     /// The plan of the forward pass, and the head's `FinetuneStep` by which it is fed and read.
     fn forward_plan(&self, model: &ModelConfig, capacity: BatchCapacity) -> Result<(Plan, Box<dyn Any>)>;
+
+    /// The logits of its step; nothing where it says more than logits.
+    fn logits(&self, step: &dyn Any) -> Option<Logits>;
+
+    /// A micro-batch of its step, of which nothing is known but the ids.
+    fn unlabelled(&self, step: &dyn Any, packed: PackedBatch) -> Result<MicroBatch>;
 }
 
 impl<H: Head> AnyHead for H {
@@ -39,6 +47,16 @@ impl<H: Head> AnyHead for H {
         };
         let FinetunePlan { plan, step } = FinetunePlan::new(model, self, capacity, &options)?;
         Ok((plan, Box::new(step)))
+    }
+
+    fn logits(&self, step: &dyn Any) -> Option<Logits> {
+        let outputs: &dyn Any = &step.downcast_ref::<FinetuneStep<H>>()?.outputs;
+        outputs.downcast_ref::<Logits>().copied()
+    }
+
+    fn unlabelled(&self, step: &dyn Any, packed: PackedBatch) -> Result<MicroBatch> {
+        let step = step.downcast_ref::<FinetuneStep<H>>();
+        step.context("the step of another head; please report this")?.micro_batch(packed, &[])
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a fine-tuned model says about any number of sequences, in micro-batches of similar length.
 
 use std::any::Any;
+use std::iter::successors;
 use std::ops::Range;
 
 use anyhow::{Context, Result, ensure};
@@ -8,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use crate::batch::PackedBatch;
 use crate::device::Device;
 use crate::interop::pretrained::Pretrained;
-use crate::model::finetune::{FinetuneStep, Head};
+use crate::model::finetune::{FinetuneStep, Head, MicroBatch};
 use crate::model::{BatchCapacity, ModelConfig};
 use crate::plan::{Executor, Phase, Upload, copy_parameters};
 use crate::tensor::{StepValues, TensorId};
@@ -22,9 +23,11 @@ use super::lesson::AnyHead;
 const CPU_TOKENS: usize = 2048;
 const GPU_TOKENS: usize = 16_384;
 
-/// The tokens of a micro-batch on this device.
-pub fn micro_tokens(device: &Device) -> usize {
-    if device.is_gpu() { GPU_TOKENS } else { CPU_TOKENS }
+/// Tokens of a micro-batch on this device, the most first, and fewer for where its memory is short: an item of `item`
+/// tokens must fit.
+pub fn micro_tokens(device: &Device, item: usize) -> impl Iterator<Item = usize> {
+    let most = if device.is_gpu() { GPU_TOKENS } else { CPU_TOKENS };
+    successors(Some(most), move |&tokens| (tokens > item).then_some(tokens / 2))
 }
 
 /// A plan of the forward pass with its executor.
@@ -55,9 +58,13 @@ impl Ran {
 
 impl Predictor {
     pub fn new(device: &Device, model: &ModelConfig, head: &dyn AnyHead, max_length: usize) -> Result<Self> {
-        let tokens = micro_tokens(device);
-        let capacity = capacity(head.sequences(), tokens, max_length, tokens);
-        let (plan, step) = head.forward_plan(model, capacity)?;
+        let make = |tokens| {
+            let capacity = capacity(head.sequences(), tokens, max_length, tokens);
+            let (plan, step) = head.forward_plan(model, capacity)?;
+            anyhow::Ok((plan, (capacity, step)))
+        };
+        let tokens = micro_tokens(device, head.sequences() * max_length);
+        let (plan, (capacity, step)) = device.room().first_that_fits(tokens, make)?;
         let (group, head) = (head.sequences(), format!("{head:?}"));
         Ok(Predictor { executor: device.open(plan)?, capacity, step, group, head })
     }
@@ -122,6 +129,10 @@ impl Predictor {
         let items = chosen.iter().step_by(self.group).map(|&index| index / self.group);
         let labels: Vec<&H::Label> = items.filter_map(|item| labels.get(item)).collect();
         let batch = self.step::<H>()?.micro_batch(packed, &labels)?;
+        self.launch(chosen, batch)
+    }
+
+    fn launch(&mut self, chosen: Vec<usize>, batch: MicroBatch) -> Result<Ran> {
         let step =
             StepValues { loss_scale: 1.0, labelled_total: 1.0, tokens_total: 1.0, ..StepValues::default() };
         let values = batch.values(&step);
@@ -142,10 +153,36 @@ impl Predictor {
 
     /// The logits of each sequence: for heads of tokens `[length, C]`, for heads of sequences `[C]`.
     pub fn logits<H: Head<Outputs = Logits>>(&mut self, inputs: &[&Input]) -> Result<Vec<Vec<f32>>> {
-        let Logits { tensor, columns, by_token } = *self.outputs::<H>()?;
+        let logits = *self.outputs::<H>()?;
+        self.each_logits(logits, inputs, |predictor, chosen| predictor.run::<H>(inputs, &[], chosen))
+    }
+
+    /// As [`Predictor::logits`], of the head that this predictor was made for, whatever it is; nothing where it says
+    /// more than logits.
+    pub fn logits_of(
+        &mut self,
+        head: &dyn AnyHead,
+        inputs: &[&Input],
+    ) -> Result<Option<(Logits, Vec<Vec<f32>>)>> {
+        let Some(logits) = head.logits(&*self.step) else { return Ok(None) };
+        let results = self.each_logits(logits, inputs, |predictor, chosen| {
+            let packed = pack(0, chosen.iter().map(|&index| inputs[index]));
+            let batch = head.unlabelled(&*predictor.step, packed)?;
+            predictor.launch(chosen, batch)
+        });
+        Ok(Some((logits, results?)))
+    }
+
+    fn each_logits(
+        &mut self,
+        logits: Logits,
+        inputs: &[&Input],
+        mut run: impl FnMut(&mut Self, Vec<usize>) -> Result<Ran>,
+    ) -> Result<Vec<Vec<f32>>> {
+        let Logits { tensor, columns, by_token } = logits;
         let mut results = vec![Vec::new(); inputs.len()];
         for chosen in self.micro_batches(inputs) {
-            let ran = self.run::<H>(inputs, &[], chosen)?;
+            let ran = run(self, chosen)?;
             let logits = self.read(tensor)?;
             for (number, &index) in ran.sequences.iter().enumerate() {
                 let rows = if by_token { ran.rows(number) } else { number..number + 1 };

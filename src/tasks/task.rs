@@ -130,7 +130,10 @@ impl Description {
 /// What Hugging Face should make of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HuggingFace {
-    pub class: &'static str,
+    /// The class that loads encoder and head; nothing where they have none for the head.
+    pub class: Option<&'static str>,
+    /// As their site sorts models.
+    pub pipeline_tag: &'static str,
     /// Names of the logits, where they have some.
     pub labels: Vec<String>,
     pub problem_type: Option<&'static str>,

@@ -59,7 +59,13 @@ pub struct Stream {
 impl Stream {
     /// A stream that starts at counter 0 of `key`.
     pub fn new(key: [u32; 2]) -> Self {
-        Stream { key, counter: 0, spare: None }
+        Stream::at(key, 0)
+    }
+
+    /// A stream of `key` from a later counter on: what [`Stream::new`] gives after as many blocks, two draws of 32 bits or
+    /// one of [`Stream::uniform`] each.
+    pub fn at(key: [u32; 2], counter: u64) -> Self {
+        Stream { key, counter, spare: None }
     }
 
     /// 32 uniform bits.

@@ -1,23 +1,32 @@
 //! SentencePiece: training a model, encoding text to ids, and offsets back into the text.
 //!
 //! `shim.cpp` is our C interface over the library that sentencepiece-sys builds, `ffi` its safe side,
-//! `train` the training of a model from text, of which `sample` keeps a part, `lower` the lower-casing that keeps offsets.
+//! `train` the training of a model from text, of which `sample` keeps a part, `lower` the lower-casing that keeps offsets,
+//! `vocabulary` what is known where texts come as ids; `model_file` and `charsmap` read a model for what the library does
+//! not hand out.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+pub mod charsmap;
 mod ffi;
 mod lower;
+pub mod model_file;
 pub mod sample;
 #[cfg(test)]
 mod tests;
 pub mod train;
+mod vocabulary;
+
+pub use vocabulary::{ReadyMade, Vocabulary};
 
 /// The ids of the four symbols that pre-training needs, looked up by name in the model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE", deny_unknown_fields)]
 pub struct SpecialIds {
     pub pad: u32,
     pub cls: u32,
@@ -67,13 +76,7 @@ impl Tokenizer {
             // SentencePiece's own words here name a line of its source.
             Err(_) => bail!("{name} is not a SentencePiece model, or is damaged"),
         };
-        Ok(Tokenizer {
-            path: path.to_path_buf(),
-            hash: hex(&Sha256::digest(&model)),
-            model,
-            processor,
-            lower,
-        })
+        Ok(Tokenizer { path: path.to_path_buf(), hash: hash(&model), model, processor, lower })
     }
 
     /// The ids of a text. `[CLS]` and the like inside it are text, not symbols.
@@ -196,6 +199,11 @@ fn split_before(text: &str, longest: usize) -> (&str, &str) {
         place -= 1;
     }
     text.split_at(place)
+}
+
+/// SHA-256 of a model's bytes, in hexadecimal.
+pub fn hash(model: &[u8]) -> String {
+    hex(&Sha256::digest(model))
 }
 
 /// Bytes in lower-case hexadecimal.

@@ -6,35 +6,59 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 
 use crate::batch::masking;
-use crate::model::{Mode, ModelConfig, OptimizerOptions, StepOptions, config as sizes};
+use crate::device::Room;
+use crate::model::{
+    BatchCapacity, Mode, ModelConfig, OptimizerOptions, PretrainPlan, StepOptions, config as sizes,
+};
+use crate::plan::Plan;
+use crate::tensor::Precision;
 
 use super::hparams;
 use super::key::Value;
 use super::keys::{GENERATOR_FRACTION, MODEL_PREFIX, RunValues, keys};
 use super::metrics::LossWeights;
 use super::presets::{DEFAULT_PRESET, preset};
+use super::reference::{self, Program};
 use super::settings::Settings;
+use super::sizing::{Asked, Sizes};
 
 /// Where a run's configuration comes from; each member overrides those before it.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
     pub preset: Option<String>,
     pub file: Option<PathBuf>,
-    /// JSON with the reference implementation's key names, or the path of a `.json` file of it.
+    /// JSON with the reference implementation's key names, the path of a `.json` file of it, or a command line.
     pub hparams: Option<String>,
     /// `key=value` each.
     pub set: Vec<String>,
 }
 
+/// A key of the model's sizes and its value.
+pub type Size = (String, u64);
+
 impl Sources {
     /// All settings, not yet resolved, and notes for the user about what has no effect here.
     pub fn settings(&self) -> Result<(Settings, Vec<String>)> {
-        let mut settings = preset(self.preset.as_deref().unwrap_or(DEFAULT_PRESET))?;
+        self.settings_for(&[])
+    }
+
+    /// The same of a run that begins with a model of these sizes: they hold unless a preset is named or they are set.
+    pub fn settings_for(&self, sizes: &[Size]) -> Result<(Settings, Vec<String>)> {
+        let read = |text: &String| reference::read(text, Program::Pretraining).context("--hparams");
+        let given = self.hparams.as_ref().map(read).transpose()?;
+        // A command line of the reference means its defaults, which are those of the paper.
+        let default =
+            if given.as_ref().is_some_and(|given| given.command_line) { "small-128" } else { DEFAULT_PRESET };
+        let mut settings = preset(self.preset.as_deref().unwrap_or(default))?;
+        let sizes = if self.preset.is_none() { sizes } else { &[] };
+        for (name, size) in sizes.iter().filter(|(name, _)| name != "model.vocab_size") {
+            settings.set_value(name, Value::Whole(*size))?;
+        }
         if let Some(path) = &self.file {
             settings.set_file(path)?;
         }
-        let notes = match &self.hparams {
-            Some(text) => hparams::apply(&mut settings, text).context("--hparams")?,
+        let notes = match given {
+            Some(given) => hparams::apply(&mut settings, given).context("--hparams")?,
             None => Vec::new(),
         };
         self.assign(&mut settings)?;
@@ -48,12 +72,12 @@ impl Sources {
 }
 
 /// What resolving needs to know from outside.
-#[derive(Clone, Copy, Debug)]
-pub struct Surroundings {
+#[derive(Clone, Copy)]
+pub struct Surroundings<'a> {
     /// Pieces of the store's tokenizer.
     pub vocab_size: usize,
-    /// Whether a GPU runs the plan; decides `micro_batch` where it is not given.
-    pub gpu: bool,
+    /// Of the device that runs the plan: decides what is `auto`.
+    pub room: &'a Room,
 }
 
 /// A resolved configuration: nothing is left to derive, everything is checked. It dereferences to the values of its
@@ -73,21 +97,13 @@ impl Deref for TrainConfig {
     }
 }
 
-/// Positions of a micro-batch: enough to fill a GPU; on a processor, what stays near its caches.
-const GPU_POSITIONS: usize = 8192;
-const CPU_POSITIONS: usize = 2048;
-
-/// Sequences per micro-batch: the fewest micro-batches within the positions, and those of one size.
-fn micro_batch(batch_size: usize, max_length: usize, gpu: bool) -> usize {
-    let positions = if gpu { GPU_POSITIONS } else { CPU_POSITIONS };
-    let most = (positions / max_length).max(1);
-    batch_size.div_ceil(batch_size.div_ceil(most))
-}
+/// Bytes of vocabulary logits at once in runs from before `vocabulary_chunk`.
+const FORMER_LOGITS: u64 = 32 << 20;
 
 impl TrainConfig {
     /// Derives what is absent and checks everything; errors name the key.
-    pub fn resolve(mut settings: Settings, surroundings: Surroundings) -> Result<Self> {
-        let vocab_size = surroundings.vocab_size;
+    pub fn resolve(mut settings: Settings, surroundings: Surroundings<'_>) -> Result<Self> {
+        let Surroundings { vocab_size, room } = surroundings;
         if let Some(Value::Whole(given)) = settings.get("model.vocab_size") {
             ensure!(
                 *given == vocab_size as u64,
@@ -96,35 +112,85 @@ impl TrainConfig {
         }
         settings.set_value("model.vocab_size", Value::Whole(vocab_size as u64))?;
         let model = resolve_model(&mut settings)?;
-        let (batch_size, max_length) = (settings.size("batch_size")?, settings.size("max_length")?);
+        let max_length = settings.size("max_length")?;
         ensure!(
             max_length <= model.max_positions,
             "max_length is {max_length}; it must be at most model.max_positions, which is {}",
             model.max_positions
         );
-        if settings.get("micro_batch").is_none() {
-            let micro_batch = micro_batch(batch_size, max_length, surroundings.gpu);
-            settings.set_value("micro_batch", Value::Whole(micro_batch as u64))?;
-        }
-        // One larger than the batch means all of it.
-        let micro_batch = settings.size("micro_batch")?.min(batch_size);
-        settings.set_value("micro_batch", Value::Whole(micro_batch as u64))?;
-        let values = RunValues::read(|name| settings.get(name))?;
+        let probability = settings.number("mask_probability")?;
+        let slots = masking::slots(probability, max_length);
         ensure!(
-            masking::slots(values.mask_probability, max_length) > 0,
-            "mask_probability is {}: at max_length {max_length} nothing would be masked",
-            values.mask_probability
+            slots > 0,
+            "mask_probability is {probability}: at max_length {max_length} nothing would be masked"
         );
-        Ok(TrainConfig { model, values, settings })
+        let asked = Asked {
+            batch_size: settings.size("batch_size")?,
+            max_length,
+            slots,
+            vocabulary: vocab_size,
+            micro_batch: settings.found("micro_batch"),
+            vocabulary_chunk: settings.found("vocabulary_chunk"),
+        };
+        let with = |sizes| TrainConfig::with(&settings, &model, sizes);
+        let sizes = asked.resolve(room, |sizes| Ok(with(sizes)?.plan()?.plan))?;
+        with(sizes)
+    }
+
+    /// The configuration with these sizes of a micro-batch.
+    fn with(settings: &Settings, model: &ModelConfig, sizes: Sizes) -> Result<Self> {
+        let mut settings = settings.clone();
+        let Sizes { micro_batch, vocabulary_chunk } = sizes;
+        for (name, size) in [("micro_batch", micro_batch), ("vocabulary_chunk", vocabulary_chunk)] {
+            settings.set_value(name, Value::Whole(size as u64))?;
+        }
+        let values = RunValues::read(|name| settings.get(name))?;
+        Ok(TrainConfig { model: model.clone(), values, settings })
+    }
+
+    /// Fails where the device has no room for a step (and, where it `evaluates`, an evaluation beside it), before
+    /// anything is allocated, naming sizes for which it would.
+    pub fn check(&self, room: &Room, evaluates: bool) -> Result<()> {
+        let asked = Asked {
+            batch_size: self.batch_size,
+            max_length: self.max_length,
+            slots: self.slots(),
+            vocabulary: self.model.vocab_size,
+            micro_batch: None,
+            vocabulary_chunk: None,
+        };
+        let plans = |sizes| -> Result<Vec<Plan>> {
+            let config = TrainConfig::with(&self.settings, &self.model, sizes)?;
+            let mut plans = vec![config.plan()?.plan];
+            if evaluates {
+                plans.push(config.evaluation_plan()?.plan);
+            }
+            Ok(plans)
+        };
+        asked.check(self.sizes(), room, plans)
     }
 
     /// Reads the `config.toml` of a run, which is resolved already. Keys that there were not yet when the run began have
-    /// their defaults.
+    /// their defaults, or what was done then.
     pub fn load(path: &Path) -> Result<Settings> {
         let mut settings = Settings::defaults()?;
         settings.remove(GENERATOR_FRACTION);
         settings.set_file(path)?;
+        if settings.found("vocabulary_chunk").is_none() {
+            let rows = FORMER_LOGITS / 4 / settings.whole("model.vocab_size")?.max(1);
+            settings.set_value("vocabulary_chunk", Value::Whole(rows.max(1)))?;
+        }
         Ok(settings)
+    }
+
+    /// Takes sizes that are `auto` in `settings` from the run that they go on with.
+    pub fn keep_sizes(settings: &mut Settings, saved: &Settings) -> Result<()> {
+        for name in ["micro_batch", "vocabulary_chunk"] {
+            if let (Some(Value::Word(_)), Some(value)) = (settings.get(name), saved.get(name)) {
+                settings.set_value(name, value.clone())?;
+            }
+        }
+        Ok(())
     }
 
     pub fn settings(&self) -> &Settings {
@@ -143,6 +209,46 @@ impl TrainConfig {
         masking::slots(self.mask_probability, self.max_length)
     }
 
+    /// What is said of a run's plan before it begins.
+    pub fn room_taken(&self, plan: &Plan, room: &Room) -> String {
+        let of = match room.memory() {
+            Some(memory) => format!("; {} MB are free of {}", memory.free >> 20, memory.total >> 20),
+            None => String::new(),
+        };
+        format!(
+            "micro-batches of {} of {} sequences, logits of {} masked tokens at a time: {} MB{of}",
+            self.micro_batch,
+            self.batch_size,
+            self.vocabulary_chunk.min(self.micro_batch * self.slots()),
+            plan.bytes() >> 20
+        )
+    }
+
+    fn sizes(&self) -> Sizes {
+        Sizes { micro_batch: self.micro_batch, vocabulary_chunk: self.vocabulary_chunk }
+    }
+
+    /// What one micro-batch can hold.
+    pub fn capacity(&self) -> BatchCapacity {
+        BatchCapacity {
+            tokens: self.micro_batch * self.max_length,
+            sequences: self.micro_batch,
+            labelled: self.micro_batch * self.slots(),
+            max_length: self.max_length,
+        }
+    }
+
+    /// The plan of a step.
+    pub fn plan(&self) -> Result<PretrainPlan> {
+        PretrainPlan::new(&self.model, self.capacity(), &self.step_options())
+    }
+
+    /// The plan of an evaluation.
+    pub fn evaluation_plan(&self) -> Result<PretrainPlan> {
+        let options = StepOptions { mode: Mode::Evaluate, precision: Precision::F32, ..self.step_options() };
+        PretrainPlan::new(&self.model, self.capacity(), &options)
+    }
+
     /// What is fixed when the plan of a step is built.
     pub fn step_options(&self) -> StepOptions {
         StepOptions {
@@ -152,6 +258,7 @@ impl TrainConfig {
             generator_weight: self.generator_weight,
             discriminator_weight: self.discriminator_weight,
             temperature: self.temperature,
+            vocabulary_chunk: Some(self.vocabulary_chunk),
             precision: self.precision,
             optimizer: OptimizerOptions {
                 clip_norm: self.clip_norm,

@@ -4,6 +4,11 @@ use std::fmt::Write;
 
 use anyhow::Result;
 
+use crate::device::Room;
+use crate::gpu::Capabilities;
+use crate::plan::DeviceMemory;
+
+use super::config::{Surroundings, TrainConfig};
 use super::key::{Default, Key, Reference, Resume};
 use super::keys::keys;
 use super::presets::{preset, preset_names};
@@ -61,26 +66,59 @@ pub fn markdown() -> Result<String> {
     Ok(text)
 }
 
+/// What `auto` gives the presets `small` and `base` on cards with so many gigabytes, in Markdown.
+pub fn sizes(memories: &[u64]) -> Result<String> {
+    let mut text = "| card | preset | | `micro_batch` of `batch_size` | `vocabulary_chunk` | plan |\n\
+                    |---|---|---|---|---|---|\n"
+        .to_owned();
+    for memory in memories {
+        let room = Room::adapter(Capabilities {
+            kind: "discrete",
+            half: true,
+            binding_bytes: (4 << 30) - 4,
+            buffer_bytes: 2 << 30,
+            memory: Some(DeviceMemory::unused(memory << 30)),
+            ..Capabilities::baseline()
+        });
+        for (name, precision) in [("small", "f32"), ("small", "f16"), ("base", "f32"), ("base", "f16")] {
+            let mut settings = preset(name)?;
+            settings.set_texts([format!("precision={precision}").as_str()])?;
+            let config = TrainConfig::resolve(settings, Surroundings { vocab_size: 32_000, room: &room })?;
+            let (micro_batch, batch_size) = (config.micro_batch, config.batch_size);
+            let megabytes = config.plan()?.plan.bytes() >> 20;
+            let chunk = config.vocabulary_chunk;
+            let _ = writeln!(
+                text,
+                "| {memory} GB | `{name}` | {precision} | {micro_batch} of {batch_size} | {chunk} | {megabytes} MB |"
+            );
+        }
+    }
+    Ok(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::train::keys::MODEL_PREFIX;
 
-    /// `docs/configuration.md` says what the rows say. With INAZUMA_REWRITE_DOCS=1 the test rewrites it.
+    /// `docs/configuration.md` says what the rows say, and what `auto` gives. With INAZUMA_REWRITE_DOCS=1 the test rewrites it.
     #[test]
     fn the_documentation_has_the_tables() {
-        const MARKERS: [&str; 2] = ["<!-- generated from src/train/keys.rs -->\n", "<!-- end -->"];
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md");
         let text = std::fs::read_to_string(path).unwrap();
-        let (before, rest) = text.split_once(MARKERS[0]).unwrap();
-        let (_, after) = rest.split_once(MARKERS[1]).unwrap();
-        let wanted = format!("{before}{}\n{}\n{}{after}", MARKERS[0], markdown().unwrap(), MARKERS[1]);
+        let mut wanted = text.clone();
+        for (from, table) in [("keys", markdown()), ("sizing", sizes(&[8, 16, 24, 80]))] {
+            let (begin, end) = (format!("<!-- generated from src/train/{from}.rs -->\n"), "<!-- end -->");
+            let (before, rest) = wanted.split_once(&begin).unwrap();
+            let (_, after) = rest.split_once(end).unwrap();
+            wanted = format!("{before}{begin}\n{}\n{end}{after}", table.unwrap());
+        }
         if std::env::var_os("INAZUMA_REWRITE_DOCS").is_some() {
             std::fs::write(path, &wanted).unwrap();
         } else {
             assert!(
                 text == wanted,
-                "docs/configuration.md is not what src/train/keys.rs says; rewrite it with \
+                "docs/configuration.md is not what src/train says; rewrite it with \
                  INAZUMA_REWRITE_DOCS=1 cargo test --release --lib the_documentation_has_the_tables"
             );
         }

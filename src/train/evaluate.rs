@@ -7,16 +7,14 @@ use anyhow::{Result, ensure};
 use serde::Serialize;
 
 use crate::device::Device;
-use crate::model::{Mode, PretrainPlan, StepOptions};
 use crate::plan::{Executor, InFlight, Phase, copy_parameters};
 use crate::store::Store;
 use crate::store::examples::EpochIndex;
-use crate::tensor::Precision;
 use crate::tensor::draws::EVALUATION;
 use crate::tensor::random::{derive, root};
 
 use super::config::TrainConfig;
-use super::examples::{Batcher, capacity};
+use super::examples::Batcher;
 use super::feeding::Feeding;
 use super::metrics::{Quality, Totals};
 
@@ -75,10 +73,7 @@ impl Evaluator {
             store.tokenizer_hash(),
             trained_on.tokenizer_hash()
         );
-        let options =
-            StepOptions { mode: Mode::Evaluate, precision: Precision::F32, ..config.step_options() };
-        let plan = PretrainPlan::new(&config.model, capacity(config), &options)?;
-        let (executor, plan) = Feeding::open(device, plan)?;
+        let (executor, plan) = Feeding::open(device, config.evaluation_plan()?)?;
         let unigram_entropy = store.unigram_entropy();
         let examples = EpochIndex::count(&store, config.seed, 0, config.max_length);
         let sequences = config.eval_sequences.min(examples as usize);

@@ -7,7 +7,6 @@ use anyhow::{Result, anyhow, ensure};
 
 use crate::batch::PackedBatch;
 use crate::batch::masking::Masker;
-use crate::model::{BatchCapacity, PretrainPlan};
 use crate::store::Stores;
 use crate::store::examples::Example;
 use crate::store::mixture::Mixture;
@@ -50,24 +49,9 @@ impl StepBatch {
     }
 }
 
-/// What one micro-batch can hold.
-pub fn capacity(config: &TrainConfig) -> BatchCapacity {
-    BatchCapacity {
-        tokens: config.micro_batch * config.max_length,
-        sequences: config.micro_batch,
-        labelled: config.micro_batch * config.slots(),
-        max_length: config.max_length,
-    }
-}
-
-/// The plan of this configuration's step.
-pub fn plan(config: &TrainConfig) -> Result<PretrainPlan> {
-    PretrainPlan::new(&config.model, capacity(config), &config.step_options())
-}
-
 /// The capacity as extents, for summaries of the plan.
 pub fn full_extents(config: &TrainConfig) -> Extents {
-    let capacity = capacity(config);
+    let capacity = config.capacity();
     Extents { tokens: capacity.tokens, sequences: capacity.sequences, labelled: capacity.labelled }
 }
 
@@ -234,13 +218,14 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::device::Room;
     use crate::store::tests::{Scratch, random_store};
     use crate::train::config::{Sources, Surroundings};
 
     fn config(micro_batch: usize) -> TrainConfig {
         let set = vec![format!("micro_batch={micro_batch}"), "batch_size=8".into(), "seed=5".into()];
         let sources = Sources { preset: Some("tiny".into()), set, ..Sources::default() };
-        let surroundings = Surroundings { vocab_size: 60, gpu: false };
+        let surroundings = Surroundings { vocab_size: 60, room: &Room::unlimited() };
         TrainConfig::resolve(sources.settings().unwrap().0, surroundings).unwrap()
     }
 

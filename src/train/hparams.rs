@@ -9,6 +9,7 @@ use crate::batch::masking;
 use super::key::{Reference, Value};
 use super::keys::{keys, nearest};
 use super::presets::preset;
+use super::reference::Given;
 use super::settings::Settings;
 
 /// Our keys by their names in the reference's hyper-parameters.
@@ -31,6 +32,8 @@ fn overridden() -> impl Iterator<Item = (&'static str, &'static str)> {
 const FIXED: &[(&str, bool)] = &[
     ("do_train", true),
     ("electra_objective", true),
+    ("electric_objective", false),
+    ("two_tower_generator", false),
     ("uniform_generator", false),
     ("untied_generator_embeddings", false),
     ("untied_generator", true),
@@ -72,18 +75,9 @@ fn known() -> impl Iterator<Item = &'static str> {
     renamed.chain(fixed).chain(NO_EFFECT.iter().copied()).chain(SPECIAL.iter().copied())
 }
 
-/// Applies hyper-parameters, JSON or the path of a `.json` file of it; returns notes on keys without effect.
-pub fn apply(settings: &mut Settings, text: &str) -> Result<Vec<String>> {
-    let read;
-    let text = if text.trim_end().ends_with(".json") {
-        read = std::fs::read_to_string(text.trim()).with_context(|| format!("cannot read {text}"))?;
-        &read
-    } else {
-        text
-    };
-    let Json::Object(hparams) = serde_json::from_str(text).context("not JSON")? else {
-        bail!("not a JSON object such as {{\"model_size\": \"small\"}}")
-    };
+/// Applies hyper-parameters; returns notes on keys and options without effect.
+pub fn apply(settings: &mut Settings, given: Given) -> Result<Vec<String>> {
+    let Given { hparams, notes, .. } = given;
     for name in hparams.keys() {
         if !known().any(|known| known == name) {
             bail!("unknown key {name}; the nearest known one is {}", nearest(name, known()));
@@ -118,7 +112,9 @@ pub fn apply(settings: &mut Settings, text: &str) -> Result<Vec<String>> {
         );
     }
     let unused = NO_EFFECT.iter().filter(|name| hparams.contains_key(**name));
-    Ok(unused.map(|name| format!("--hparams: {name} has no meaning here and is left alone")).collect())
+    let notes =
+        notes.into_iter().chain(unused.map(|name| format!("{name} has no meaning here and is left alone")));
+    Ok(notes.map(|note| format!("--hparams: {note}")).collect())
 }
 
 /// `model_size` and `model_hparam_overrides`: heads and feed-forward width follow the hidden size unless given.

@@ -10,6 +10,9 @@ use crate::tensor::Precision;
 /// The largest whole number of TOML, whose integers have 63 bits.
 pub const MOST: u64 = i64::MAX as u64;
 
+/// The value of keys of [`Kind::Auto`] that nobody set.
+pub const AUTO: &str = "auto";
+
 /// What a key takes.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
@@ -18,6 +21,8 @@ pub enum Kind {
     /// A finite number between these.
     Number(Bound<f64>, Bound<f64>),
     Word(&'static [&'static str]),
+    /// As [`Kind::Whole`], or `auto`: found when the run begins.
+    Auto(u64, u64),
 }
 
 impl Kind {
@@ -44,6 +49,8 @@ impl Kind {
                 x.is_finite() && above && below
             }
             (Kind::Word(words), Value::Word(word)) => words.contains(&word.as_str()),
+            (Kind::Auto(low, high), Value::Whole(n)) => (low..=high).contains(&n),
+            (Kind::Auto(..), Value::Word(word)) => word == AUTO,
             _ => false,
         }
     }
@@ -73,6 +80,7 @@ impl Display for Kind {
                 }
             }
             Kind::Word(words) => f.write_str(&words.join(" or ")),
+            Kind::Auto(low, high) => write!(f, "{AUTO}, or {}", Kind::Whole(low, high)),
         }
     }
 }
@@ -153,7 +161,8 @@ impl Key {
         let digits = text.replace('_', "");
         match self.kind {
             Kind::Word(_) => self.check(Value::Word(text.trim_matches('"').to_owned()), text),
-            Kind::Whole(..) if digits.parse::<u64>().is_ok() => {
+            Kind::Auto(..) if text.trim_matches('"') == AUTO => Ok(Value::Word(AUTO.to_owned())),
+            Kind::Whole(..) | Kind::Auto(..) if digits.parse::<u64>().is_ok() => {
                 self.check(Value::Whole(digits.parse()?), text)
             }
             _ => match digits.parse::<f64>() {
@@ -167,7 +176,9 @@ impl Key {
     pub fn check(&self, value: Value, shown: &str) -> Result<Value> {
         let value = match (self.kind, value) {
             // 1e6 is as good as 1000000.
-            (Kind::Whole(..), Value::Number(x)) if x.fract() == 0.0 && (0.0..9e15).contains(&x) => {
+            (Kind::Whole(..) | Kind::Auto(..), Value::Number(x))
+                if x.fract() == 0.0 && (0.0..9e15).contains(&x) =>
+            {
                 Value::Whole(x as u64)
             }
             (Kind::Number(..), Value::Whole(n)) => Value::Number(n as f64),

@@ -12,10 +12,10 @@ use crate::model::config::LARGEST_SIZE;
 use crate::tensor::Precision;
 
 use super::key::Default::{Follows, Found, Value as Is};
-use super::key::Kind::{Number, Whole, Word};
+use super::key::Kind::{Auto, Number, Whole, Word};
 use super::key::Reference::{Both, Nowhere, Override, Top};
 use super::key::Resume::{Fixed, Free};
-use super::key::{Default, Key, Kind, MOST, Reference, Value, required};
+use super::key::{AUTO, Default, Key, Kind, MOST, Reference, Value, required};
 
 /// Rows of `name: type = kind, default, reference, resume;` under a line of help: a table of [`Key`]s, and the struct of
 /// their values.
@@ -57,8 +57,10 @@ rows! {
         steps: u64 = Whole(1, MOST), Is("1_000_000"), Top("num_train_steps"), Fixed;
         /// Sequences of a step
         batch_size: usize = Whole(1, 1 << 20), Is("64"), Top("train_batch_size"), Fixed;
-        /// Sequences computed at once; as many times as make a step
-        micro_batch: usize = Whole(1, 1 << 20), Found("batch_size, max_length and the device"), Nowhere, Fixed;
+        /// Sequences computed at once, as many times as make a step; auto: by the device and its memory
+        micro_batch: usize = Auto(1, 1 << 20), Is(AUTO), Nowhere, Fixed;
+        /// Masked tokens whose vocabulary logits are computed at once; auto: by the device and its memory
+        vocabulary_chunk: usize = Auto(1, 1 << 30), Is(AUTO), Nowhere, Fixed;
         /// Tokens of a sequence at most
         max_length: usize = Whole(5, 65535), Is("512"), Top("max_seq_length"), Fixed;
         /// The highest learning rate

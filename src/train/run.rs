@@ -11,13 +11,14 @@ use crate::device::{Device, DeviceChoice, Peaks};
 use crate::files::{JsonLines, write_atomically};
 use crate::interop::checkpoint::{self, LossScalingState, State, StoreIdentity};
 use crate::model::parameters;
-use crate::plan::{Executor, IN_FLIGHT, InFlight, explain};
+use crate::plan::{Executor, IN_FLIGHT, InFlight};
 use crate::store::{Stores, WeightedPath};
 
 use super::config::{Sources, Surroundings, TrainConfig};
 use super::evaluate::{Evaluation, Evaluator};
-use super::examples::{self, Batcher, Feeder, StepBatch, full_extents};
+use super::examples::{Batcher, Feeder, StepBatch};
 use super::feeding::Feeding;
+use super::init::Init;
 use super::metrics::MetricsRecord;
 use super::profile::StepProfiler;
 use super::progress::{Progress, Submitted};
@@ -34,8 +35,10 @@ pub struct Options {
     /// Threads of the CPU executor; 0 means one for each core.
     pub threads: usize,
     pub resume: bool,
-    /// A run or checkpoint whose parameters this one begins with.
+    /// A run, a checkpoint or an imported model that this one begins with.
     pub init: Option<PathBuf>,
+    /// With `init`: the step at which the schedule begins.
+    pub init_step: Option<u64>,
     /// Held-out text to evaluate on.
     pub eval_store: Option<PathBuf>,
     /// Show where the time of a few steps goes.
@@ -54,38 +57,6 @@ pub struct Report {
     pub interrupted: bool,
 }
 
-/// Pieces of a model that is explained without a store.
-const EXPLAINED_VOCABULARY: u64 = 32_000;
-
-/// The plan of a step as text and as numbers; needs no store.
-pub fn explain(options: &Options) -> Result<(String, explain::Summary)> {
-    let (settings, _) = options.sources.settings()?;
-    let vocab_size = if options.stores.is_empty() {
-        settings.whole("model.vocab_size").unwrap_or(EXPLAINED_VOCABULARY) as usize
-    } else {
-        Stores::open(&options.stores)?.first().vocab_size()
-    };
-    let device = Device::new(&options.device, options.threads)?;
-    let config = TrainConfig::resolve(settings, Surroundings { vocab_size, gpu: device.is_gpu() })?;
-    let plan = examples::plan(&config)?.plan;
-    if device.is_gpu() {
-        plan.suits_gpu()?;
-    }
-    let extents = full_extents(&config);
-    let parts = plan.parameters.iter().flat_map(|parameter| &parameter.parts);
-    let parameters: usize = parts.map(|part| part.elements()).sum();
-    let text = format!(
-        "{}parameters: {:.2} million; a step is {} micro-batches of {} sequences; {:.1} MFLOP a token at length {}\n",
-        plan.explain(&extents),
-        parameters as f64 / 1e6,
-        config.batch_size.div_ceil(config.micro_batch),
-        config.micro_batch,
-        config.model.training_flops_per_token(config.max_length, config.slots()) / 1e6,
-        config.max_length
-    );
-    Ok((text, plan.summary(&extents)))
-}
-
 /// Trains until the last step, or until `stop` is set: then the step is finished and saved.
 pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
     let stores = Stores::open(&options.stores)?;
@@ -94,28 +65,37 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
         ensure_empty(&options.out)?;
     }
     let device = Device::new(&options.device, options.threads)?;
-    let surroundings = Surroundings { vocab_size: store.vocab_size(), gpu: device.is_gpu() };
+    let surroundings = Surroundings { vocab_size: store.vocab_size(), room: device.room() };
+    let init = options.init.as_deref().map(Init::open).transpose()?;
     let config = if options.resume {
         resumed_config(options, surroundings)?
     } else {
-        let (settings, notes) = options.sources.settings()?;
+        let sizes = init.as_ref().map_or(Ok(Vec::new()), Init::sizes)?;
+        let (settings, notes) = options.sources.settings_for(&sizes)?;
         notes.iter().for_each(|note| eprintln!("{note}"));
-        TrainConfig::resolve(settings, surroundings)?
+        let config = TrainConfig::resolve(settings, surroundings)?;
+        config.check(surroundings.room, options.eval_store.is_some())?;
+        config
     };
+    if let Some(init) = &init {
+        init.check(&store, &config.model)?;
+        init.step(options.init_step, config.steps)?;
+    }
     let batcher = Batcher::new(&stores, &config)?;
-    let plan = examples::plan(&config)?;
+    let plan = config.plan()?;
     let peaks = options.profile.then(|| Peaks::measure(&device)).transpose()?;
     let peak = peaks.map_or_else(|| Peaks::multiply_adds(&device), |peaks| Ok(peaks.flops_per_second))?;
     let kernels = options.out.join("kernels.json");
     if options.resume {
         device.reuse_kernels(&kernels)?;
     }
+    eprintln!("{}", config.room_taken(&plan.plan, device.room()));
     let (mut executor, feeding) = Feeding::open(&device, plan)?;
     let evaluator = match &options.eval_store {
         Some(path) => Some(Evaluator::new(path, &store, &config, &device)?),
         None => None,
     };
-    let state = start(options, &config, &stores, executor.as_mut())?;
+    let state = start(options, init.as_ref(), &config, &stores, executor.as_mut())?;
     if let (Some(tensor), Some(scaling)) = (executor.plan().loss_scale, state.loss_scaling) {
         scaling.write(executor.as_mut(), tensor)?;
     }
@@ -162,19 +142,17 @@ pub fn ensure_empty(out: &Path) -> Result<()> {
 }
 
 /// The run's own configuration; flags that contradict it are refused by name.
-fn resumed_config(options: &Options, surroundings: Surroundings) -> Result<TrainConfig> {
+fn resumed_config(options: &Options, surroundings: Surroundings<'_>) -> Result<TrainConfig> {
     let path = options.out.join(checkpoint::CONFIG);
     let saved = TrainConfig::load(&path).context("--resume")?;
     let sources = &options.sources;
     let mut settings = saved.clone();
     if sources.preset.is_some() || sources.file.is_some() || sources.hparams.is_some() {
         settings = sources.settings()?.0;
-        if let (None, Some(value)) = (settings.get("micro_batch"), saved.get("micro_batch")) {
-            settings.set_value("micro_batch", value.clone())?;
-        }
     } else {
         sources.assign(&mut settings)?;
     }
+    TrainConfig::keep_sizes(&mut settings, &saved)?;
     let config = TrainConfig::resolve(settings, surroundings)?;
     let contradictions = config.settings().contradictions(&saved);
     ensure!(
@@ -183,12 +161,16 @@ fn resumed_config(options: &Options, surroundings: Surroundings) -> Result<Train
         path.display(),
         contradictions.join("; ")
     );
+    config
+        .check(surroundings.room, options.eval_store.is_some())
+        .with_context(|| format!("--resume continues {} as it began", path.display()))?;
     Ok(config)
 }
 
 /// Draws the parameters, or loads the last checkpoint; the directory then holds what describes the run.
 fn start(
     options: &Options,
+    init: Option<&Init>,
     config: &TrainConfig,
     stores: &Stores,
     executor: &mut dyn Executor,
@@ -232,28 +214,24 @@ fn start(
         State { device: fresh.device, ..state }
     } else {
         parameters::initialise(executor, config.seed)?;
-        if let Some(path) = &options.init {
-            begin_with(path, &fresh.tokenizer, executor)?;
+        match init {
+            Some(init) => {
+                let step = init.step(options.init_step, config.steps)?;
+                init.load(executor, step)?;
+                State { step, tokens: init.tokens(step), ..fresh }
+            }
+            None => fresh,
         }
-        fresh
     };
     fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
     write_atomically(&out.join(checkpoint::CONFIG), config.settings().to_toml().as_bytes())?;
-    write_atomically(&out.join(checkpoint::TOKENIZER), store.tokenizer_model())?;
+    checkpoint::write_vocabulary(out, store.is_ready_made(), store.tokenizer_model())?;
+    if let Some(init) = init {
+        init.pass_on(out)?;
+        // So that a run that is stopped before its first checkpoint resumes from what it began with.
+        checkpoint::save(out, executor, &state, 0)?;
+    }
     Ok(state)
-}
-
-/// Loads the parameters of another run of the same sizes and tokenizer; the optimiser starts afresh.
-fn begin_with(init: &Path, tokenizer: &str, executor: &mut dyn Executor) -> Result<()> {
-    let path = if checkpoint::is_run(init) { checkpoint::latest(init)? } else { init.to_owned() };
-    let state = checkpoint::state(&path).context("--init takes a run or one of its checkpoints")?;
-    ensure!(
-        state.tokenizer == tokenizer,
-        "{}: was trained with another tokenizer than the store's ({:.12}…, not {tokenizer:.12}…)",
-        path.display(),
-        state.tokenizer
-    );
-    checkpoint::load_model(&path, executor).context("--init")
 }
 
 /// The step whose evaluation and earlier ones stay in the file; a finished run that is resumed makes its last

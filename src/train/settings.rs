@@ -41,6 +41,11 @@ impl Settings {
         required(name, self.get(name))
     }
 
+    /// The size that a key has unless it is `auto`.
+    pub fn found(&self, name: &str) -> Option<usize> {
+        self.size(name).ok()
+    }
+
     pub fn number(&self, name: &str) -> Result<f64> {
         required(name, self.get(name))
     }

@@ -16,9 +16,8 @@ use crate::model::inputs::Masked;
 use crate::model::layers::{DenseLayer, GatherLayer, GatherTape, GeluTape, NormLayer, NormTape};
 use crate::model::parameters::{EmbeddingParameters, GeneratorHead};
 
-/// Bytes of logits alive at once. `docs/architecture.md` allows 64 MB; half of it still fills a GPU (at 32,000 pieces
-/// 262 rows: 2,500 tiles) and stays nearer to a processor's caches.
-const LOGITS_BYTES: usize = 32 << 20;
+/// Bytes of logits alive at once where nobody says how many rows of them.
+const LOGITS_BYTES: usize = 64 << 20;
 
 /// Masked language modelling: gather → dense → GELU → norm → logits against the word embeddings → loss and samples.
 pub struct MaskedLanguageModel<'a> {
@@ -31,6 +30,8 @@ pub struct MaskedLanguageModel<'a> {
     pub loss_weight: f32,
     /// Of the samples.
     pub temperature: f32,
+    /// Rows of logits alive at once.
+    pub chunk: Option<usize>,
     /// Whether backward follows.
     pub backward: bool,
 }
@@ -127,7 +128,7 @@ impl<'a> MaskedLanguageModel<'a> {
     /// Logits, loss and gradient, chunk after chunk.
     fn vocabulary(&self, builder: &mut PlanBuilder, through: Vocabulary) -> Vec<LogitsChunk> {
         let (rows, vocabulary) = (self.masked.extent, self.embeddings.word.rows);
-        let size = (LOGITS_BYTES / 4 / vocabulary).clamp(1, rows.capacity.max(1));
+        let size = self.chunk.unwrap_or(LOGITS_BYTES / 4 / vocabulary).clamp(1, rows.capacity.max(1));
         let mut chunks = Vec::new();
         for first_row in (0..rows.capacity).step_by(size) {
             let chunk = rows.chunk(first_row, size);
@@ -139,7 +140,7 @@ impl<'a> MaskedLanguageModel<'a> {
             self.chunk_loss(builder, through.results, logits, chunk);
             if let Some(gradient) = through.normed_gradient {
                 let gradient = Operand { tensor: gradient, first_row };
-                self.chunk_input_gradient(builder, &name, logits, gradient, chunk);
+                self.chunk_input_gradient(builder, logits, gradient, chunk);
                 self.chunk_weight_gradient(builder, logits, through.normed, chunk);
             }
         }
@@ -193,18 +194,12 @@ impl<'a> MaskedLanguageModel<'a> {
     fn chunk_input_gradient(
         &self,
         builder: &mut PlanBuilder,
-        name: &str,
         logits: TensorId,
         gradient: Operand,
         rows: Rows,
     ) {
         let (columns, vocabulary) = (self.columns(), self.embeddings.word.rows);
-        let splits = MatMul::splits(rows.capacity, columns, vocabulary);
-        let partials = (splits > 1).then(|| {
-            let (name, sums) = (format!("{name}.partials"), rows.capacity * columns);
-            (builder.scratch(&name, Rows::fixed(splits), sums), splits)
-        });
-        builder.push(
+        builder.product(
             "logits.input",
             MatMul {
                 form: Form::Nn,
@@ -216,7 +211,7 @@ impl<'a> MaskedLanguageModel<'a> {
                 inner: vocabulary,
                 epilogue: Epilogue::None,
                 bias_gradient: None,
-                partials,
+                partials: None,
             },
         );
     }

@@ -1,6 +1,6 @@
 //! Dense layers, alone and with GELU.
 
-use crate::ops::gelu::{Gelu, GeluGradient};
+use crate::ops::gelu::GeluGradient;
 use crate::ops::matmul::{Epilogue, Form, MatMul};
 use crate::plan::PlanBuilder;
 use crate::tensor::{Rows, TensorId};
@@ -72,7 +72,7 @@ impl<'a> DenseLayer<'a> {
         output: TensorId,
         epilogue: Epilogue,
     ) -> (TensorId, DenseTape<'a>) {
-        builder.push(
+        builder.product(
             self.label,
             MatMul {
                 form: Form::Nt,
@@ -94,8 +94,7 @@ impl<'a> DenseLayer<'a> {
 impl DenseTape<'_> {
     /// From the gradient of the output to that of the input, called `input_gradient`.
     ///
-    /// `epilogue` is what the product of the input's gradient takes along: `Add` joins the gradient of a residual,
-    /// `GeluGradient` goes on through the GELU that made the input.
+    /// `epilogue` is what the product of the input's gradient takes along: `Add` joins the gradient of a residual.
     pub fn backward(
         self,
         builder: &mut PlanBuilder,
@@ -104,9 +103,19 @@ impl DenseTape<'_> {
         epilogue: Epilogue,
     ) -> TensorId {
         self.parameter_gradients(builder, output_gradient);
+        self.input_gradient(builder, output_gradient, input_gradient, epilogue)
+    }
+
+    fn input_gradient(
+        &self,
+        builder: &mut PlanBuilder,
+        output_gradient: TensorId,
+        input_gradient: &str,
+        epilogue: Epilogue,
+    ) -> TensorId {
         let DenseLayer { label, parameters, rows } = self.layer;
         let input_gradient = builder.gradient(input_gradient, rows, parameters.inputs);
-        builder.push(
+        builder.product(
             &format!("{label}.input"),
             MatMul {
                 form: Form::Nn,
@@ -127,15 +136,8 @@ impl DenseTape<'_> {
     /// dW += dyᵀ·x, db += column sums of dy.
     fn parameter_gradients(&self, builder: &mut PlanBuilder, output_gradient: TensorId) {
         let DenseLayer { label, parameters, rows } = self.layer;
-        let label = format!("{label}.weight");
-        let splits = MatMul::splits(parameters.outputs, parameters.inputs, rows.capacity);
-        let partials = (splits > 1).then(|| {
-            let columns = parameters.outputs * parameters.inputs + parameters.outputs;
-            let (name, rows) = (format!("{label}.partials"), Rows::fixed(splits));
-            (builder.scratch(&name, rows, columns), splits)
-        });
-        builder.push(
-            &label,
+        builder.product(
+            &format!("{label}.weight"),
             MatMul {
                 form: Form::Tn,
                 a: output_gradient.into(),
@@ -146,7 +148,7 @@ impl DenseTape<'_> {
                 inner: parameters.outputs,
                 epilogue: Epilogue::None,
                 bias_gradient: Some(parameters.bias.gradient),
-                partials,
+                partials: None,
             },
         );
     }
@@ -176,18 +178,22 @@ impl<'a> GeluTape<'a> {
         self.dense.backward(builder, before_gradient, input_gradient, Epilogue::None)
     }
 
-    /// The output computed again, for a backward that would not keep it so long.
-    pub fn again(&self, builder: &mut PlanBuilder) -> TensorId {
-        let DenseLayer { label, parameters, rows } = self.dense.layer;
-        let (label, columns) = (format!("{label}.again"), parameters.outputs);
-        let output = builder.activation(&label, rows, columns);
-        builder.push(&label, Gelu { input: self.before, output, rows, columns });
-        output
-    }
-
-    /// For the backward of the dense layer behind the GELU: the gradient of its input becomes that of this layer's
-    /// product, from which the tape returned goes on.
-    pub fn through_product(self) -> (Epilogue, DenseTape<'a>) {
-        (Epilogue::GeluGradient { before: self.before }, self.dense)
+    /// Backward of the dense layer `behind` the GELU, and on through the GELU: from the gradient of that layer's output
+    /// to that of what GELU was applied to, called `gradient`, from which the tape returned goes on.
+    ///
+    /// Forward did not keep the GELU's output. The product for the gradient computes it again where its input lies, so
+    /// that here, unlike elsewhere, the gradients of parameters come after that of the input.
+    pub fn backward_from(
+        self,
+        builder: &mut PlanBuilder,
+        behind: DenseLayer<'a>,
+        output_gradient: TensorId,
+        gradient: &str,
+    ) -> (TensorId, DenseTape<'a>) {
+        let behind = DenseTape { layer: behind, input: self.before };
+        let epilogue = Epilogue::GeluGradient { before: self.before };
+        let gradient = behind.input_gradient(builder, output_gradient, gradient, epilogue);
+        behind.parameter_gradients(builder, output_gradient);
+        (gradient, self.dense)
     }
 }

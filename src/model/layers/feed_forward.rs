@@ -4,7 +4,7 @@ use crate::ops::matmul::Epilogue;
 use crate::plan::PlanBuilder;
 use crate::tensor::TensorId;
 
-use super::{DenseLayer, DenseTape, GeluTape, NormLayer, NormTape};
+use super::{DenseLayer, GeluTape, NormLayer, NormTape};
 
 /// output = LayerNorm(input + dropout(output(GELU(intermediate(input))))), `[T, H]`, with F channels between.
 #[derive(Clone, Copy)]
@@ -14,8 +14,8 @@ pub struct FeedForward<'a> {
     pub norm: NormLayer<'a>,
 }
 
-/// A feed-forward block that went forward. Of the two tensors of `[T, F]` it keeps the one before GELU; backward
-/// computes the other again.
+/// A feed-forward block that went forward. Of the two tensors of `[T, F]` it keeps the one before GELU, which backward
+/// turns into the other.
 pub struct FeedForwardTape<'a> {
     intermediate: GeluTape<'a>,
     output: DenseLayer<'a>,
@@ -34,10 +34,8 @@ impl<'a> FeedForward<'a> {
 impl FeedForwardTape<'_> {
     pub fn backward(self, builder: &mut PlanBuilder, output_gradient: TensorId) -> TensorId {
         let sum = self.norm.backward(builder, output_gradient);
-        let activated = self.intermediate.again(builder);
-        let output = DenseTape { layer: self.output, input: activated };
-        let (through_gelu, intermediate) = self.intermediate.through_product();
-        let gradient = output.backward(builder, sum.input, "intermediate.gradient", through_gelu);
+        let (gradient, intermediate) =
+            self.intermediate.backward_from(builder, self.output, sum.input, "intermediate.gradient");
         let residual = Epilogue::Add(sum.residual);
         intermediate.backward(builder, gradient, "attention.output.gradient", residual)
     }

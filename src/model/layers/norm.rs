@@ -1,6 +1,6 @@
 //! Layer normalisation, with the residual and the dropout before it.
 
-use crate::ops::norm::{NORM_PARTIALS, Norm, NormGradient};
+use crate::ops::norm::{self, Norm, NormGradient};
 use crate::plan::PlanBuilder;
 use crate::tensor::{Dropout, Rows, TensorId};
 
@@ -85,7 +85,8 @@ impl NormTape<'_> {
         let input_gradient = input_dropout
             .is_on()
             .then(|| builder.gradient(&format!("{label}.input.gradient"), rows, columns));
-        let partials = builder.scratch(&format!("{label}.partials"), Rows::fixed(NORM_PARTIALS), 2 * columns);
+        let parts = Rows::fixed(norm::partials(rows));
+        let partials = builder.scratch(&format!("{label}.partials"), parts, 2 * columns);
         builder.push(
             &label,
             NormGradient {

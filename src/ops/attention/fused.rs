@@ -45,10 +45,9 @@ impl AttentionGradient {
         Parts::new(tokens, max_length, heads, head_size).count * columns(heads, head_size)
     }
 
-    pub(super) fn fused(&self) -> Candidate {
+    /// The candidate; `launch` as of kernels that choose themselves how much they stage.
+    pub(super) fn fused(&self, mut launch: Launch) -> Candidate {
         let parts = Parts::new(self.tokens, self.max_length, self.heads, self.head_size);
-        let mut launch =
-            Launch::new(false, self.sequences, self.max_length, self.heads, self.head_size, self.dropout);
         launch.constants.push(("TILES", parts.tiles as u32));
         let bindings = bind([
             self.qkv,

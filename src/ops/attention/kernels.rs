@@ -4,6 +4,7 @@ use crate::ops::immediates::{DropoutWords, RowWords, immediates};
 use crate::ops::{Binding, Candidate, Count, Dispatch, Grid, Kernels, Limit, Requirements, bind};
 use crate::tensor::{Dropout, Rows};
 
+use super::cooperative::{self, Kernel};
 use super::{Attention, AttentionGradient};
 
 /// What one workgroup takes on: its rows (queries, or keys in the second kernel of backward), and the vectors of four
@@ -49,8 +50,7 @@ fn limits(head_size: usize) -> Vec<Limit> {
 
 /// What all kernels share.
 pub(super) struct Launch {
-    /// Whether the shaders are told how much of a tile they stage at a time.
-    staged: bool,
+    strategy: Strategy,
     head_size: usize,
     pub constants: Vec<(&'static str, u32)>,
     immediates: Immediates,
@@ -60,8 +60,8 @@ pub(super) struct Launch {
 }
 
 impl Launch {
-    pub fn new(
-        staged: bool,
+    fn new(
+        strategy: Strategy,
         sequences: Rows,
         max_length: usize,
         heads: usize,
@@ -76,12 +76,12 @@ impl Launch {
             heads: heads as u32,
             dropout: dropout.into(),
         };
-        Launch { staged, head_size, constants, immediates, sequences, max_length, heads }
+        Launch { strategy, head_size, constants, immediates, sequences, max_length, heads }
     }
 
     pub fn dispatch(&self, shader: &'static str, block: Block, bindings: Vec<Binding>) -> Dispatch {
         let mut constants = self.constants.clone();
-        if self.staged {
+        if let Strategy::Tiled = self.strategy {
             // Rows of the head staged at a time, each with its part of the tile: a power of two up to 32.
             let fit = (block.vectors / (block.rows / 4 + self.head_size.div_ceil(4))).clamp(1, 32);
             constants.push(("STAGED", 1 << fit.ilog2()));
@@ -108,24 +108,41 @@ fn both(make: impl Fn(Strategy) -> Vec<Dispatch>) -> Vec<Candidate> {
     ]
 }
 
+impl Attention {
+    fn launch(&self, strategy: Strategy) -> Launch {
+        Launch::new(strategy, self.sequences, self.max_length, self.heads, self.head_size, self.dropout)
+    }
+}
+
+impl AttentionGradient {
+    fn launch(&self, strategy: Strategy) -> Launch {
+        Launch::new(strategy, self.sequences, self.max_length, self.heads, self.head_size, self.dropout)
+    }
+}
+
+/// A dispatch of a kernel on cooperative matrices, but for its own constants.
+fn of_rows(launch: Launch) -> impl Fn(&'static str, Vec<Binding>, usize) -> Dispatch {
+    move |shader, bindings, rows| launch.dispatch(shader, Block { rows, vectors: 0 }, bindings)
+}
+
 impl Kernels for Attention {
     fn candidates(&self) -> Vec<Candidate> {
-        both(|strategy| {
-            let launch = Launch::new(
-                matches!(strategy, Strategy::Tiled),
-                self.sequences,
-                self.max_length,
-                self.heads,
-                self.head_size,
-                self.dropout,
-            );
+        let bindings = bind([self.qkv, self.starts, self.context, self.log_sum_exp]);
+        let kernels = [Kernel {
+            shader: "attention_forward_cooperative",
+            bindings: bindings.clone(),
+            memory: cooperative::forward_memory,
+        }];
+        let launch = of_rows(self.launch(Strategy::Registers));
+        let mut candidates = cooperative::candidates(self.head_size, &kernels, launch);
+        candidates.extend(both(|strategy| {
             let shader = match strategy {
                 Strategy::Tiled => "attention_forward_tiled",
                 Strategy::Registers => "attention_forward_registers",
             };
-            let bindings = bind([self.qkv, self.starts, self.context, self.log_sum_exp]);
-            vec![launch.dispatch(shader, QUERIES, bindings)]
-        })
+            vec![self.launch(strategy).dispatch(shader, QUERIES, bindings.clone())]
+        }));
+        candidates
     }
 
     fn limits(&self) -> Vec<Limit> {
@@ -135,16 +152,35 @@ impl Kernels for Attention {
 
 impl Kernels for AttentionGradient {
     fn candidates(&self) -> Vec<Candidate> {
-        let mut candidates = vec![self.fused()];
+        // The first kernel leaves delta for the second.
+        let query_bindings = bind([
+            self.qkv,
+            self.starts,
+            self.context,
+            self.log_sum_exp,
+            self.context_gradient,
+            self.delta,
+            self.qkv_gradient,
+        ]);
+        let mut key_value_bindings = bind([self.qkv, self.starts, self.log_sum_exp, self.context_gradient]);
+        key_value_bindings.extend([Binding::ReadBack(self.delta), self.qkv_gradient.into()]);
+        let kernels = [
+            Kernel {
+                shader: "attention_gradient_query_cooperative",
+                bindings: query_bindings.clone(),
+                memory: cooperative::query_memory,
+            },
+            Kernel {
+                shader: "attention_gradient_key_value_cooperative",
+                bindings: key_value_bindings.clone(),
+                memory: cooperative::key_value_memory,
+            },
+        ];
+        let launch = of_rows(self.launch(Strategy::Registers));
+        let mut candidates = cooperative::candidates(self.head_size, &kernels, launch);
+        candidates.push(self.fused(self.launch(Strategy::Registers)));
         candidates.extend(both(|strategy| {
-            let launch = Launch::new(
-                matches!(strategy, Strategy::Tiled),
-                self.sequences,
-                self.max_length,
-                self.heads,
-                self.head_size,
-                self.dropout,
-            );
+            let launch = self.launch(strategy);
             let (query, key_value, keys) = match strategy {
                 Strategy::Tiled => {
                     ("attention_gradient_query_tiled", "attention_gradient_key_value_tiled", KEYS)
@@ -153,22 +189,9 @@ impl Kernels for AttentionGradient {
                     ("attention_gradient_query_registers", "attention_gradient_key_value_registers", QUERIES)
                 }
             };
-            // The first kernel leaves delta for the second.
-            let query_bindings = bind([
-                self.qkv,
-                self.starts,
-                self.context,
-                self.log_sum_exp,
-                self.context_gradient,
-                self.delta,
-                self.qkv_gradient,
-            ]);
-            let mut key_value_bindings =
-                bind([self.qkv, self.starts, self.log_sum_exp, self.context_gradient]);
-            key_value_bindings.extend([Binding::ReadBack(self.delta), self.qkv_gradient.into()]);
             vec![
-                launch.dispatch(query, QUERIES, query_bindings),
-                launch.dispatch(key_value, keys, key_value_bindings),
+                launch.dispatch(query, QUERIES, query_bindings.clone()),
+                launch.dispatch(key_value, keys, key_value_bindings.clone()),
             ]
         }));
         candidates

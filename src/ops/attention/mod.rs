@@ -21,6 +21,7 @@ use super::Kind::{Activation, Exact, Uint};
 use super::tensor_use::{read, scratch, starts, write};
 use super::{Describe, TensorUse};
 
+mod cooperative;
 mod cpu;
 mod fused;
 mod kernels;

@@ -76,8 +76,12 @@ impl Task for Classify {
 
     fn huggingface(&self, description: &Description) -> Result<HuggingFace> {
         let ClassifySettings { labels } = description.settings()?;
-        let problem_type = Some("single_label_classification");
-        Ok(HuggingFace { class: "ElectraForSequenceClassification", labels, problem_type })
+        Ok(HuggingFace {
+            class: Some("ElectraForSequenceClassification"),
+            pipeline_tag: "text-classification",
+            labels,
+            problem_type: Some("single_label_classification"),
+        })
     }
 
     fn samples(&self) -> Vec<Box<dyn Lesson>> {

@@ -78,7 +78,12 @@ impl Task for MultipleChoice {
     }
 
     fn huggingface(&self, _: &Description) -> Result<HuggingFace> {
-        Ok(HuggingFace { class: "ElectraForMultipleChoice", labels: Vec::new(), problem_type: None })
+        Ok(HuggingFace {
+            class: Some("ElectraForMultipleChoice"),
+            pipeline_tag: "multiple-choice",
+            labels: Vec::new(),
+            problem_type: None,
+        })
     }
 
     fn samples(&self) -> Vec<Box<dyn Lesson>> {

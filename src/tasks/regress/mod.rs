@@ -76,7 +76,8 @@ impl Task for Regress {
     fn huggingface(&self, _: &Description) -> Result<HuggingFace> {
         let labels = vec!["LABEL_0".into()];
         Ok(HuggingFace {
-            class: "ElectraForSequenceClassification",
+            class: Some("ElectraForSequenceClassification"),
+            pipeline_tag: "text-classification",
             labels,
             problem_type: Some("regression"),
         })

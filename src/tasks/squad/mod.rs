@@ -99,8 +99,14 @@ impl Task for Squad {
         })
     }
 
-    fn huggingface(&self, _: &Description) -> Result<HuggingFace> {
-        Ok(HuggingFace { class: "ElectraForQuestionAnswering", labels: Vec::new(), problem_type: None })
+    fn huggingface(&self, description: &Description) -> Result<HuggingFace> {
+        let settings: SquadSettings = description.settings()?;
+        let class = match settings.span_head {
+            SpanHead::Plain => Some("ElectraForQuestionAnswering"),
+            SpanHead::Joint => None,
+        };
+        let pipeline_tag = "question-answering";
+        Ok(HuggingFace { class, pipeline_tag, labels: Vec::new(), problem_type: None })
     }
 
     fn samples(&self) -> Vec<Box<dyn Lesson>> {

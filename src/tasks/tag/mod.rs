@@ -77,7 +77,12 @@ impl Task for Tagging {
 
     fn huggingface(&self, description: &Description) -> Result<HuggingFace> {
         let TagSettings { labels } = description.settings()?;
-        Ok(HuggingFace { class: "ElectraForTokenClassification", labels, problem_type: None })
+        Ok(HuggingFace {
+            class: Some("ElectraForTokenClassification"),
+            pipeline_tag: "token-classification",
+            labels,
+            problem_type: None,
+        })
     }
 
     fn samples(&self) -> Vec<Box<dyn Lesson>> {

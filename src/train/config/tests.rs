@@ -1,15 +1,22 @@
 use super::*;
 
-const CPU: Surroundings = Surroundings { vocab_size: 32_000, gpu: false };
-const GPU: Surroundings = Surroundings { vocab_size: 32_000, gpu: true };
+/// On a device with this room.
+fn resolve_for(room: &Room, settings: Settings) -> Result<TrainConfig> {
+    TrainConfig::resolve(settings, Surroundings { vocab_size: 32_000, room })
+}
+
+/// On a processor of any memory.
+fn resolve(settings: Settings) -> Result<TrainConfig> {
+    resolve_for(&Room::unlimited(), settings)
+}
 
 fn resolved(sources: &Sources) -> TrainConfig {
-    TrainConfig::resolve(sources.settings().unwrap().0, CPU).unwrap()
+    resolve(sources.settings().unwrap().0).unwrap()
 }
 
 fn failure(sources: &Sources) -> String {
     let error = match sources.settings() {
-        Ok((settings, _)) => TrainConfig::resolve(settings, CPU).unwrap_err(),
+        Ok((settings, _)) => resolve(settings).unwrap_err(),
         Err(error) => error,
     };
     format!("{error:#}")
@@ -25,11 +32,11 @@ fn hparams(text: &str) -> Sources {
 
 #[test]
 fn presets_are_those_of_the_specification() {
-    let config = |name: &str| TrainConfig::resolve(preset(name).unwrap(), GPU).unwrap();
+    let config = |name: &str| resolve(preset(name).unwrap()).unwrap();
     let small = config("small");
     assert_eq!((small.steps, small.batch_size, small.max_length), (1_000_000, 64, 512));
     assert_eq!((small.model.generator_hidden_size, small.model.generator_heads), (64, 1));
-    assert_eq!((small.micro_batch, small.slots(), small.warmup_steps), (16, 79, 10_000));
+    assert_eq!((small.micro_batch, small.slots(), small.warmup_steps), (4, 79, 10_000));
     let paper = config("small-128");
     assert_eq!((paper.max_length, paper.batch_size, paper.steps), (128, 128, 1_000_000));
     let plus = config("small-plus-plus");
@@ -67,10 +74,12 @@ fn later_sources_win() {
 
 #[test]
 fn micro_batches_are_even_and_fit() {
-    assert_eq!(micro_batch(64, 512, false), 4);
-    assert_eq!(micro_batch(16, 128, false), 16);
-    assert_eq!(micro_batch(20, 128, false), 10);
-    assert_eq!(micro_batch(3, 4096, false), 1);
+    for (batch_size, max_length, expected) in [(64, 512, 4), (16, 128, 16), (20, 128, 10), (3, 4096, 1)] {
+        let given = [("batch_size", batch_size), ("max_length", max_length), ("model.max_positions", 4096)];
+        let given = given.map(|(key, value)| format!("{key}={value}"));
+        let given: Vec<&str> = given.iter().map(String::as_str).collect();
+        assert_eq!(resolved(&set(&given)).micro_batch, expected, "{batch_size} × {max_length}");
+    }
     assert_eq!(resolved(&set(&["micro_batch=100", "batch_size=6"])).micro_batch, 6);
 }
 
@@ -132,23 +141,28 @@ fn a_run_from_before_a_key_has_its_default() {
     let config = resolved(&Sources::default());
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("config.toml");
-    let text = config.settings().to_toml().replace("precision = \"f32\"\n", "");
-    assert!(!text.contains("precision"));
-    std::fs::write(&path, text).unwrap();
+    let text = config.settings().to_toml();
+    let former = text.replace("precision = \"f32\"\n", "").replace("vocabulary_chunk = 256\n", "");
+    assert_eq!(text.lines().count(), former.lines().count() + 2);
+    std::fs::write(&path, former).unwrap();
     let saved = TrainConfig::load(&path).unwrap();
+    // 32 MB of logits.
+    assert_eq!(saved.whole("vocabulary_chunk").unwrap(), 262);
+    let set = set(&["vocabulary_chunk=262"]);
+    let config = resolved(&set);
     assert_eq!(&saved, config.settings());
-    assert_eq!(TrainConfig::resolve(saved, CPU).unwrap().settings(), config.settings());
+    assert_eq!(resolve(saved).unwrap().settings(), config.settings());
 }
 
 #[test]
 fn a_fraction_replaces_sizes_given_before_it() {
     let mut settings = preset("small").unwrap();
     settings.set_texts(["model.generator_hidden_size=128"]).unwrap();
-    let config = TrainConfig::resolve(settings.clone(), CPU).unwrap();
+    let config = resolve(settings.clone()).unwrap();
     assert_eq!((config.model.generator_hidden_size, config.model.generator_heads), (128, 2));
     settings.set_texts(["model.generator_fraction=0.5"]).unwrap();
     settings.set_texts(["model.generator_heads=4"]).unwrap();
-    let config = TrainConfig::resolve(settings, CPU).unwrap();
+    let config = resolve(settings).unwrap();
     assert_eq!((config.model.generator_hidden_size, config.model.generator_heads), (128, 4));
 }
 
@@ -184,9 +198,34 @@ fn the_references_names_work() {
     }
 }
 
+/// Command lines as the reference's documentation and the system being replaced have them.
+#[test]
+fn command_lines_of_the_reference_work() {
+    let config = resolved(&hparams(
+        "python3 run_pretraining.py --data-dir $DATA_DIR --model-name electra_small_owt --hparams '{\"vocab_size\": 32000}'",
+    ));
+    assert_eq!((config.max_length, config.batch_size, config.steps), (128, 128, 1_000_000));
+    assert_eq!((config.model.hidden_size, config.model.embedding_size), (256, 128));
+    let config = resolved(&hparams(
+        r#"python3 run_pretraining.py --data-dir data --model-name base
+           --hparams '{"model_size": "base", "max_seq_length": 512, "train_batch_size": 256, "learning_rate": 2e-4}'"#,
+    ));
+    assert_eq!((config.max_length, config.batch_size, config.learning_rate), (512, 256, 2e-4));
+    // The reference's own default; only its documentation says 1/3.
+    assert_eq!((config.model.embedding_size, config.model.generator_hidden_size), (768, 192));
+    let preset =
+        Sources { preset: Some("tiny".into()), ..hparams("run_pretraining.py --data-dir d --model-name m") };
+    assert_eq!(resolved(&preset).max_length, 128);
+    assert_eq!(preset.settings().unwrap().1.len(), 2);
+    let error = failure(&hparams("python3 run_finetuning.py --data-dir d --model-name m"));
+    assert!(error.contains("give it to `inazuma finetune`"), "{error}");
+}
+
 /// The defaults of the keys and those of a plan's options are both the reference's.
 #[test]
 fn defaults_are_those_of_a_plan() {
     let options = resolved(&Sources::default()).step_options();
-    assert_eq!(format!("{options:?}"), format!("{:?}", StepOptions::default()));
+    // 32 MB of logits on a processor; of 79 slots a sequence there are 4 sequences.
+    let chunk = StepOptions { vocabulary_chunk: Some(256), ..StepOptions::default() };
+    assert_eq!(format!("{options:?}"), format!("{chunk:?}"));
 }

@@ -188,6 +188,7 @@ fn step_options(golden: &Golden, precision: Precision) -> StepOptions {
         generator_weight: golden.config.gen_weight as f32,
         discriminator_weight: golden.config.disc_weight as f32,
         temperature: 1.0,
+        vocabulary_chunk: None,
         precision,
         optimizer: OptimizerOptions {
             clip_norm: optimizer.clip as f32,

@@ -14,10 +14,13 @@ use naga::back::spv;
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 use naga::valid::{Capabilities, ShaderStages, SubgroupOperationSet, ValidationFlags, Validator};
 
+use crate::cards::Card;
+
 /// What the compiler says of a kernel.
 pub struct Compiled {
-    /// Threads of a workgroup.
+    /// Threads of a workgroup, and those of a subgroup.
     pub threads: u32,
+    pub lanes: u32,
     /// As named by the driver: `VGPRs`, `LDS size`, `Spilled VGPRs`, …
     pub statistics: BTreeMap<String, u64>,
     /// The disassembly.
@@ -32,6 +35,7 @@ impl Compiled {
 
 /// An open null device. Nothing is destroyed: the program ends with it.
 pub struct Compiler {
+    pub card: &'static Card,
     device: ash::Device,
     executables: ash::khr::pipeline_executable_properties::Device,
     /// Name of device and driver.
@@ -46,10 +50,11 @@ fn text(chars: &[std::ffi::c_char]) -> String {
 }
 
 impl Compiler {
-    /// Opens the only Vulkan device there is; the script has pointed the loader at RADV alone.
-    pub fn open() -> Result<Self> {
-        // SAFETY: the calls of Vulkan in their order; all structures live through their calls.
+    /// Opens RADV for the chip of a card; the script has pointed the loader at RADV alone.
+    pub fn open(card: &'static Card) -> Result<Self> {
+        // SAFETY: no other thread runs yet. And the calls of Vulkan in their order; all structures live through their calls.
         unsafe {
+            std::env::set_var("RADV_FORCE_FAMILY", card.family);
             let entry = ash::Entry::load().context("no Vulkan loader (package libvulkan1)")?;
             let application = vk::ApplicationInfo::default().api_version(vk::API_VERSION_1_3);
             let info = vk::InstanceCreateInfo::default().application_info(&application);
@@ -62,31 +67,10 @@ impl Compiler {
             instance.get_physical_device_properties2(physical, &mut properties);
             let device_name = text(&properties.properties.device_name);
             let name = format!("{device_name}, {} {}", text(&driver.driver_name), text(&driver.driver_info));
-            ensure!(device_name.to_lowercase().contains("vega20"), "{name} is not vega20");
-            let features = vk::PhysicalDeviceFeatures::default().robust_buffer_access(true);
-            let mut robustness =
-                vk::PhysicalDeviceRobustness2FeaturesEXT::default().robust_buffer_access2(true);
-            let mut executable = vk::PhysicalDevicePipelineExecutablePropertiesFeaturesKHR::default()
-                .pipeline_executable_info(true);
-            let mut storage =
-                vk::PhysicalDevice16BitStorageFeatures::default().storage_buffer16_bit_access(true);
-            let mut half = vk::PhysicalDeviceShaderFloat16Int8Features::default().shader_float16(true);
-            let extensions = [
-                ash::khr::pipeline_executable_properties::NAME.as_ptr(),
-                ash::ext::robustness2::NAME.as_ptr(),
-            ];
-            let queues = [vk::DeviceQueueCreateInfo::default().queue_priorities(&[1.0])];
-            let info = vk::DeviceCreateInfo::default()
-                .queue_create_infos(&queues)
-                .enabled_extension_names(&extensions)
-                .enabled_features(&features)
-                .push_next(&mut robustness)
-                .push_next(&mut storage)
-                .push_next(&mut half)
-                .push_next(&mut executable);
-            let device = instance.create_device(physical, &info, None).context("vkCreateDevice")?;
+            ensure!(card.is_device(&device_name), "{name} is not {}", card.family);
+            let device = create_device(&instance, physical, card)?;
             let executables = ash::khr::pipeline_executable_properties::Device::new(&instance, &device);
-            Ok(Compiler { device, executables, name, _entry: entry, _instance: instance })
+            Ok(Compiler { card, device, executables, name, _entry: entry, _instance: instance })
         }
     }
 
@@ -107,8 +91,9 @@ impl Compiler {
                 statistics.insert(text(&statistic.name), value);
             }
             let isa = self.disassembly(&info)?;
+            let lanes = self.lanes(pipeline)?;
             self.device.destroy_pipeline(pipeline, None);
-            Ok(Compiled { threads, statistics, isa })
+            Ok(Compiled { threads, lanes, statistics, isa })
         }
     }
 
@@ -138,10 +123,15 @@ impl Compiler {
             let info =
                 vk::PipelineLayoutCreateInfo::default().set_layouts(&sets).push_constant_ranges(&ranges);
             let layout = self.device.create_pipeline_layout(&info, None)?;
-            let stage = vk::PipelineShaderStageCreateInfo::default()
+            let mut lanes = vk::PipelineShaderStageRequiredSubgroupSizeCreateInfo::default()
+                .required_subgroup_size(self.card.lanes);
+            let mut stage = vk::PipelineShaderStageCreateInfo::default()
                 .stage(vk::ShaderStageFlags::COMPUTE)
                 .module(module)
                 .name(c"main");
+            if self.card.demand_lanes {
+                stage = stage.push_next(&mut lanes);
+            }
             let info = vk::ComputePipelineCreateInfo::default().stage(stage).layout(layout).flags(
                 vk::PipelineCreateFlags::CAPTURE_STATISTICS_KHR
                     | vk::PipelineCreateFlags::CAPTURE_INTERNAL_REPRESENTATIONS_KHR,
@@ -153,6 +143,16 @@ impl Compiler {
             self.device.destroy_shader_module(module, None);
             Ok(pipelines[0])
         }
+    }
+
+    unsafe fn lanes(&self, pipeline: vk::Pipeline) -> Result<u32> {
+        let get = self.executables.fp().get_pipeline_executable_properties_khr;
+        let info = vk::PipelineInfoKHR::default().pipeline(pipeline);
+        let mut count = 1;
+        let mut found = vk::PipelineExecutablePropertiesKHR::default();
+        // SAFETY: one structure of memory for one executable, which is what a compute pipeline has.
+        unsafe { get(self.device.handle(), &info, &mut count, &mut found).result()? };
+        Ok(found.subgroup_size)
     }
 
     unsafe fn disassembly(&self, info: &vk::PipelineExecutableInfoKHR<'_>) -> Result<String> {
@@ -178,11 +178,54 @@ impl Compiler {
     }
 }
 
+/// The device as wgpu would open it, and what tells of compiled code.
+unsafe fn create_device(
+    instance: &ash::Instance,
+    physical: vk::PhysicalDevice,
+    card: &Card,
+) -> Result<ash::Device> {
+    let features = vk::PhysicalDeviceFeatures::default().robust_buffer_access(true);
+    let mut robustness = vk::PhysicalDeviceRobustness2FeaturesEXT::default().robust_buffer_access2(true);
+    let mut executable =
+        vk::PhysicalDevicePipelineExecutablePropertiesFeaturesKHR::default().pipeline_executable_info(true);
+    let mut storage = vk::PhysicalDevice16BitStorageFeatures::default().storage_buffer16_bit_access(true);
+    let mut half = vk::PhysicalDeviceShaderFloat16Int8Features::default().shader_float16(true);
+    let mut model = vk::PhysicalDeviceVulkanMemoryModelFeatures::default().vulkan_memory_model(true);
+    let mut sizes = vk::PhysicalDeviceSubgroupSizeControlFeatures::default().subgroup_size_control(true);
+    let mut cooperative = vk::PhysicalDeviceCooperativeMatrixFeaturesKHR::default().cooperative_matrix(true);
+    let mut extensions =
+        vec![ash::khr::pipeline_executable_properties::NAME.as_ptr(), ash::ext::robustness2::NAME.as_ptr()];
+    let queues = [vk::DeviceQueueCreateInfo::default().queue_priorities(&[1.0])];
+    let matrices = card.unit_matrix_flops > 0.0;
+    if matrices {
+        extensions.push(ash::khr::cooperative_matrix::NAME.as_ptr());
+    }
+    let mut info = vk::DeviceCreateInfo::default()
+        .queue_create_infos(&queues)
+        .enabled_extension_names(&extensions)
+        .enabled_features(&features)
+        .push_next(&mut robustness)
+        .push_next(&mut storage)
+        .push_next(&mut half)
+        .push_next(&mut model)
+        .push_next(&mut sizes)
+        .push_next(&mut executable);
+    if matrices {
+        info = info.push_next(&mut cooperative);
+    }
+    // SAFETY: the caller's promise; the structures live to the end of this function.
+    unsafe { instance.create_device(physical, &info, None) }.with_context(|| format!("a device for {card}"))
+}
+
 /// SPIR-V of a kernel, and the threads of its workgroup.
 fn translate(source: &Source) -> Result<(Vec<u32>, u32)> {
     let module = naga::front::wgsl::parse_str(&source.text)
         .map_err(|error| anyhow!("{}", error.emit_to_string(&source.text)))?;
-    let capabilities = Capabilities::IMMEDIATES | Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16;
+    let capabilities = Capabilities::IMMEDIATES
+        | Capabilities::SUBGROUP
+        | Capabilities::SUBGROUP_BARRIER
+        | Capabilities::SHADER_FLOAT16
+        | Capabilities::COOPERATIVE_MATRIX;
     let info = Validator::new(ValidationFlags::all(), capabilities)
         .subgroup_stages(ShaderStages::COMPUTE)
         .subgroup_operations(SubgroupOperationSet::all())

@@ -1,15 +1,18 @@
-//! The kernels of a pre-training step, as the selector would choose them for a Radeon VII, with their work.
+//! The kernels of a pre-training step, as the selector would choose them for a card, with their work.
 
 use std::collections::HashMap;
 
 use anyhow::{Context, Result};
-use inazuma::gpu::{Capabilities, Selection, selector};
+use inazuma::device::Room;
+use inazuma::gpu::{Selection, selector};
 use inazuma::ops::{Dispatch, Touch};
 use inazuma::plan::{Bound, Phase, Plan};
 use inazuma::tensor::{Element, Extents, Role};
 use inazuma::train::config::{Sources, Surroundings, TrainConfig};
 use inazuma::train::examples;
+use inazuma::train::profile::shape;
 
+use crate::cards::Card;
 use crate::predict::Work;
 
 /// A distinct kernel with everything a step asks of it.
@@ -17,14 +20,18 @@ pub struct Kernel {
     pub dispatch: Dispatch,
     /// Element types of its bindings.
     pub elements: Vec<Element>,
-    /// Dispatches of a micro-batch, and of what happens once a step.
-    pub per_micro: Vec<Work>,
-    pub per_step: Vec<Work>,
+    pub strategy: &'static str,
+    /// Dispatches of a micro-batch, and of what happens once a step, each with its op's place in `Step::kinds`.
+    pub per_micro: Vec<(Work, usize)>,
+    pub per_step: Vec<(Work, usize)>,
 }
 
 /// The kernels of a step.
 pub struct Step {
     pub kernels: Vec<Kernel>,
+    /// Name and shape of ops, as `inazuma bench step --profile` prints them.
+    pub kinds: Vec<(&'static str, String)>,
+    pub half: bool,
     pub batch: usize,
     pub micro_batch: usize,
     pub length: usize,
@@ -33,53 +40,52 @@ pub struct Step {
     pub update_flops: f64,
 }
 
-/// A Radeon VII as wgpu sees it through RADV.
-pub fn radeon_vii() -> Capabilities {
-    Capabilities {
-        name: "AMD Radeon VII (RADV VEGA20)".into(),
-        driver: "radv".into(),
-        kind: "discrete",
-        subgroups: true,
-        subgroup_sizes: [64, 64],
-        half: true,
-        timestamps: true,
-        workgroup_memory: 64 << 10,
-        invocations: 1024,
-        storage_buffers: 1 << 20,
-        binding_bytes: (4 << 30) - 4,
-        buffer_bytes: 2 << 30,
-        ..Capabilities::baseline()
-    }
-}
-
 impl Step {
-    pub fn new(sources: &Sources, vocab_size: usize) -> Result<Self> {
-        let surroundings = Surroundings { vocab_size, gpu: true };
+    pub fn new(sources: &Sources, vocab_size: usize, card: &Card) -> Result<Self> {
+        let room = Room::adapter(card.capabilities());
+        let surroundings = Surroundings { vocab_size, room: &room };
         let config = TrainConfig::resolve(sources.settings()?.0, surroundings)?;
-        let plan = examples::plan(&config)?.plan;
+        let plan = config.plan()?.plan;
         let extents = examples::full_extents(&config);
-        let capabilities = radeon_vii();
+        let capabilities = card.capabilities();
+        let capabilities = if plan.is_half() { capabilities } else { capabilities.without_half() };
+        let mut kinds: Vec<(&'static str, String)> = Vec::new();
         let mut kernels: Vec<Kernel> = Vec::new();
         let mut known: HashMap<String, usize> = HashMap::new();
         for (index, op) in plan.ops.iter().enumerate() {
             let chosen = selector::select(plan.candidates(index)?, &capabilities, Selection::Best);
-            for dispatch in chosen.with_context(|| op.label.clone())?.dispatches {
+            let chosen = chosen.with_context(|| op.label.clone())?;
+            let kind = (op.op.name(), shape(&plan, index));
+            let kind = kinds.iter().position(|known| *known == kind).unwrap_or_else(|| {
+                kinds.push(kind);
+                kinds.len() - 1
+            });
+            for dispatch in chosen.dispatches {
                 let bound = plan.bound(index, &dispatch)?;
                 let elements: Vec<Element> = bound.iter().map(|binding| binding.element).collect();
                 let key = format!("{} {:?} {elements:?}", dispatch.shader, dispatch.constants);
                 let work = work(&plan, index, &dispatch, &bound, &extents);
                 let kernel = *known.entry(key).or_insert_with(|| {
-                    kernels.push(Kernel { dispatch, elements, per_micro: vec![], per_step: vec![] });
+                    let strategy = chosen.strategy;
+                    kernels.push(Kernel {
+                        dispatch,
+                        elements,
+                        strategy,
+                        per_micro: vec![],
+                        per_step: vec![],
+                    });
                     kernels.len() - 1
                 });
                 match op.phase {
-                    Phase::Micro => kernels[kernel].per_micro.push(work),
-                    _ => kernels[kernel].per_step.push(work),
+                    Phase::Micro => kernels[kernel].per_micro.push((work, kind)),
+                    _ => kernels[kernel].per_step.push((work, kind)),
                 }
             }
         }
         Ok(Step {
             kernels,
+            kinds,
+            half: plan.is_half(),
             batch: config.batch_size,
             micro_batch: config.micro_batch,
             length: config.max_length,
@@ -126,10 +132,13 @@ fn work(plan: &Plan, op: usize, dispatch: &Dispatch, bound: &[Bound], extents: &
     Work { workgroups, flops: flops * useful, executed: flops * done * padded, bytes: bytes.sum() }
 }
 
-/// Elements of all tiles of a product over those of C.
+/// Elements of all tiles of a product over those of C; 1 where its tiles are not among its constants.
 fn padding(dispatch: &Dispatch, flops: f64, workgroups: f64) -> f64 {
     let constant =
-        |name| dispatch.constants.iter().find(|(n, _)| *n == name).map_or(1.0, |(_, v)| f64::from(*v));
+        |name| dispatch.constants.iter().find(|(n, _)| *n == name).map_or(0.0, |(_, v)| f64::from(*v));
+    if constant("BM") * constant("BN") == 0.0 {
+        return 1.0;
+    }
     let word = |name| dispatch.immediates.word(name).map_or(1.0, f64::from);
     let (n, inner, splits) = (word("n"), word("inner"), word("splits"));
     let m = if constant("FORM") == 2.0 { inner } else { flops / (2.0 * n * inner) };

@@ -1,0 +1,228 @@
+//! `import`, `pretrain --init` and `prepare --ids` through the binary, as a user runs them.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::command_line::{TRAIN, done, prepared, refused};
+use crate::testing::{shared, skipped};
+
+/// A folder of its own beside what `prepared` made once.
+fn folder() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in ["store", "store.held-out", "pieces.model"] {
+        fs::copy(prepared().join(name), folder.path().join(name)).expect("copied");
+    }
+    let path = folder.path().to_owned();
+    (folder, path)
+}
+
+/// A file of the checkpoint that `latest` names.
+fn saved(run: &Path, name: &str) -> Vec<u8> {
+    let latest = fs::read_to_string(run.join("latest")).expect("a checkpoint");
+    fs::read(run.join(latest.trim()).join(name)).expect("read")
+}
+
+/// Losses of a run that wrote a line of metrics a step.
+fn losses(run: &Path) -> Vec<f64> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).expect("metrics");
+    let line = |line| {
+        serde_json::from_str::<serde_json::Value>(line).expect("JSON")["loss"].as_f64().expect("a loss")
+    };
+    text.lines().map(line).collect()
+}
+
+/// The last quarter of the steps lies below the first.
+fn assert_lower(losses: &[f64]) {
+    let quarter = losses.len() / 4;
+    let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
+    let (first, last) = (mean(&losses[..quarter]), mean(&losses[losses.len() - quarter..]));
+    assert!(last < first, "{losses:?}");
+}
+
+#[test]
+fn a_run_comes_back_to_the_byte() {
+    let (_folder, path) = folder();
+    done(&path, &format!("{TRAIN} --out run"));
+    done(&path, "import run --out first");
+    done(&path, "import first --out second");
+    for name in ["model.safetensors", "optimizer.safetensors"] {
+        let own = saved(&path.join("run"), name);
+        assert!(own == saved(&path.join("first"), name), "{name}");
+        assert!(own == saved(&path.join("second"), name), "{name}");
+    }
+    // From the middle, with its moments and its step, training goes on as it did.
+    done(&path, "import run/checkpoints/step-00000003 --out middle");
+    done(&path, &format!("{TRAIN} --init middle --out again"));
+    for name in ["model.safetensors", "optimizer.safetensors", "state.json"] {
+        assert!(saved(&path.join("again"), name) == saved(&path.join("run"), name), "{name}");
+    }
+    let report: serde_json::Value =
+        serde_json::from_slice(&fs::read(path.join("again/import.json")).expect("kept")).expect("JSON");
+    assert_eq!((report["format"].as_str(), report["step"].as_u64()), (Some("run"), Some(3)));
+    refused(
+        &path,
+        &format!("{TRAIN} --init first --out x"),
+        &["begins at step 6, but the schedule has only 6"],
+    );
+    done(&path, &format!("{TRAIN} --init first --init-step 0 --out anew"));
+    let set = "--set model.layers=3";
+    refused(
+        &path,
+        &format!("{TRAIN} {set} --init middle --out x"),
+        &["model.layers is 4, the configuration says 3"],
+    );
+    refused(&path, "import run --out first", &["is not empty"]);
+    refused(&path, "import pieces.model --out x", &["neither a Hugging Face directory"]);
+}
+
+#[test]
+fn longer_sequences_can_be_read_after_an_extension() {
+    let (_folder, path) = folder();
+    done(&path, &format!("{TRAIN} --out run"));
+    refused(&path, "import run --extend-positions 128 --out x", &["has 128 positions already"]);
+    for from in ["interpolate", "repeat", "fresh"] {
+        let text =
+            done(&path, &format!("import run --extend-positions 160 --from {from} --out {from} --json"));
+        let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(report["extended_positions"], from);
+        assert_eq!(report["model"]["max_positions"], 160);
+    }
+    refused(&path, &format!("{TRAIN} --init repeat --out x"), &["model.max_positions is 160", "says 128"]);
+    // Without a preset the sizes are those of the model.
+    let train = "pretrain --store store --device cpu --set steps=8 --set batch_size=2 --set max_length=160 --set \
+                 checkpoint_every=100";
+    done(&path, &format!("{train} --init repeat --out long"));
+    let config = fs::read_to_string(path.join("long/config.toml")).expect("read");
+    assert!(config.contains("max_positions = 160") && config.contains("layers = 4"), "{config}");
+}
+
+/// Documents of a vocabulary of 97, in which each id is followed by the next.
+fn write_ids(path: &Path) {
+    let mut text = String::new();
+    for document in 0..60 {
+        let sentence =
+            |start: usize| (0..9).map(|n| (7 + (start + n) % 90).to_string()).collect::<Vec<_>>().join(",");
+        let _ =
+            writeln!(text, "{{\"ids\":[[{}],[{}]]}}", sentence(document * 7), sentence(document * 11 + 3));
+    }
+    fs::write(path, text).expect("written");
+}
+
+#[test]
+fn ready_made_ids_are_trained_on() {
+    let (_folder, path) = folder();
+    write_ids(&path.join("ids.jsonl"));
+    let special = "--special PAD=3,CLS=4,SEP=5,MASK=6";
+    done(&path, &format!("prepare --ids ids.jsonl {special} --vocab-size 97 --out ids.store"));
+    let train = "pretrain --store ids.store --preset tiny --device cpu --set steps=2 --set batch_size=2";
+    done(&path, &format!("{train} --out run"));
+    assert!(path.join("run/vocabulary.json").is_file() && !path.join("run/tokenizer.model").exists());
+    done(&path, "import run --out imported");
+    done(&path, &format!("{train} --init imported --init-step 0 --out again"));
+    // The same ids of another meaning.
+    done(
+        &path,
+        "prepare --ids ids.jsonl --special PAD=2,CLS=4,SEP=5,MASK=6 --vocab-size 97 --out other.store",
+    );
+    let other = train.replace("ids.store", "other.store");
+    refused(&path, &format!("{other} --init imported --init-step 0 --out x"), &["PAD is 3", "it is 2"]);
+    fs::write(path.join("x.tsv"), "text\tlabel\na\tb\n").expect("written");
+    let finetune = "finetune classify --train x.tsv --dev x.tsv --device cpu --out x";
+    refused(&path, &format!("{finetune} --init imported"), &["is not SentencePiece", "prepare --ids"]);
+    fs::write(path.join("bad.jsonl"), "{\"ids\":[[7]]}\n{\"ids\":[[97]]}\n").expect("written");
+    let prepare = format!("prepare --ids bad.jsonl {special} --vocab-size 97 --out x.store");
+    refused(&path, &prepare, &["bad.jsonl, line 2: id 97"]);
+    assert!(!path.join("x.store").exists());
+}
+
+#[test]
+fn a_hugging_face_model_is_trained_further() {
+    let (Some(discriminator), Some(generator)) =
+        (shared("goldens/hf-micro-discriminator"), shared("goldens/hf-micro-generator"))
+    else {
+        return;
+    };
+    let (_folder, path) = folder();
+    let import = format!("import {}", discriminator.display());
+    refused(&path, &format!("{import} --out x"), &["--tokenizer M or --special"]);
+    let special = "--special PAD=3,CLS=4,SEP=5,MASK=6";
+    // Both networks, and the discriminator alone: then the generator is drawn.
+    done(&path, &format!("{import} --generator {} {special} --out both", generator.display()));
+    done(&path, &format!("{import} {special} --out one"));
+    write_ids(&path.join("ids.jsonl"));
+    done(&path, &format!("prepare --ids ids.jsonl {special} --vocab-size 97 --out ids.store"));
+    let train = "pretrain --store ids.store --device cpu --set steps=20 --set batch_size=16 --set max_length=24 --set \
+                 learning_rate=2e-3 --set warmup_steps=0 --set log_every=1";
+    for (init, run) in [("both", "run-both"), ("one", "run-one")] {
+        done(&path, &format!("{train} --init {init} --out {run}"));
+        assert_lower(&losses(&path.join(run)));
+    }
+    let config = fs::read_to_string(path.join("run-both/config.toml")).expect("read");
+    assert!(config.contains("generator_hidden_size = 16"), "{config}");
+}
+
+#[test]
+fn the_references_checkpoint_is_trained_further() {
+    let (Some(checkpoint), Some(tokenizer)) =
+        (shared("goldens/tf-checkpoint"), shared("data/sentencepiece/konoha-wiki-ja-32k.model"))
+    else {
+        return;
+    };
+    let (_folder, path) = folder();
+    let import = format!("import {}", checkpoint.join("model.ckpt-60").display());
+    refused(&path, &format!("{import} --out x"), &["does not know its vocabulary"]);
+    let heads = "--heads 2 --generator-heads 1";
+    let tokenizer = tokenizer.display();
+    let text = done(&path, &format!("{import} {heads} --tokenizer {tokenizer} --out tf --json"));
+    let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!((report["step"].as_u64(), report["tensors"].as_u64()), (Some(60), Some(80)));
+    assert_eq!(
+        (report["has_moments"].as_bool(), report["lacks"].as_array().map(Vec::len)),
+        (Some(true), Some(0))
+    );
+    // A folder is what its file `checkpoint` names.
+    done(&path, &format!("import {} {heads} --tokenizer {tokenizer} --out same", checkpoint.display()));
+    for name in ["model.safetensors", "optimizer.safetensors"] {
+        assert!(saved(&path.join("tf"), name) == saved(&path.join("same"), name), "{name}");
+    }
+    let articles = prepared().join("text");
+    done(&path, &format!("prepare {} --tokenizer {tokenizer} --out text.store", articles.display()));
+    done(
+        &path,
+        "pretrain --store text.store --device cpu --set steps=80 --set batch_size=8 --set max_length=64 --set \
+         learning_rate=2e-3 --set warmup_steps=0 --set log_every=1 --init tf --out run",
+    );
+    let losses = losses(&path.join("run"));
+    assert_eq!(losses.len(), 20);
+    assert_lower(&losses);
+}
+
+/// What transformers makes of the same files, where there is a Python with it.
+#[test]
+fn an_imported_model_takes_pytorchs_step() {
+    let (Some(discriminator), Some(generator)) =
+        (shared("goldens/hf-micro-discriminator"), shared("goldens/hf-micro-generator"))
+    else {
+        return;
+    };
+    let python = std::env::var_os("INAZUMA_PYTHON").unwrap_or_else(|| "python3".into());
+    let has = Command::new(&python).args(["-c", "import torch, transformers, safetensors"]).output();
+    if !has.is_ok_and(|output| output.status.success()) {
+        skipped(&format!("{} has no torch and transformers (set INAZUMA_PYTHON)", python.to_string_lossy()));
+        return;
+    }
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tools/check-import.py");
+    let output = Command::new(&python)
+        .args([
+            script.as_ref(),
+            env!("CARGO_BIN_EXE_inazuma").as_ref(),
+            discriminator.as_os_str(),
+            generator.as_os_str(),
+        ])
+        .output()
+        .expect("the script starts");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+}

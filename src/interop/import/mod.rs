@@ -1,0 +1,412 @@
+//! `inazuma import`: a model that others keep becomes a directory like a run's, which `pretrain --init` and
+//! `finetune --init` take.
+//!
+//! What the source lacks (a generator, a head, moments, a step) the directory lacks too: who begins with it draws it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Serialize;
+
+use crate::files::write_atomically;
+use crate::model::{ModelConfig, parameters};
+use crate::plan::Parameter;
+use crate::tokenizer::{ReadyMade, SpecialIds, Tokenizer, Vocabulary};
+
+use super::checkpoint::{self, State, StoreIdentity};
+use super::huggingface;
+use super::positions::{Extension, extend};
+use super::pretrained::TOKENIZERS;
+use super::weights::Named;
+use origin::{Kind, Origin, Source};
+pub use sizes::Heads;
+
+mod origin;
+mod sizes;
+#[cfg(test)]
+mod tests;
+
+/// What `import` is asked to do.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    pub source: PathBuf,
+    /// A Hugging Face directory of the generator.
+    pub generator: Option<PathBuf>,
+    pub heads: Heads,
+    pub tokenizer: Option<PathBuf>,
+    pub special: Option<SpecialIds>,
+    /// Texts are not lower-cased before the tokenizer.
+    pub no_lower: bool,
+    /// Rows of the table of positions, and how they are made.
+    pub positions: Option<(usize, Extension)>,
+    pub out: PathBuf,
+}
+
+/// What was imported; `import.json` of the directory.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Name of the source's file or folder, without its place.
+    pub source: String,
+    pub generator_source: Option<String>,
+    /// `hugging-face`, `tensorflow` or `run`.
+    pub format: &'static str,
+    /// Tensors written, moments not counted.
+    pub tensors: usize,
+    pub parameters: usize,
+    pub step: u64,
+    pub has_moments: bool,
+    /// Which parts the source lacks.
+    pub lacks: Vec<&'static str>,
+    pub model: ModelConfig,
+    pub extended_positions: Option<Extension>,
+    /// For people: what was guessed, changed, left out.
+    #[serde(skip)]
+    pub notes: Vec<String>,
+}
+
+const POSITIONS: &str = "discriminator.electra.embeddings.position_embeddings.weight";
+/// Decides the rows of positions that are drawn.
+const SEED: u64 = 1;
+
+/// Parts of a model that may be missing as a whole: what their names begin with, and what they are called.
+const OPTIONAL: [(&str, &str); 2] =
+    [("discriminator.discriminator_predictions.", "discriminator's head"), ("generator.", "generator")];
+
+/// Imports.
+///
+/// Errors: a source that is damaged, of another architecture, or has only a part of a network; tensors that the two
+/// directories share and that differ; a vocabulary that does not fit.
+pub fn import(options: &Options) -> Result<Report> {
+    ensure_new(&options.out)?;
+    let mut notes = Vec::new();
+    let source = Source::find(&options.source)?;
+    let (origin, mut model) = open(&source, options, &mut notes)?;
+    let vocabulary = OwnVocabulary::find(&source, options, &model, &mut notes)?;
+    ensure!(
+        model.layers.max(model.generator_layers) <= origin.count(),
+        "{}: {} layers, but there are only {} tensors",
+        origin.path().display(),
+        model.layers.max(model.generator_layers),
+        origin.count()
+    );
+    let (parameters, lacks) = present(&origin, &model)?;
+    same_embeddings(&origin, &parameters)?;
+    let names =
+        || parameters.iter().flat_map(|parameter| parameter.parts.iter().map(|part| part.name.as_str()));
+    note_unused(&origin.unused(names()), &mut notes);
+    let mut values = read(&origin, &parameters, Kind::Value)?;
+    let mut moments = Vec::new();
+    let has_moments = names().all(|part| origin.shape(part, Kind::SecondMoment).is_some());
+    if has_moments {
+        moments = read(&origin, &parameters, Kind::FirstMoment)?;
+        moments.extend(read(&origin, &parameters, Kind::SecondMoment)?);
+    }
+    if let Some((rows, how)) = options.positions {
+        notes.push(how.describe(model.max_positions, rows));
+        lengthen(&mut model, rows, how, &mut values, &mut moments)?;
+    }
+    let state = state(&source, &origin, &vocabulary, options)?;
+    let report = Report {
+        source: file_name(&options.source),
+        generator_source: options.generator.as_deref().map(file_name),
+        format: match source {
+            Source::HuggingFace(_) => "hugging-face",
+            Source::TensorFlow(_) => "tensorflow",
+            Source::Run { .. } => "run",
+        },
+        tensors: values.len(),
+        parameters: values.iter().map(|(_, _, values)| values.len()).sum(),
+        step: state.step,
+        has_moments,
+        lacks,
+        model,
+        extended_positions: options.positions.map(|(_, how)| how),
+        notes,
+    };
+    write(options, &report, &state, &vocabulary, &values, &moments)?;
+    Ok(report)
+}
+
+/// Refuses a directory with something in it.
+fn ensure_new(out: &Path) -> Result<()> {
+    let shown = out.display();
+    match fs::read_dir(out) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("cannot use {shown}")),
+        Ok(mut entries) => {
+            ensure!(entries.next().is_none(), "{shown} is not empty; name another directory");
+            Ok(())
+        }
+    }
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+/// The source's files and sizes.
+fn open(source: &Source, options: &Options, notes: &mut Vec<String>) -> Result<(Origin, ModelConfig)> {
+    let (generator, heads) = (options.generator.as_deref(), options.heads);
+    let alone = || ensure_alone(options);
+    Ok(match source {
+        Source::HuggingFace(directory) => {
+            let origin = Origin::huggingface(directory, generator)?;
+            let model = sizes::of_directories(&origin, directory, generator, heads, notes)?;
+            (origin, model)
+        }
+        Source::TensorFlow(prefix) => {
+            alone()?;
+            let origin = Origin::tensorflow(prefix)?;
+            let model = sizes::of_tensors(&origin, heads, notes)?;
+            (origin, model)
+        }
+        Source::Run { run, checkpoint } => {
+            alone()?;
+            let mut model = checkpoint::model(run)?;
+            model.heads = heads.discriminator.unwrap_or(model.heads);
+            model.generator_heads = heads.generator.unwrap_or(model.generator_heads);
+            model.validate()?;
+            (Origin::run(checkpoint)?, model)
+        }
+    })
+}
+
+fn ensure_alone(options: &Options) -> Result<()> {
+    ensure!(
+        options.generator.is_none(),
+        "--generator goes with a Hugging Face directory; {} holds both networks",
+        options.source.display()
+    );
+    Ok(())
+}
+
+/// The parameters that the source has, and what it lacks. A network of which only a part is there is refused.
+fn present(origin: &Origin, model: &ModelConfig) -> Result<(Vec<Parameter>, Vec<&'static str>)> {
+    let mut parameters = parameters::all(model);
+    let mut lacks = Vec::new();
+    for (prefix, what) in OPTIONAL {
+        let parts = || parameters.iter().flat_map(|p| &p.parts).filter(|part| part.name.starts_with(prefix));
+        let there = parts().filter(|part| origin.shape(&part.name, Kind::Value).is_some()).count();
+        if there == 0 {
+            parameters.retain(|parameter| !parameter.parts[0].name.starts_with(prefix));
+            lacks.push(what);
+        }
+    }
+    // Shapes of everything, before anything is read.
+    for part in parameters.iter().flat_map(|parameter| &parameter.parts) {
+        let (shown, name) = (origin.path().display(), &part.name);
+        let Some(shape) = origin.shape(name, Kind::Value) else { bail!("{shown}: lacks {name}") };
+        ensure!(
+            shape == part.shape,
+            "{shown}: {name} has shape {shape:?}, the sizes of the model want {:?}",
+            part.shape
+        );
+    }
+    Ok((parameters, lacks))
+}
+
+/// Refuses two directories whose embeddings differ.
+fn same_embeddings(origin: &Origin, parameters: &[Parameter]) -> Result<()> {
+    let shared = parameters.iter().flat_map(|parameter| &parameter.parts);
+    for part in shared.filter(|part| part.name.starts_with("discriminator.electra.embeddings.")) {
+        let Some(copy) = origin.generators_copy(&part.name, &part.shape)? else { continue };
+        let own = origin.read(&part.name, Kind::Value, &part.shape)?;
+        let differences = own.iter().zip(&copy).filter(|(a, b)| a.to_bits() != b.to_bits());
+        let largest = differences
+            .map(|(a, b)| (a - b).abs())
+            .fold(None, |most: Option<f32>, x| Some(most.map_or(x, |most| if most >= x { most } else { x })));
+        if let Some(largest) = largest {
+            bail!(
+                "the two directories are not of one training: {} differs by up to {largest:e}; generator and \
+                 discriminator share their embeddings",
+                part.name
+            )
+        }
+    }
+    Ok(())
+}
+
+fn note_unused(unused: &[String], notes: &mut Vec<String>) {
+    if let [first, rest @ ..] = unused {
+        let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+        notes.push(format!("not part of a pre-trained ELECTRA, left out: {first}{more}"));
+    }
+}
+
+fn read(origin: &Origin, parameters: &[Parameter], kind: Kind) -> Result<Vec<Named>> {
+    let parts = parameters.iter().flat_map(|parameter| &parameter.parts);
+    parts
+        .map(|part| {
+            let values = origin.read(&part.name, kind, &part.shape)?;
+            Ok((format!("{}{}", kind.prefix(), part.name), part.shape.clone(), values))
+        })
+        .collect()
+}
+
+/// Extends the table of positions and its moments; what is drawn anew has none.
+fn lengthen(
+    model: &mut ModelConfig,
+    rows: usize,
+    how: Extension,
+    values: &mut [Named],
+    moments: &mut [Named],
+) -> Result<()> {
+    model.max_positions = rows;
+    model.validate().context("--extend-positions")?;
+    let all = parameters::all(model);
+    let parameter = all.iter().find(|parameter| parameter.parts[0].name == POSITIONS);
+    let fresh = parameter.map(|parameter| parameters::drawn(parameter, SEED)).unwrap_or_default();
+    let zeros = vec![0.0; fresh.len()];
+    let tables =
+        values.iter_mut().map(|named| (named, &fresh)).chain(moments.iter_mut().map(|named| (named, &zeros)));
+    for ((name, shape, table), fresh) in tables {
+        if name.ends_with(POSITIONS) {
+            *table = extend(table, shape[1], rows, how, fresh)?;
+            shape[0] = rows;
+        }
+    }
+    Ok(())
+}
+
+/// What is known of the vocabulary.
+enum OwnVocabulary {
+    Model(Tokenizer),
+    ReadyMade(ReadyMade),
+}
+
+impl OwnVocabulary {
+    /// The tokenizer named or beside the source; else the special ids named or in its list of words.
+    fn find(
+        source: &Source,
+        options: &Options,
+        model: &ModelConfig,
+        notes: &mut Vec<String>,
+    ) -> Result<Self> {
+        let beside = match source {
+            Source::HuggingFace(directory) => {
+                TOKENIZERS.iter().map(|name| directory.join(name)).find(|p| p.is_file())
+            }
+            Source::Run { run, .. } => Some(run.join(checkpoint::TOKENIZER)).filter(|path| path.is_file()),
+            Source::TensorFlow(_) => None,
+        };
+        let beside = beside.filter(|_| options.special.is_none());
+        if let Some(path) = options.tokenizer.as_ref().or(beside.as_ref()) {
+            let lower = match source {
+                Source::Run { checkpoint, .. } => checkpoint::state(checkpoint)?.lower,
+                _ => true,
+            };
+            let tokenizer = Tokenizer::open(path, lower && !options.no_lower)?;
+            ensure!(
+                tokenizer.vocab_size() == model.vocab_size,
+                "{}: has {} pieces, the model {}; name its own tokenizer with --tokenizer",
+                path.display(),
+                tokenizer.vocab_size(),
+                model.vocab_size
+            );
+            note_padding(source, tokenizer.special_ids()?.pad, notes)?;
+            return Ok(OwnVocabulary::Model(tokenizer));
+        }
+        let special = match (options.special, source) {
+            (Some(special), _) => special,
+            (None, Source::Run { run, .. }) => match checkpoint::vocabulary(run)? {
+                Some(vocabulary) => vocabulary.special,
+                None => bail!("{}: has lost its tokenizer; name it with --tokenizer", run.display()),
+            },
+            (None, Source::HuggingFace(directory)) => listed(directory)?.with_context(|| {
+                format!(
+                    "{}: which ids are [PAD], [CLS], [SEP] and [MASK] is not known (no tokenizer.model, no vocab.txt); \
+                     say it with --tokenizer M or --special PAD=…,CLS=…,SEP=…,MASK=…",
+                    directory.display()
+                )
+            })?,
+            (None, Source::TensorFlow(prefix)) => bail!(
+                "{}: a TensorFlow checkpoint does not know its vocabulary; say it with --tokenizer M or \
+                 --special PAD=…,CLS=…,SEP=…,MASK=…",
+                prefix.display()
+            ),
+        };
+        let vocabulary = ReadyMade::new(model.vocab_size, special).context("--special")?;
+        note_padding(source, special.pad, notes)?;
+        notes.push(format!(
+            "no SentencePiece model: texts must come as ids (`inazuma prepare --ids`), with {special}"
+        ));
+        Ok(OwnVocabulary::ReadyMade(vocabulary))
+    }
+
+    fn vocabulary(&self) -> Vocabulary<'_> {
+        match self {
+            OwnVocabulary::Model(tokenizer) => Vocabulary::Model(tokenizer),
+            OwnVocabulary::ReadyMade(vocabulary) => Vocabulary::ReadyMade(vocabulary),
+        }
+    }
+}
+
+/// The special ids of a WordPiece model by its list of words, a word a line.
+fn listed(directory: &Path) -> Result<Option<SpecialIds>> {
+    let path = directory.join("vocab.txt");
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let words: Vec<&[u8]> = text.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii).collect();
+    let find = |word: &str| words.iter().position(|found| *found == word.as_bytes()).map(|id| id as u32);
+    let [pad, cls, sep, mask] = ["[PAD]", "[CLS]", "[SEP]", "[MASK]"].map(find);
+    match (pad, cls, sep, mask) {
+        (Some(pad), Some(cls), Some(sep), Some(mask)) => Ok(Some(SpecialIds { pad, cls, sep, mask })),
+        _ => bail!(
+            "{}: lacks one of [PAD], [CLS], [SEP], [MASK]; say their ids with --special",
+            path.display()
+        ),
+    }
+}
+
+/// Says where a Hugging Face directory pads with another id than the vocabulary has for it.
+fn note_padding(source: &Source, pad: u32, notes: &mut Vec<String>) -> Result<()> {
+    if let Source::HuggingFace(directory) = source
+        && let Some(other) = huggingface::padding(directory)?.filter(|&other| other != u64::from(pad))
+    {
+        notes
+            .push(format!("config.json says pad_token_id {other}; [PAD] of the vocabulary, {pad}, is taken"));
+    }
+    Ok(())
+}
+
+fn state(source: &Source, origin: &Origin, vocabulary: &OwnVocabulary, options: &Options) -> Result<State> {
+    let vocabulary = vocabulary.vocabulary();
+    let hash = crate::tokenizer::hash(&vocabulary.bytes());
+    if let Source::Run { checkpoint, .. } = source {
+        let own = checkpoint::state(checkpoint)?;
+        let lower = if options.no_lower { false } else { own.lower };
+        return Ok(State { tokenizer: hash, lower, ..own });
+    }
+    Ok(State {
+        step: origin.step.unwrap_or(0),
+        tokens: 0,
+        seed: SEED,
+        tokenizer: hash,
+        lower: vocabulary.lower(),
+        store: StoreIdentity::default(),
+        loss_scaling: None,
+        device: "imported".into(),
+    })
+}
+
+fn write(
+    options: &Options,
+    report: &Report,
+    state: &State,
+    vocabulary: &OwnVocabulary,
+    values: &[Named],
+    moments: &[Named],
+) -> Result<()> {
+    let out = &options.out;
+    fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
+    checkpoint::write_model(out, &report.model)?;
+    let ready_made = matches!(vocabulary, OwnVocabulary::ReadyMade(_));
+    checkpoint::write_vocabulary(out, ready_made, &vocabulary.vocabulary().bytes())?;
+    let mut json = serde_json::to_vec_pretty(report)?;
+    json.push(b'\n');
+    write_atomically(&out.join(checkpoint::IMPORT), &json)?;
+    checkpoint::save_tensors(out, state, values, moments)
+}

@@ -1,0 +1,186 @@
+//! What a run begins with: `pretrain --init`, a run, one of its checkpoints, or what `import` wrote.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::interop::checkpoint::{self, State};
+use crate::interop::weights::WeightFile;
+use crate::model::ModelConfig;
+use crate::plan::Executor;
+use crate::store::Store;
+
+use super::config::Size;
+use super::keys::MODEL_PREFIX;
+
+/// An opened beginning.
+pub struct Init {
+    /// As the user named it.
+    path: PathBuf,
+    run: PathBuf,
+    weights: WeightFile,
+    moments: Option<WeightFile>,
+    model: ModelConfig,
+    state: State,
+    has_generator: bool,
+}
+
+/// What is drawn anew where the beginning lacks it: the prefix of its parts, and what it is called.
+const PARTS: [(&str, &str); 2] = [
+    ("generator.", "the generator"),
+    ("discriminator.discriminator_predictions.", "the discriminator's head"),
+];
+
+impl Init {
+    pub fn open(path: &Path) -> Result<Self> {
+        let (run, checkpoint) = if checkpoint::is_run(path) {
+            (path.to_owned(), checkpoint::latest(path)?)
+        } else {
+            ensure!(
+                checkpoint::is_checkpoint(path),
+                "{}: neither a run nor one of its checkpoints; bring models of others in with `inazuma import`",
+                path.display()
+            );
+            (checkpoint::run_of(path)?, path.to_owned())
+        };
+        let weights = checkpoint::weights(&checkpoint)?;
+        let has_generator = weights.names()?.iter().any(|name| name.starts_with(PARTS[0].0));
+        Ok(Init {
+            path: path.to_owned(),
+            model: checkpoint::model(&run)?,
+            state: checkpoint::state(&checkpoint)?,
+            moments: checkpoint::moments(&checkpoint)?,
+            run,
+            weights,
+            has_generator,
+        })
+    }
+
+    /// Its sizes as keys of the configuration. A generator that is to be drawn is as deep as the discriminator; its
+    /// width is the configuration's.
+    pub fn sizes(&self) -> Result<Vec<Size>> {
+        let mut sizes = self.own_sizes()?;
+        if !self.has_generator {
+            sizes.push((format!("{MODEL_PREFIX}generator_layers"), self.model.layers as u64));
+        }
+        Ok(sizes)
+    }
+
+    /// The sizes of what there is.
+    fn own_sizes(&self) -> Result<Vec<Size>> {
+        let fields = serde_json::to_value(&self.model)?;
+        let fields = fields.as_object().into_iter().flatten();
+        let sizes = fields.filter(|(name, _)| self.has_generator || !name.starts_with("generator_"));
+        Ok(sizes.filter_map(|(name, size)| Some((format!("{MODEL_PREFIX}{name}"), size.as_u64()?))).collect())
+    }
+
+    /// Refuses a store of another vocabulary, and a configuration of other sizes, by name.
+    pub fn check(&self, store: &Store, model: &ModelConfig) -> Result<()> {
+        let (shown, text) = (self.path.display(), store.path().display());
+        match checkpoint::vocabulary(&self.run)? {
+            Some(own) => {
+                for ((name, id), (_, other)) in
+                    own.special.named().into_iter().zip(store.special_ids().named())
+                {
+                    ensure!(id == other, "{shown}: {name} is {id}, in the store {text} it is {other}");
+                }
+            }
+            None => ensure!(
+                self.state.tokenizer == store.tokenizer_hash(),
+                "{shown}: was trained with another tokenizer than the store's ({:.12}…, not {:.12}…)",
+                self.state.tokenizer,
+                store.tokenizer_hash()
+            ),
+        }
+        let asked = serde_json::to_value(model)?;
+        for (name, size) in self.own_sizes()? {
+            let other = asked.get(name.trim_start_matches(MODEL_PREFIX)).and_then(serde_json::Value::as_u64);
+            let other = other.with_context(|| format!("the configuration lacks {name}"))?;
+            ensure!(size == other, "{shown}: {name} is {size}, the configuration says {other}; leave it out");
+        }
+        Ok(())
+    }
+
+    /// The step at which the schedule begins: the one asked for, else that of an imported model. Runs of ours begin
+    /// anew.
+    ///
+    /// Errors: a step at or behind the last.
+    pub fn step(&self, asked: Option<u64>, steps: u64) -> Result<u64> {
+        let own = if self.run.join(checkpoint::IMPORT).is_file() { self.state.step } else { 0 };
+        let step = asked.unwrap_or(own);
+        ensure!(
+            step < steps,
+            "{}: begins at step {step}, but the schedule has only {steps}; say --init-step, or more steps",
+            self.path.display()
+        );
+        Ok(step)
+    }
+
+    /// Loads what there is over parameters that are drawn already, and says what there is not. Where the schedule goes
+    /// on (`step` above 0), Adam's moments do too; where it begins anew, so do they.
+    pub fn load(&self, executor: &mut dyn Executor, step: u64) -> Result<()> {
+        let names: BTreeSet<String> = self.weights.names()?.into_iter().collect();
+        let find = |part: &str| names.contains(part).then(|| part.to_owned());
+        let read = self.weights.load(executor, |parameter| parameter.value, find).context("--init")?;
+        let missing = missing(executor, &read);
+        for (_, what) in missing
+            .iter()
+            .filter_map(|part| PARTS.iter().find(|(prefix, _)| part.starts_with(prefix)))
+            .collect::<BTreeSet<_>>()
+        {
+            eprintln!("--init: {what} is not there; it is drawn");
+        }
+        let other = missing.iter().find(|part| !PARTS.iter().any(|(prefix, _)| part.starts_with(prefix)));
+        ensure!(
+            other.is_none(),
+            "{}: lacks {}",
+            self.weights.path().display(),
+            other.map_or("", String::as_str)
+        );
+        match &self.moments {
+            None => eprintln!("--init: Adam's moments are not there; they begin at 0"),
+            Some(_) if step == 0 => {
+                eprintln!("--init: the schedule begins at step 0, and Adam's moments at 0")
+            }
+            Some(moments) => {
+                let names: BTreeSet<String> = moments.names()?.into_iter().collect();
+                let find = |prefix: &'static str| {
+                    let names = &names;
+                    move |part: &str| Some(format!("{prefix}{part}")).filter(|name| names.contains(name))
+                };
+                moments.load(executor, |parameter| parameter.first_moment, find("m.")).context("--init")?;
+                moments.load(executor, |parameter| parameter.second_moment, find("v.")).context("--init")?;
+            }
+        }
+        if step == 0 && self.state.step == 0 {
+            eprintln!("--init: there is no step; the schedule begins at 0 (--init-step says otherwise)");
+        } else {
+            eprintln!("--init: the schedule begins at step {step}");
+        }
+        Ok(())
+    }
+
+    /// Real tokens that went into it before, where the schedule goes on.
+    pub fn tokens(&self, step: u64) -> u64 {
+        if step == 0 { 0 } else { self.state.tokens }
+    }
+
+    /// Keeps in the new run where an imported model came from.
+    pub fn pass_on(&self, out: &Path) -> Result<()> {
+        let from = self.run.join(checkpoint::IMPORT);
+        if from.is_file() {
+            let bytes = fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
+            crate::files::write_atomically(&out.join(checkpoint::IMPORT), &bytes)?;
+        }
+        Ok(())
+    }
+}
+
+/// Parts of the plan that were not read.
+fn missing(executor: &dyn Executor, read: &[String]) -> Vec<String> {
+    let read: BTreeSet<&String> = read.iter().collect();
+    let parts = executor.plan().parameters.iter().flat_map(|parameter| &parameter.parts);
+    parts.map(|part| part.name.clone()).filter(|name| !read.contains(name)).collect()
+}
