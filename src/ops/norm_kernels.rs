@@ -143,29 +143,27 @@ impl NormGradient {
 }
 
 impl Kernels for NormGradient {
-    /// One kernel, or two where dropout of a branch needs more bindings than WebGPU guarantees.
+    /// One kernel, or two where dropout of a branch needs more bindings than WebGPU guarantees. Software adapters take two:
+    /// in a thread that takes whole rows the sums of all its lanes are too much for their compilers.
     fn candidates(&self) -> Vec<Candidate> {
-        let mut candidates = Vec::new();
-        let mut fused = |strategy, lanes, requires| {
-            let dispatch = self.rows_dispatch(lanes, true);
-            let buffers = dispatch.bindings.len();
-            let storage_buffers = if buffers > GUARANTEED_BUFFERS { buffers as u32 } else { 0 };
-            let requires = Requirements { storage_buffers, ..requires };
-            candidates.push(Candidate { strategy, requires, dispatches: vec![dispatch] });
-            buffers
+        let two_kernels = |strategy, lanes, requires| Candidate {
+            strategy,
+            requires,
+            dispatches: vec![self.rows_dispatch(lanes, false), self.parameters_dispatch()],
         };
+        let mut candidates = Vec::new();
         if self.columns <= ROW_EACH {
             let software = Requirements { software: true, ..Requirements::default() };
-            fused("row_each", Lanes::row_each(self.columns, 8), software);
+            candidates.push(two_kernels("row_each", Lanes::row_each(self.columns, 8), software));
         }
-        let buffers = fused("shared_rows", Lanes::new(self.columns, 64, 256), Requirements::default());
-        if buffers > GUARANTEED_BUFFERS {
-            let rows = self.rows_dispatch(Lanes::new(self.columns, 64, 64), false);
-            candidates.push(Candidate {
-                strategy: "two_kernels",
-                requires: Requirements::default(),
-                dispatches: vec![rows, self.parameters_dispatch()],
-            });
+        let fused = self.rows_dispatch(Lanes::new(self.columns, 64, 256), true);
+        let beyond = fused.bindings.len() > GUARANTEED_BUFFERS;
+        let storage_buffers = if beyond { fused.bindings.len() as u32 } else { 0 };
+        let requires = Requirements { storage_buffers, ..Requirements::default() };
+        candidates.push(Candidate { strategy: "shared_rows", requires, dispatches: vec![fused] });
+        if beyond {
+            let lanes = Lanes::new(self.columns, 64, 64);
+            candidates.push(two_kernels("two_kernels", lanes, Requirements::default()));
         }
         candidates
     }

@@ -61,7 +61,7 @@ fn chunks_are_whole_tiles_and_equal() {
     const MIB: u64 = 1 << 20;
     for (rows, vocabulary, bytes, expected) in [
         (5056, 32_000, 64 * MIB, 512),
-        (5056, 32_000, 320 * MIB, 1792),
+        (5056, 32_000, 320 * MIB, 2560),
         (316, 32_000, 32 * MIB, 256),
         (304, 2_000, 32 * MIB, 304),
         (262, 32_000, 32 * MIB, 262),
