@@ -58,6 +58,12 @@ fn a_run_comes_back_to_the_byte() {
     for name in ["model.safetensors", "optimizer.safetensors", "state.json"] {
         assert!(saved(&path.join("again"), name) == saved(&path.join("run"), name), "{name}");
     }
+    // What a run began with is its first checkpoint: one that is stopped before the next resumes from it.
+    fs::write(path.join("again/latest"), "checkpoints/step-00000003\n").expect("written");
+    done(&path, "pretrain --store store --device cpu --out again --resume");
+    for name in ["model.safetensors", "optimizer.safetensors", "state.json"] {
+        assert!(saved(&path.join("again"), name) == saved(&path.join("run"), name), "resumed: {name}");
+    }
     let report: serde_json::Value =
         serde_json::from_slice(&fs::read(path.join("again/import.json")).expect("kept")).expect("JSON");
     assert_eq!((report["format"].as_str(), report["step"].as_u64()), (Some("run"), Some(3)));
@@ -191,8 +197,8 @@ fn the_references_checkpoint_is_trained_further() {
     done(&path, &format!("prepare {} --tokenizer {tokenizer} --out text.store", articles.display()));
     done(
         &path,
-        "pretrain --store text.store --device cpu --set steps=80 --set batch_size=8 --set max_length=64 --set \
-         learning_rate=2e-3 --set warmup_steps=0 --set log_every=1 --init tf --out run",
+        "pretrain --store text.store --device cpu --set steps=80 --set batch_size=32 --set max_length=64 --set \
+         learning_rate=4e-3 --set warmup_steps=0 --set log_every=1 --init tf --out run",
     );
     let losses = losses(&path.join("run"));
     assert_eq!(losses.len(), 20);

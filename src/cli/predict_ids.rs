@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use crate::device::Device;
 use crate::finetune::apply::{ItemLogits, Model};
 use crate::interop::checkpoint::{self, TOKENIZER};
-use crate::interop::export::run::locate;
 use crate::tasks::features::Input;
 use crate::tasks::source::Line;
 use crate::tokenizer::Tokenizer;

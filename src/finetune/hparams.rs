@@ -113,7 +113,8 @@ pub fn translate(text: &str, task: &str) -> Result<Translated> {
     }
     head(&hparams, command_line, task, &mut translated)?;
     check_task(&hparams, task)?;
-    if hparams.get("model_size").is_some_and(|size| size == "large") {
+    let large = hparams.get("model_size").is_some_and(|size| size == "large");
+    if large {
         // The reference's defaults of this size.
         for (theirs, ours, value) in [
             ("learning_rate", "--learning-rate", "5e-5"),
@@ -124,7 +125,8 @@ pub fn translate(text: &str, task: &str) -> Result<Translated> {
             }
         }
     }
-    let unused = NO_EFFECT.iter().filter(|name| hparams.contains_key(**name));
+    let unused =
+        NO_EFFECT.iter().filter(|name| hparams.contains_key(**name) && !(large && **name == "model_size"));
     translated.notes.extend(unused.map(|name| format!("{name} has no meaning here and is left alone")));
     Ok(translated)
 }
@@ -186,7 +188,7 @@ mod tests {
                         "max_answer_length": 512, "vocab_size": 32000}'"#;
         let translated = translate(text, "squad").unwrap();
         let expected = [
-            ("--learning-rate", "3e-5"),
+            ("--learning-rate", "0.00003"),
             ("--epochs", "30"),
             ("--max-answer-length", "512"),
             ("--head", "joint"),

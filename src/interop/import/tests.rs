@@ -208,6 +208,31 @@ fn saved_by_torch(tensors: &[Named]) -> Vec<u8> {
     file
 }
 
+/// Tensors of any shape, none and zero dimensions too.
+#[test]
+fn dictionaries_of_any_tensors_come_back_from_torchs_format() {
+    use crate::interop::tensors::Tensors;
+    use crate::interop::torch::TorchFile;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.bin");
+    let mut draws = crate::tensor::random::Stream::new([3, 4]);
+    for _ in 0..100 {
+        let tensors: Vec<Named> = (0..1 + draws.below(12))
+            .map(|number| {
+                let shape: Vec<usize> = (0..draws.below(4)).map(|_| draws.below(5) as usize).collect();
+                let values = (0..shape.iter().product::<usize>()).map(|_| draws.uniform() as f32).collect();
+                (format!("tensor.{number:02}"), shape, values)
+            })
+            .collect();
+        fs::write(&path, saved_by_torch(&tensors)).unwrap();
+        let file = TorchFile::open(&path).unwrap();
+        assert_eq!(file.names().len(), tensors.len());
+        for (name, shape, values) in &tensors {
+            assert_eq!((file.shape(name).as_ref(), &file.read(name).unwrap()), (Some(shape), values));
+        }
+    }
+}
+
 #[test]
 fn what_is_missing_is_said() {
     let folder = Folder::new();

@@ -23,7 +23,7 @@ fn masked_crc(bytes: &[u8]) -> u32 {
 }
 
 /// An index is no longer; that of a large model has 60 KB.
-const LONGEST_INDEX: u64 = 64 << 20;
+const LONGEST_INDEX: u64 = 4 << 20;
 /// Dimensions of a variable at most.
 const MOST_DIMENSIONS: usize = 8;
 /// Files of values at most.
