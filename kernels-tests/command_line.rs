@@ -304,20 +304,20 @@ fn sizes_are_found_kept_and_refused() {
     let gpu = crate::harness::gpu();
     let lavapipe = gpu.capabilities.name.split_whitespace().next().expect("a name");
     for device in ["cpu", lavapipe] {
-        let huge = "--set batch_size=1000000 --set micro_batch=1000000";
+        let huge = "--set batch_size=500000 --set micro_batch=500000";
         let train = format!("pretrain --store store --preset tiny --device {device} {huge}");
-        let words = ["micro_batch=1000000: ", "MB of memory", "; micro_batch=", " would fit"];
+        let words = ["micro_batch=500000: ", "MB of memory", "; micro_batch=", " would fit"];
         refused(folder, &format!("{train} --out huge"), &words);
         assert!(!folder.join("huge").exists(), "{device}: refused after the run had begun");
     }
-    let grown = config.replace("\nmicro_batch = 4\n", "\nmicro_batch = 1000000\n");
-    let grown = grown.replace("\nbatch_size = 4\n", "\nbatch_size = 1000000\n");
+    let grown = config.replace("\nmicro_batch = 4\n", "\nmicro_batch = 500000\n");
+    let grown = grown.replace("\nbatch_size = 4\n", "\nbatch_size = 500000\n");
     assert_ne!(grown, config);
     fs::write(run.join("config.toml"), grown).expect("written");
     refused(
         folder,
         "pretrain --store store --out auto --device cpu --resume",
-        &["--resume continues", "as it began: micro_batch=1000000: ", "would fit"],
+        &["--resume continues", "as it began: micro_batch=500000: ", "would fit"],
     );
 }
 

@@ -84,7 +84,7 @@ fn partial_sums_wait_for_each_other() {
         let sums: Vec<Vec<f32>> = targets.iter().map(read).collect();
         (sums, (executor.submitted() - before).dispatches)
     };
-    let (together, launched) = results(&[0..3]);
+    let (together, launched) = results(std::slice::from_ref(&(0..3)));
     assert_eq!(launched, 4);
     // Weight by hand: 1.5 + Σ over the rows of a[row, 1] · b[row, 2].
     let by_hand: f64 =

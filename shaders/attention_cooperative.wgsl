@@ -10,15 +10,7 @@
 //   nothing orders what they wrote. On an H100 it held, in all tests, and saved 5 %; `selftest` is what trusts it on a
 //   device, and the strategies "cooperative workgroup …" do without. Metal's simdgroup_barrier(mem_threadgroup) orders it.
 
-#if MATRIX == 16
-alias MatrixA = coop_mat16x16<f16, A>;
-alias MatrixB = coop_mat16x16<f16, B>;
-alias MatrixC = coop_mat16x16<f32, C>;
-#else
-alias MatrixA = coop_mat8x8<f16, A>;
-alias MatrixB = coop_mat8x8<f16, B>;
-alias MatrixC = coop_mat8x8<f32, C>;
-#endif
+#include cooperative_matrices
 
 const LOG2_E: f32 = 1.4426950408889634;
 const LN_2: f32 = 0.6931471805599453;

@@ -1,5 +1,3 @@
-enable f16;
-enable wgpu_cooperative_matrix;
 // Attention forward on cooperative matrices: context [T, H] = dropout(softmax(q·kᵀ / √HEAD_SIZE))·v within each sequence
 // and head, and log_sum_exp [T, NH] = ln Σ exp(score).
 // qkv [T, 3H]: query | key | value, head h at columns h·HEAD_SIZE of each; sequence s is rows starts[s]..starts[s + 1].

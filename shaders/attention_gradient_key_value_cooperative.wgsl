@@ -1,5 +1,3 @@
-enable f16;
-enable wgpu_cooperative_matrix;
 // Attention backward on cooperative matrices, second kernel: the gradients of keys and values; per sequence and head
 //   P = exp(q·kᵀ/√HEAD_SIZE − log_sum_exp), dv = dropout(P)ᵀ·dO,
 //   dS = P∘(dropout(dO·vᵀ) − delta), dk = dSᵀ·q/√HEAD_SIZE.

@@ -1,5 +1,3 @@
-enable f16;
-enable wgpu_cooperative_matrix;
 // Attention backward on cooperative matrices, first kernel: the gradient of the queries, and delta [T, NH] = row sums of
 // dO∘O for the second (attention_gradient_key_value_*). O is the context, dO its gradient; per sequence and head
 //   P = exp(q·kᵀ/√HEAD_SIZE − log_sum_exp), dS = P∘(dropout(dO·vᵀ) − delta), dq = dS·k/√HEAD_SIZE.

@@ -1,5 +1,3 @@
-enable f16;
-enable wgpu_cooperative_matrix;
 // Matrix product on cooperative matrices (tensor cores): operands rounded to f16, products summed in f32. For plans in
 // half precision, and dimensions that are multiples of 4.
 //
@@ -28,15 +26,7 @@ enable wgpu_cooperative_matrix;
 
 #include matmul_vector_parts
 
-#if MATRIX == 16
-alias MatrixA = coop_mat16x16<f16, A>;
-alias MatrixB = coop_mat16x16<f16, B>;
-alias MatrixC = coop_mat16x16<f32, C>;
-#else
-alias MatrixA = coop_mat8x8<f16, A>;
-alias MatrixB = coop_mat8x8<f16, B>;
-alias MatrixC = coop_mat8x8<f32, C>;
-#endif
+#include cooperative_matrices
 
 const SUBGROUPS: u32 = SUBGROUPS_DOWN * SUBGROUPS_ACROSS;
 const THREADS: u32 = SUBGROUPS * LANES;

@@ -1,7 +1,3 @@
-#if MATRIX
-enable f16;
-enable wgpu_cooperative_matrix;
-#endif
 // A probe of subgroups: how many lanes has one here? Drivers whose adapters name a range (RDNA: 32 to 64) choose for each
 // kernel; this one looks to them like our products: THREADS a workgroup, and a multiply-add of cooperative matrices of
 // MATRIX × MATRIX (8 or 16; 0: without).
@@ -9,15 +5,8 @@ enable wgpu_cooperative_matrix;
 // Bindings: 1 output [3] (written): lanes of a subgroup, subgroups of the workgroup, and what keeps the product.
 // Dispatch: one workgroup.
 
-#if MATRIX == 16
-alias MatrixA = coop_mat16x16<f16, A>;
-alias MatrixB = coop_mat16x16<f16, B>;
-alias MatrixC = coop_mat16x16<f32, C>;
-#endif
-#if MATRIX == 8
-alias MatrixA = coop_mat8x8<f16, A>;
-alias MatrixB = coop_mat8x8<f16, B>;
-alias MatrixC = coop_mat8x8<f32, C>;
+#if MATRIX
+#include cooperative_matrices
 #endif
 
 @group(0) @binding(1) var<storage, read_write> output: array<u32>;

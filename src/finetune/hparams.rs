@@ -98,9 +98,8 @@ pub fn translate(text: &str, task: &str) -> Result<Translated> {
         }
     }
     for (name, only) in FIXED {
-        match hparams.get(*name) {
-            Some(value) if value.to_string() != *only => bail!("{name} is {value}; only {only} is supported"),
-            _ => {}
+        if let Some(value) = hparams.get(*name).map(Json::to_string) {
+            ensure!(value == *only, "{name} is {value}; only {only} is supported");
         }
     }
     let mut translated = Translated { options: Vec::new(), notes };

@@ -4,13 +4,16 @@
 //! its usual share, other devices no more than fills them. Sums of gradients are taken in another order with another
 //! size, so what is found here is kept with the run.
 
-use anyhow::{Error, Result, bail};
+use anyhow::{Error, Result, anyhow, bail};
 
 use crate::device::Room;
 use crate::plan::Plan;
 
 /// Vocabulary logits are made in multiples of so many rows, whole tiles of every kernel.
 const CHUNK_ROWS: usize = 128;
+
+/// Each chunk is some ops of the plan: with more of them a plan takes minutes to build, and no batch needs them.
+const MOST_CHUNKS: usize = 4096;
 
 /// What was asked for, and what sizes follow from.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +43,7 @@ type Refusal = Option<Error>;
 /// The largest of these sizes, the largest first, that is not refused; else why the smallest is. A size fits where a
 /// larger one does.
 fn largest(sizes: &[usize], refusal: impl Fn(usize) -> Result<Refusal>) -> Result<Result<usize, Error>> {
-    let mut refused = anyhow::anyhow!("no sizes to choose from");
+    let mut refused = anyhow!("no sizes to choose from");
     // Those before `low` are refused, those from `high` on fit; usually everything does.
     let (mut low, mut high, mut middle) = (0, sizes.len(), 0);
     while low < high {
@@ -85,6 +88,18 @@ impl Asked {
         Sizes { micro_batch, vocabulary_chunk: self.vocabulary_chunk.unwrap_or_else(auto) }
     }
 
+    /// Refuses sizes whose plan is too long to be built.
+    fn too_many_chunks(&self, sizes: Sizes) -> Refusal {
+        let rows = sizes.micro_batch * self.slots;
+        let chunks = rows.div_ceil(sizes.vocabulary_chunk.max(1));
+        (chunks > MOST_CHUNKS).then(|| {
+            anyhow!(
+                "its {rows} rows of vocabulary logits are {chunks} chunks of {}; {MOST_CHUNKS} are the most",
+                sizes.vocabulary_chunk
+            )
+        })
+    }
+
     /// The sizes that the room is best used with. `plan` makes a step's plan; nothing is allocated.
     ///
     /// # Errors
@@ -94,7 +109,11 @@ impl Asked {
             return Ok(self.sizes(micro_batch, room));
         }
         let refusal = |micro_batch: usize, most: Option<u64>| -> Result<Refusal> {
-            Ok(room.refusal(&[&plan(self.sizes(micro_batch, room))?], most))
+            let sizes = self.sizes(micro_batch, room);
+            match self.too_many_chunks(sizes) {
+                None => Ok(room.refusal(&[&plan(sizes)?], most)),
+                refused => Ok(refused),
+            }
         };
         let fill = (room.tokens() / self.max_length).max(1);
         let all = divisions(self.batch_size);
@@ -118,6 +137,9 @@ impl Asked {
     /// Fails where the device cannot hold these plans at once with these sizes, naming a micro-batch that it could.
     pub fn check(&self, sizes: Sizes, room: &Room, plans: impl Fn(Sizes) -> Result<Vec<Plan>>) -> Result<()> {
         let refusal = |sizes: Sizes| -> Result<Refusal> {
+            if let Some(refused) = self.too_many_chunks(sizes) {
+                return Ok(Some(refused));
+            }
             let plans = plans(sizes)?;
             Ok(room.refusal(&plans.iter().collect::<Vec<_>>(), room.most_bytes()))
         };

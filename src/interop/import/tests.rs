@@ -113,7 +113,7 @@ fn sorted(mut tensors: Vec<Named>) -> Vec<Named> {
 }
 
 fn failure(options: &Options) -> String {
-    let error = import(options).err().expect("should be refused");
+    let error = import(options).expect_err("should be refused");
     let out = options.out.exists();
     assert!(!out, "nothing is written where something is wrong");
     format!("{error:#}")

@@ -172,3 +172,23 @@ fn evaluation_counts_where_it_is_wanted() {
     config.check(&room, false).unwrap();
     assert!(config.check(&room, true).is_err());
 }
+
+#[test]
+fn plans_of_too_many_chunks_are_not_built() {
+    let room = card(80 * GB);
+    let config = resolve(&room, "small", &["vocabulary_chunk=1"]).unwrap();
+    let slots = config.slots();
+    assert!(config.micro_batch < 64 && config.micro_batch * slots <= MOST_CHUNKS, "{}", config.micro_batch);
+    let asked = Asked {
+        batch_size: 1_000_000,
+        max_length: 512,
+        slots,
+        vocabulary: 32_000,
+        micro_batch: None,
+        vocabulary_chunk: Some(1),
+    };
+    let sizes = Sizes { micro_batch: 1_000_000, vocabulary_chunk: 1 };
+    let built = |_: Sizes| -> Result<Vec<Plan>> { Ok(vec![config.plan()?.plan]) };
+    let error = asked.check(sizes, &room, built).unwrap_err().to_string();
+    assert!(error.contains("chunks of 1; 4096 are the most; micro_batch="), "{error}");
+}
