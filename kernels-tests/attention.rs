@@ -102,7 +102,8 @@ impl<'a> Shape<'a> {
             log_sum_exp: t.log_sum_exp,
             context_gradient: t.context_gradient,
             delta: builder.scratch("delta", self.rows(), self.heads),
-            partials: builder.scratch("partials", self.rows(), self.partial_columns()),
+            partials: (!builder.is_half())
+                .then(|| builder.scratch("partials", self.rows(), self.partial_columns())),
             qkv_gradient: t.qkv_gradient,
             tokens: self.rows(),
             sequences: Rows::of(Extent::Sequences, self.lengths.len() + 2),

@@ -58,8 +58,9 @@ impl AttentionTape<'_> {
         let AttentionLayer { label, packed, hidden, heads, dropout } = self.layer;
         let rows = packed.tokens;
         let head_size = hidden / heads;
-        let partials = AttentionGradient::partial_columns(rows, packed.max_length, heads, head_size);
-        let partials = builder.scratch(&format!("{label}.partials"), rows, partials);
+        let columns = AttentionGradient::partial_columns(rows, packed.max_length, heads, head_size);
+        let partials =
+            (!builder.is_half()).then(|| builder.scratch(&format!("{label}.partials"), rows, columns));
         let delta = builder.scratch(&format!("{label}.delta"), rows, heads);
         let qkv_gradient = builder.gradient(&format!("{label}.qkv.gradient"), rows, 3 * hidden);
         builder.push(

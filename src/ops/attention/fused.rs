@@ -1,5 +1,8 @@
 //! Backward in one pass: five products where two kernels take seven, for partial sums of the gradients of keys and
 //! values that a second kernel adds up, part by part.
+//!
+//! For plans in f32: delta is the row sum of dO∘O, whose error nobody takes back before dS goes into the gradient of the
+//! keys. With a context rounded to f16 that error would be as large as the gradient early in training.
 
 use crate::ops::{Binding, Candidate, Requirements, bind};
 use crate::tensor::Rows;
@@ -45,8 +48,9 @@ impl AttentionGradient {
         Parts::new(tokens, max_length, heads, head_size).count * columns(heads, head_size)
     }
 
-    /// The candidate; `launch` as of kernels that choose themselves how much they stage.
-    pub(super) fn fused(&self, mut launch: Launch) -> Candidate {
+    /// The candidate, where there are partial sums; `launch` as of kernels that choose themselves how much they stage.
+    pub(super) fn fused(&self, mut launch: Launch) -> Option<Candidate> {
+        let partials = self.partials?;
         let parts = Parts::new(self.tokens, self.max_length, self.heads, self.head_size);
         launch.constants.push(("TILES", parts.tiles as u32));
         let bindings = bind([
@@ -56,20 +60,19 @@ impl AttentionGradient {
             self.log_sum_exp,
             self.context_gradient,
             self.delta,
-            self.partials,
+            partials,
             self.qkv_gradient,
         ]);
         let part = Block { rows: parts.tiles * TILE, ..QUERIES };
-        let sum_bindings =
-            vec![Binding::ReadBack(self.partials), self.starts.into(), self.qkv_gradient.into()];
-        Candidate {
+        let sum_bindings = vec![Binding::ReadBack(partials), self.starts.into(), self.qkv_gradient.into()];
+        Some(Candidate {
             strategy: "fused",
             requires: Requirements { hardware: true, ..Requirements::default() },
             dispatches: vec![
                 launch.dispatch("attention_gradient_fused", part, bindings),
                 launch.dispatch("attention_gradient_fused_sum", QUERIES, sum_bindings),
             ],
-        }
+        })
     }
 }
 

@@ -178,7 +178,7 @@ impl Kernels for AttentionGradient {
         ];
         let launch = of_rows(self.launch(Strategy::Registers));
         let mut candidates = cooperative::candidates(self.head_size, &kernels, launch);
-        candidates.push(self.fused(self.launch(Strategy::Registers)));
+        candidates.extend(self.fused(self.launch(Strategy::Registers)));
         candidates.extend(both(|strategy| {
             let launch = self.launch(strategy);
             let (query, key_value, keys) = match strategy {

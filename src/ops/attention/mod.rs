@@ -59,8 +59,9 @@ pub struct AttentionGradient {
     pub context_gradient: TensorId,
     /// `[T, heads]`, scratch: row sums of context_gradient ∘ context.
     pub delta: TensorId,
-    /// `[T, partial_columns]`, scratch: the gradients of keys and values from each part of the queries.
-    pub partials: TensorId,
+    /// `[T, partial_columns]`, scratch: the gradients of keys and values from each part of the queries. Not in plans of
+    /// half precision (`fused.rs`).
+    pub partials: Option<TensorId>,
     /// `[T, 3H]`, written for every row in use.
     pub qkv_gradient: TensorId,
     pub tokens: Rows,
@@ -133,9 +134,7 @@ impl Describe for AttentionGradient {
 
     fn tensors(&self) -> Vec<TensorUse> {
         let (tokens, hidden) = (self.tokens, self.hidden());
-        let partials =
-            AttentionGradient::partial_columns(tokens, self.max_length, self.heads, self.head_size);
-        vec![
+        let mut tensors = vec![
             read("qkv", self.qkv, Activation, (tokens, 3 * hidden)),
             read("starts", self.starts, Uint, starts(self.sequences)),
             read("context", self.context, Activation, (tokens, hidden)),
@@ -143,8 +142,10 @@ impl Describe for AttentionGradient {
             read("context_gradient", self.context_gradient, Activation, (tokens, hidden)),
             write("qkv_gradient", self.qkv_gradient, Activation, (tokens, 3 * hidden)),
             scratch("delta", self.delta, Exact, (tokens, self.heads)),
-            scratch("partials", self.partials, Exact, (tokens, partials)),
-        ]
+        ];
+        let columns = Self::partial_columns(tokens, self.max_length, self.heads, self.head_size);
+        tensors.extend(self.partials.map(|partials| scratch("partials", partials, Exact, (tokens, columns))));
+        tensors
     }
 
     fn check(&self) -> Result<()> {

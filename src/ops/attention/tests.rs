@@ -161,7 +161,7 @@ impl Case {
             log_sum_exp: ids[3],
             context_gradient: ids[4],
             delta: ids[5],
-            partials: ids[7],
+            partials: Some(ids[7]),
             qkv_gradient: ids[6],
             tokens,
             sequences,
