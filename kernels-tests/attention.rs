@@ -180,7 +180,7 @@ fn large_scores() {
 /// Backward in one pass: parts of two tiles of queries, of which the longer sequence fills one and a half.
 #[test]
 fn parts_of_several_tiles() {
-    let shape = Shape { max_length: 64 * 64, ..Shape::new(&[200, 3], 16, 4, Dropout::new(0.1, 21)) };
+    let shape = Shape { max_length: 64 * 64, ..Shape::new(&[200, 3], 8, 4, Dropout::new(0.1, 21)) };
     both_ways_of("attention, parts of two tiles", &shape, 1.0);
 }
 

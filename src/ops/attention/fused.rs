@@ -12,9 +12,11 @@ use super::kernels::{Block, Launch, QUERIES};
 
 /// Queries of a tile.
 const TILE: usize = QUERIES.rows;
-/// As many workgroups fill the cards there are: three to four for each of an H100's 132 units, eight for a Radeon VII's
-/// 60.
-const WORKGROUPS: usize = 512;
+/// As many workgroups keep the units of a card busy, two for each of an H100's 132, four of a Radeon VII's 60.
+const WORKGROUPS: usize = 256;
+/// As many fill them better, which is worth a second part, but no more: each part is written and read, which on cards of
+/// slower memory takes a twentieth of the products' time.
+const MORE_WORKGROUPS: usize = 512;
 /// Bytes of the partial sums at most: what every adapter binds.
 const BYTES: usize = 128 << 20;
 
@@ -31,8 +33,8 @@ impl Parts {
         // Sequences of full length, which is what a full batch holds; shorter ones have fewer tiles and are more.
         let without = tokens.capacity.div_ceil(max_length.max(1)).max(1) * heads;
         let fit = BYTES / (tokens.capacity.max(1) * columns(heads, head_size) * size_of::<f32>());
-        let wanted = WORKGROUPS.div_ceil(without).min(fit).clamp(1, tiles);
-        let tiles_each = tiles.div_ceil(wanted);
+        let wanted = WORKGROUPS.div_ceil(without).max(MORE_WORKGROUPS.div_ceil(without).min(2));
+        let tiles_each = tiles.div_ceil(wanted.min(fit).clamp(1, tiles));
         Parts { count: tiles.div_ceil(tiles_each), tiles: tiles_each }
     }
 }
@@ -89,14 +91,15 @@ mod tests {
             (count, tiles)
         };
         // small: micro-batches of 16 and 64 at 512, 128 at 128; its generator.
-        assert_eq!(parts(16 * 512, 512, 4, 64), (8, 1));
+        assert_eq!(parts(16 * 512, 512, 4, 64), (4, 2));
         assert_eq!(parts(64 * 512, 512, 4, 64), (2, 4));
         assert_eq!(parts(128 * 128, 128, 4, 64), (1, 2));
-        assert_eq!(parts(64 * 512, 512, 1, 64), (8, 1));
-        // base: three parts would be wanted, 48 MiB each allow two.
+        assert_eq!(parts(64 * 512, 512, 1, 64), (4, 2));
+        // base; in the second case two parts of 96 MiB are too many.
         assert_eq!(parts(16 * 512, 512, 12, 64), (2, 4));
+        assert_eq!(parts(32 * 512, 512, 12, 64), (1, 8));
         // Tiles that do not divide, nothing at all, and more than a binding holds even in one part.
-        assert_eq!(parts(40 * 640, 640, 4, 4), (4, 3));
+        assert_eq!(parts(20 * 640, 640, 4, 4), (4, 3));
         assert_eq!(parts(0, 0, 1, 1), (1, 1));
         assert_eq!(parts(1 << 18, 512, 16, 64), (1, 8));
     }
