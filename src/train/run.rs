@@ -227,7 +227,7 @@ fn start(
     write_atomically(&out.join(checkpoint::CONFIG), config.settings().to_toml().as_bytes())?;
     checkpoint::write_vocabulary(out, store.is_ready_made(), store.tokenizer_model())?;
     if let Some(init) = init {
-        init.pass_on(out)?;
+        init.pass_on(out, state.step)?;
         // So that a run that is stopped before its first checkpoint resumes from what it began with.
         checkpoint::save(out, executor, &state, 0)?;
     }
