@@ -29,18 +29,22 @@ impl Provenance {
             .with_context(|| format!("{}: does not say where a model came from", path.display()))
     }
 
-    /// Of a run of ours that another one begins with.
-    pub fn of_run(directory: &Path) -> Self {
-        let name = directory.canonicalize();
-        let directory = name.as_deref().unwrap_or(directory);
-        let fields = json!({"source": file_name(directory), "format": "run"});
-        Provenance(fields.as_object().cloned().unwrap_or_default())
-    }
-
-    /// Writes it into the directory of a run that begins with it at this step.
-    pub fn pass_on(mut self, run: &Path, step: u64) -> Result<()> {
-        self.0.insert(INIT_STEP.to_owned(), step.into());
-        let mut json = serde_json::to_vec_pretty(&self.0)?;
+    /// Writes into the directory of a run that it begins, at this step, with the model of `from`, whose own provenance is
+    /// `known`.
+    pub fn pass_on(known: Option<&Self>, from: &Path, run: &Path, step: u64) -> Result<()> {
+        let mut fields = match known {
+            Some(imported) if imported.init_step().is_none() => imported.0.clone(),
+            _ => Map::from_iter([
+                (
+                    "source".to_owned(),
+                    json!(file_name(&from.canonicalize().unwrap_or_else(|_| from.to_owned()))),
+                ),
+                ("format".to_owned(), json!("run")),
+                ("base_model".to_owned(), json!(known.and_then(Self::base_model))),
+            ]),
+        };
+        fields.insert(INIT_STEP.to_owned(), step.into());
+        let mut json = serde_json::to_vec_pretty(&fields)?;
         json.push(b'\n');
         write_atomically(&run.join(IMPORT), &json)
     }

@@ -32,6 +32,10 @@ struct Entry {
     bytes: Range<usize>,
 }
 
+#[cfg(test)]
+#[path = "weights_tests.rs"]
+mod headers;
+
 impl WeightFile {
     pub fn open(path: &Path) -> Result<Self> {
         let shown = path.display();

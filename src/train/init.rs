@@ -176,8 +176,7 @@ impl Init {
 
     /// Keeps in the new run where it came from.
     pub fn pass_on(&self, out: &Path, step: u64) -> Result<()> {
-        let from = self.provenance.clone().unwrap_or_else(|| Provenance::of_run(&self.run));
-        from.pass_on(out, step)
+        Provenance::pass_on(self.provenance.as_ref(), &self.run, out, step)
     }
 }
 

@@ -4,7 +4,7 @@
 //! the few names of [`GLOBALS`], each of which becomes a plain value, and refuses every other name and opcode. What is made lies
 //! in one list and is referred to by number, so that shared values and cycles cost nothing, and nothing here recurses.
 //! Opcodes, values and the length of texts are limited, so that neither a short program that uses one value again and
-//! again nor a long one takes more than some 50 MB.
+//! again nor a long one takes more than some 200 MB.
 
 use std::collections::HashMap;
 
