@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use super::*;
+use crate::interop::huggingface;
 use crate::interop::weights::{self, WeightFile};
 
 fn model() -> ModelConfig {
