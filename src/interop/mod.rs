@@ -3,11 +3,13 @@
 
 pub mod checkpoint;
 pub mod export;
+pub mod fitting;
 pub mod huggingface;
 pub mod import;
 pub mod positions;
 pub mod pretrained;
 pub mod sums;
+pub mod provenance;
 pub mod tensorflow;
 pub mod tensors;
 pub mod torch;

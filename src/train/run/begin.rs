@@ -119,7 +119,7 @@ pub fn start(
     let step = init.step(options.init_step, config.steps)?;
     init.load(executor, step)?;
     let state = State { step, began: step, tokens: init.tokens(step), ..fresh };
-    init.pass_on(out)?;
+    init.pass_on(out, step)?;
     write_vocabulary()?;
     Snapshot::of(executor, &state)?.write(out, || Ok(()))?;
     // Last of all: who resumes finds what the run began with, or no run.
