@@ -79,7 +79,7 @@ enum Command {
 pub fn run(args: Args) -> Result<()> {
     match args.command {
         Command::Info { store, output } => {
-            let info = verify::info(&Store::open(&store)?);
+            let info = verify::info(&Store::open(&store)?)?;
             output.show(&info, |out| print(out, "", &info))?;
         }
         Command::Export { store, out, max_length, files, seed, epoch, .. } => {

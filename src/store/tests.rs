@@ -76,16 +76,15 @@ fn a_store_gives_back_what_was_written() {
     writer.finish().unwrap();
     let store = verify(&path).unwrap();
     assert_eq!((store.documents(), store.lines(), store.tokens(), store.unknown()), (2, 3, 4, 1));
-    assert_eq!((store.line_ends(), store.document_ends()), ([2, 3, 4].as_slice(), [2, 3].as_slice()));
-    let mut tokens = Vec::new();
-    store.read_tokens(1..4, &mut tokens);
-    assert_eq!(tokens, [11, 0, 12]);
+    assert_eq!(store.line_ends().unwrap(), [2, 3, 4]);
+    assert_eq!(store.document_ends().unwrap(), [2, 3]);
+    assert_eq!(store.read_tokens(1..4).unwrap(), [11, 0, 12]);
     assert_eq!(store.tokenizer_model(), scratch.tokenizer.model());
     assert_eq!(store.tokenizer_hash(), scratch.tokenizer.hash());
     assert_eq!(store.special_ids(), scratch.tokenizer.special_ids().unwrap());
     assert_eq!((store.vocab_size(), store.lower(), store.lines_mode()), (60, true, Lines::Paragraph));
-    assert!((store.unigram_entropy() - 4f64.ln()).abs() < 1e-12);
-    let info = super::verify::info(&store);
+    assert!((store.unigram_entropy().unwrap() - 4f64.ln()).abs() < 1e-12);
+    let info = super::verify::info(&store).unwrap();
     assert_eq!(info["tokens"], 4);
     assert_eq!(info["examples"][0]["tokens_used"], 1.0);
 }
@@ -140,7 +139,7 @@ fn forged_headers_are_refused() {
         bytes[508..512].copy_from_slice(&crc.to_le_bytes());
         std::fs::write(&path, &bytes).unwrap();
         if let Ok(store) = Store::open(&path) {
-            super::verify::info(&store);
+            let _ = super::verify::info(&store);
             let _ = verify(&path);
         }
     }

@@ -199,10 +199,10 @@ pub fn export(
     files: usize,
 ) -> Result<usize> {
     ensure!(files > 0, "the examples need at least one file");
-    let index = EpochIndex::build(store, seed, epoch, max_length);
+    let index = EpochIndex::build(store, seed, epoch, max_length)?;
     let mut writers = RecordWriters::create(out, files)?;
     for number in 0..index.len() {
-        let example = index.example(store, number);
+        let example = index.example(store, number)?;
         let length = example.ids.len();
         let padded = |value: &dyn Fn(usize) -> u32| {
             (0..max_length).map(|at| if at < length { value(at) } else { 0 }).collect::<Vec<u32>>()
@@ -319,14 +319,14 @@ mod tests {
         let store = random_store(&scratch, 40, 3);
         let out = scratch.path("records");
         let count = export(&store, &out, 7, 0, 64, 3).unwrap();
-        let index = EpochIndex::build(&store, 7, 0, 64);
+        let index = EpochIndex::build(&store, 7, 0, 64).unwrap();
         assert_eq!(count, index.len());
         let mut files: Vec<Records> = (0..3)
             .map(|n| Records::open(&out.join(format!("pretrain_data.tfrecord-{n}-of-3"))).unwrap())
             .collect();
         for n in 0..count {
             let record = files[n % 3].next().unwrap().unwrap();
-            let example = index.example(&store, n);
+            let example = index.example(&store, n).unwrap();
             assert_eq!(record.input_ids[..example.ids.len()], example.ids);
             assert_eq!(record.input_mask.iter().sum::<u32>() as usize, example.ids.len());
             assert_eq!(record.input_ids.len(), 64);

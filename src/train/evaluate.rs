@@ -74,8 +74,8 @@ impl Evaluator {
             trained_on.tokenizer_hash()
         );
         let (executor, plan) = Feeding::open(device, config.evaluation_plan()?)?;
-        let unigram_entropy = store.unigram_entropy();
-        let examples = EpochIndex::count(&store, config.seed, 0, config.max_length);
+        let unigram_entropy = store.unigram_entropy()?;
+        let examples = EpochIndex::count(&store, config.seed, 0, config.max_length)?;
         let sequences = config.eval_sequences.min(examples as usize);
         let batcher = Batcher::new(&store.into(), config)?;
         Ok(Evaluator { executor, plan, batcher, config: config.clone(), sequences, unigram_entropy })
@@ -90,7 +90,7 @@ impl Evaluator {
         for (number, first) in (0..self.sequences).step_by(self.config.batch_size).enumerate() {
             let count = self.config.batch_size.min(self.sequences - first);
             let key = derive(key, number as u32, 0);
-            let batch = self.batcher.examples(number as u64, key, first as u64, count);
+            let batch = self.batcher.examples(number as u64, key, first as u64, count)?;
             let executor = self.executor.as_mut();
             self.plan.run(executor, Phase::Clear, &batch, 0.0)?;
             self.plan.run(executor, Phase::Micro, &batch, 0.0)?;
