@@ -1,6 +1,8 @@
 //! The inputs of `fuzz/corpus`, and changed copies of them, through what the fuzz targets run: in bounded time, without
 //! nightly or libFuzzer.
 
+mod readers;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -62,6 +64,7 @@ fn replay(target: &str, run: impl Fn(&[u8])) {
     let asked = std::env::var("INAZUMA_FUZZ_COPIES").ok().and_then(|copies| copies.parse().ok());
     let copies: usize = asked.unwrap_or(COPIES);
     let long = LONG * copies.div_ceil(COPIES) as u32;
+    let began = Instant::now();
     for (path, input) in &inputs {
         let started = Instant::now();
         run(input);
@@ -71,6 +74,8 @@ fn replay(target: &str, run: impl Fn(&[u8])) {
         }
         assert!(started.elapsed() < long, "{}: {:?}", path.display(), started.elapsed());
     }
+    let executions = inputs.len() * (copies + 1);
+    println!("{target}: {executions} executions in {:.1} s", began.elapsed().as_secs_f64());
 }
 
 #[test]

@@ -1,11 +1,13 @@
 //! The command line: one thin file per subcommand.
 //!
-//! Exit status: 0 done, 1 failed (one line on stderr), 2 wrong usage (clap), 130 interrupted after saving.
+//! Exit status: 0 done, 1 failed (one line on stderr), 2 wrong usage (clap's, and of `--set`), 130 interrupted after saving.
 
 use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use crate::train::config::WrongUsage;
 
 mod arguments;
 mod bench;
@@ -117,5 +119,5 @@ fn report(error: &anyhow::Error) -> ExitCode {
     }
     let line = format!("{error:#}").replace('\n', " ");
     let _ = writeln!(std::io::stderr(), "inazuma: error: {line}");
-    ExitCode::FAILURE
+    if error.downcast_ref::<WrongUsage>().is_some() { ExitCode::from(2) } else { ExitCode::FAILURE }
 }

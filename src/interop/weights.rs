@@ -171,10 +171,11 @@ pub fn write(path: &Path, tensors: &[Named], format: Option<&str>) -> Result<()>
 
 /// As [`write`], of tensors of any type.
 pub fn write_views(path: &Path, views: Vec<(&str, TensorView<'_>)>, format: Option<&str>) -> Result<()> {
-    let shown = path.display();
+    let cannot = || format!("cannot write {}", path.display());
     let metadata = format.map(|format| [("format".to_owned(), format.to_owned())].into());
-    safetensors::serialize_to_file(views, metadata, path).with_context(|| format!("cannot write {shown}"))?;
-    File::open(path)
-        .and_then(|file| file.sync_all())
-        .with_context(|| format!("cannot write {shown} to the disk"))
+    // The library puts a file of its own there, which only its owner may read: give it what the umask gives any other.
+    let permissions = File::create(path).and_then(|file| file.metadata()).with_context(cannot)?.permissions();
+    safetensors::serialize_to_file(views, metadata, path).with_context(cannot)?;
+    let file = File::open(path).with_context(cannot)?;
+    file.set_permissions(permissions).and_then(|()| file.sync_all()).with_context(cannot)
 }

@@ -64,7 +64,7 @@ pub fn prepare(
 }
 
 /// The ids of a document, and how many each of its sentences has.
-fn document(line: &[u8], vocabulary: &ReadyMade) -> Result<(Vec<u32>, Vec<u32>)> {
+pub fn document(line: &[u8], vocabulary: &ReadyMade) -> Result<(Vec<u32>, Vec<u32>)> {
     let wanted = r#"not a document such as {"ids":[[17,5],[9]]}, one list a sentence"#;
     let Line { ids } = serde_json::from_slice(line).context(wanted)?;
     let (mut tokens, mut lines) = (Vec::new(), Vec::new());

@@ -211,7 +211,7 @@ impl Store {
     /// Names the place of an id that lies outside of the vocabulary.
     fn outside(&self, token: u64, id: u32) -> anyhow::Error {
         let place = self.place(token).map_or(String::new(), |(document, within)| {
-            format!(", the {within}th of document {document} (both counted from 0)")
+            format!(", number {within} of document {document} (all counted from 0)")
         });
         anyhow!(
             "{}: token {token}{place} is {id}, outside of the vocabulary of {} pieces: a store that was written wrong; \
