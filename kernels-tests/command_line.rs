@@ -67,7 +67,7 @@ pub const TRAIN: &str = "pretrain --store store --preset tiny --device cpu --set
                      --set micro_batch=2 --set checkpoint_every=3 --set log_every=2";
 
 /// All files of a checkpoint, by name.
-fn checkpoint(run: &Path, step: u64) -> Vec<(String, Vec<u8>)> {
+pub fn checkpoint(run: &Path, step: u64) -> Vec<(String, Vec<u8>)> {
     let folder = run.join(format!("checkpoints/step-{step:08}"));
     let mut files: Vec<(String, Vec<u8>)> = fs::read_dir(&folder)
         .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
@@ -82,7 +82,7 @@ fn checkpoint(run: &Path, step: u64) -> Vec<(String, Vec<u8>)> {
     files
 }
 
-fn assert_same(a: &[(String, Vec<u8>)], b: &[(String, Vec<u8>)], what: &str) {
+pub fn assert_same(a: &[(String, Vec<u8>)], b: &[(String, Vec<u8>)], what: &str) {
     for ((name, left), (other, right)) in a.iter().zip(b) {
         assert_eq!(name, other, "{what}");
         assert!(left == right, "{what}: {name} differs");

@@ -27,6 +27,7 @@ mod matmul;
 mod measuring;
 mod norm;
 mod optimizer;
+mod outages;
 mod probe;
 mod samples;
 mod shaders;

@@ -29,6 +29,11 @@
 //!  files      whole or not at all
 //! ```
 
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
+
+#[macro_use]
+mod note;
+
 pub mod batch;
 pub mod bench;
 pub mod cli;

@@ -35,7 +35,7 @@ pub fn run(options: &Options) -> Result<Report> {
     ensure!(options.steps > 0, "--steps must be at least 1");
     let device = Device::new(&options.device, options.threads)?;
     let (mut batcher, config, notes) = data::open(&options.stores, &options.sources, device.room())?;
-    notes.iter().for_each(|note| eprintln!("{note}"));
+    notes.iter().for_each(|note| note!("{note}"));
     let peaks = Peaks::measure(&device)?;
     let (mut executor, feeding) = Feeding::open(&device, config.plan()?)?;
     parameters::initialise(executor.as_mut(), config.seed)?;

@@ -106,7 +106,7 @@ pub fn run(options: &Options) -> Result<Report> {
         if round == 0 || python.is_some() {
             python = bench.python(&options.python)?.inspect(|&(_, _, rate)| rounds.python.push(rate));
         }
-        eprintln!("round {} of {}", round + 1, options.rounds);
+        note!("round {} of {}", round + 1, options.rounds);
     }
     Ok(report(bench.lines.len(), tokens, options, &rounds, python))
 }
@@ -271,9 +271,7 @@ impl Bench {
         let import = Command::new(python).args(["-c", "import sentencepiece"]).output();
         if !import.is_ok_and(|output| output.status.success()) {
             let name = python.display();
-            eprintln!(
-                "skipped: {name} cannot import sentencepiece (`pip install sentencepiece`, or --python)"
-            );
+            note!("skipped: {name} cannot import sentencepiece (`pip install sentencepiece`, or --python)");
             return Ok(None);
         }
         let output = Command::new(python)

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
+use bytesize::ByteSize;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
 
@@ -29,6 +30,19 @@ impl DeviceArgs {
 }
 
 #[derive(Clone, Copy, Debug, clap::Args)]
+pub struct MemoryArgs {
+    /// Memory to take at most, as 8GiB or 6000MB [default: what the device has]
+    #[arg(long, value_name = "SIZE")]
+    memory_limit: Option<ByteSize>,
+}
+
+impl MemoryArgs {
+    pub fn bytes(self) -> Option<u64> {
+        self.memory_limit.map(|limit| limit.as_u64())
+    }
+}
+
+#[derive(Clone, Copy, Debug, clap::Args)]
 pub struct OutputArgs {
     /// Print one JSON object on stdout
     #[arg(long)]
@@ -44,14 +58,26 @@ impl OutputArgs {
     ) -> Result<()> {
         let mut out = std::io::stdout().lock();
         match self.json {
-            true => Ok(writeln!(out, "{}", serde_json::to_string_pretty(report)?)?),
+            true => writeln!(out, "{}", serde_json::to_string_pretty(report)?).map_err(Into::into),
             false => text(&mut out),
         }
+        .and_then(|()| Ok(out.flush()?))
+        .context("cannot write to standard output")
     }
 
     /// As [`OutputArgs::show`], where people are told on stderr.
     pub fn show_json<R: Serialize>(self, report: &R) -> Result<()> {
         self.show(report, |_| Ok(()))
+    }
+
+    /// As [`OutputArgs::show_json`], of a command that has done what it is for when it reports: what it made is not
+    /// lost with its report.
+    pub fn show_afterwards<R: Serialize>(self, report: &R) {
+        if let Err(error) = self.show_json(report)
+            && !super::is_closed_pipe(&error)
+        {
+            note!("inazuma: warning: {error:#}");
+        }
     }
 }
 
@@ -85,18 +111,19 @@ impl ThreadArgs {
     }
 }
 
-/// Watches for Ctrl-C; what it returns is set by the first, and the second ends the program at once.
+/// Watches for SIGINT, SIGTERM and SIGHUP; what it returns is set by the first of them, and the second ends the program
+/// at once.
 pub fn interruptible(message: &'static str) -> Result<&'static AtomicBool> {
     let on_interrupt = move || {
-        // Who asks twice does not want to wait.
+        // Who asks twice does not want to wait. Nothing is lost: files are whole under their names or not there.
         if STOP.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
-        eprintln!("{message}; Ctrl-C again stops at once");
+        note!("{message}; a second Ctrl-C or signal stops at once");
     };
     ctrlc::set_handler(on_interrupt).context("cannot watch for Ctrl-C")?;
     Ok(&STOP)
 }
 
-/// Set by Ctrl-C; a signal handler can reach nothing else.
+/// Set by a signal; its handler can reach nothing else.
 static STOP: AtomicBool = AtomicBool::new(false);

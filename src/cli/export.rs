@@ -61,7 +61,7 @@ pub fn run(args: Args) -> Result<()> {
     let directories: Vec<PathBuf> = if let Some((run, checkpoint)) = networks::locate(source)? {
         let written = networks::export(&run, &checkpoint, out, &options)?;
         if !written.contains(&"generator") {
-            eprintln!("{} has no generator; only the discriminator was written", source.display());
+            note!("{} has no generator; only the discriminator was written", source.display());
         }
         written.into_iter().map(|name| out.join(name)).collect()
     } else if source.join(package::DESCRIPTION).is_file() {
@@ -75,7 +75,9 @@ pub fn run(args: Args) -> Result<()> {
         )
     };
     for directory in &directories {
-        eprintln!("wrote {}", directory.display());
+        note!("wrote {}", directory.display());
     }
-    args.output.show_json(&serde_json::json!({"dtype": args.dtype.torch_name(), "directories": directories}))
+    let report = serde_json::json!({"dtype": args.dtype.torch_name(), "directories": directories});
+    args.output.show_afterwards(&report);
+    Ok(())
 }

@@ -86,14 +86,14 @@ pub fn run(args: Args) -> Result<()> {
         return Ok(());
     };
     for problem in more.iter().take(20) {
-        let _ = writeln!(std::io::stderr(), "inazuma: {problem}");
+        note!("inazuma: {problem}");
     }
     let count = match more.len() {
         0 => String::new(),
         n => format!(" (and {n} more, see manifest.json)"),
     };
     if args.allow_truncated {
-        let _ = writeln!(std::io::stderr(), "inazuma: {first}{count}");
+        note!("inazuma: {first}{count}");
         return Ok(());
     }
     bail!(

@@ -14,7 +14,7 @@ use crate::tasks::table::{Columns, Selection};
 use crate::tasks::task::Task;
 
 use super::Interrupted;
-use super::arguments::{DeviceArgs, OutputArgs, PrecisionArgs, count_to, interruptible};
+use super::arguments::{DeviceArgs, MemoryArgs, OutputArgs, PrecisionArgs, count_to, interruptible};
 use super::tasks::{PredictionOptions, TaskOptions, defaults_by_task, task_parser};
 
 /// Fine-tune an encoder on a task
@@ -119,6 +119,8 @@ pub struct Args {
     prediction: PredictionOptions,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    memory: MemoryArgs,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -228,6 +230,7 @@ impl Args {
             trials: self.trials,
             device: self.device.device.clone(),
             threads: self.device.threads,
+            memory_limit: self.memory.bytes(),
         })
     }
 }
@@ -246,7 +249,7 @@ pub fn spelled_out(arguments: Vec<OsString>) -> Result<Vec<OsString>> {
     };
     let Some(given) = given else { return Ok(arguments) };
     let translated = hparams::translate(given, task).context("--hparams")?;
-    translated.notes.iter().for_each(|note| eprintln!("--hparams: {note}"));
+    translated.notes.iter().for_each(|note| note!("--hparams: {note}"));
     let said = |option: &str| {
         let mut words = arguments.iter().filter_map(|word| word.to_str());
         words.any(|word| word.split('=').next() == Some(option))
@@ -260,20 +263,20 @@ pub fn run(args: Args) -> Result<()> {
     let options = args.options()?;
     let stop = interruptible("finishing the step")?;
     let report = run::run(&options, stop)?;
-    args.output.show_json(&report)?;
+    args.output.show_afterwards(&report);
     if report.interrupted {
         return Err(Interrupted(format!("interrupted; the model is in {}", options.out.display())).into());
     }
     if args.trials > 1 {
         for (name, mean) in &report.mean {
             let spread = report.spread.get(name).map_or(String::new(), |spread| format!(" ± {spread}"));
-            eprintln!("{name}: {mean}{spread} over {} trials", args.trials);
+            note!("{name}: {mean}{spread} over {} trials", args.trials);
         }
     } else if let Some(trial) = report.trials.first() {
         let scores: Vec<String> =
             trial.scores.iter().map(|(name, score)| format!("{name} {score}")).collect();
         let out = options.out.display();
-        eprintln!("done: the model of epoch {} is in {out}  {}", trial.best_epoch, scores.join(", "));
+        note!("done: the model of epoch {} is in {out}  {}", trial.best_epoch, scores.join(", "));
     }
     Ok(())
 }

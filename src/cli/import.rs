@@ -65,18 +65,19 @@ pub fn run(args: Args) -> Result<()> {
         out: args.out.clone(),
     })?;
     for note in &report.notes {
-        eprintln!("{note}");
+        note!("{note}");
     }
     for what in &report.lacks {
-        eprintln!("there is no {what}; `pretrain --init` draws it");
+        note!("there is no {what}; `pretrain --init` draws it");
     }
     let moments = if report.has_moments { "Adam's moments" } else { "no moments" };
-    eprintln!(
+    note!(
         "{}: {} tensors, {:.2} million parameters, {moments}, step {}",
         args.out.display(),
         report.tensors,
         report.parameters as f64 / 1e6,
         report.step
     );
-    args.output.show_json(&report)
+    args.output.show_afterwards(&report);
+    Ok(())
 }

@@ -2,7 +2,6 @@
 //!
 //! Exit status: 0 done, 1 failed (one line on stderr), 2 wrong usage (clap's, and of `--set`), 130 interrupted after saving.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -106,18 +105,21 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Whether an error is that the reader of our output is gone.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
 fn report(error: &anyhow::Error) -> ExitCode {
     if error.downcast_ref::<Interrupted>().is_some() {
-        let _ = writeln!(std::io::stderr(), "inazuma: {error}");
+        note!("inazuma: {error}");
         return ExitCode::from(130);
     }
     // A closed pipe on stdout (`inazuma … | head`) is the reader's choice, not an error of ours.
-    let broken_pipe =
-        error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe);
-    if broken_pipe {
+    if is_closed_pipe(error) {
         return ExitCode::SUCCESS;
     }
     let line = format!("{error:#}").replace('\n', " ");
-    let _ = writeln!(std::io::stderr(), "inazuma: error: {line}");
+    note!("inazuma: error: {line}");
     if error.downcast_ref::<WrongUsage>().is_some() { ExitCode::from(2) } else { ExitCode::FAILURE }
 }

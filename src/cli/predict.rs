@@ -105,17 +105,16 @@ fn ask(args: &Args, model: &mut Model, text: &str) -> Result<()> {
         });
         return args.output.show_json(&object);
     }
-    show(answer);
-    Ok(())
+    args.output.show(&(), |out| show(answer, out))
 }
 
 /// The answer on stdout, and what else is to be said on stderr.
-fn show(answer: &Answer) {
+fn show(answer: &Answer, out: &mut dyn Write) -> Result<()> {
     let n_best = &answer.prediction.n_best;
     match n_best.first() {
         Some(best) if !answer.text.is_empty() => {
-            println!("{}", answer.text);
-            eprintln!(
+            writeln!(out, "{}", answer.text)?;
+            note!(
                 "confidence {:.3} among the {} best; characters {} to {} of the context",
                 best.probability,
                 n_best.len(),
@@ -124,10 +123,11 @@ fn show(answer: &Answer) {
             );
         }
         _ => {
-            println!();
-            eprintln!("the text does not answer the question, says the model");
+            writeln!(out)?;
+            note!("the text does not answer the question, says the model");
         }
     }
+    Ok(())
 }
 
 fn lines(args: &Args, model: &mut Model) -> Result<()> {

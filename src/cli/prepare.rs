@@ -83,7 +83,7 @@ pub fn run(args: Args) -> Result<()> {
     let seconds = reporter.seconds();
     let tokens = summary.store.tokens + summary.held_out.map_or(0, |header| header.tokens);
     let describe = |path: PathBuf, header: &Header| {
-        eprintln!(
+        note!(
             "wrote {}: {} documents, {} lines, {} tokens ({:.3}% unknown), {:.1} MB",
             path.display(),
             header.documents,
@@ -98,9 +98,9 @@ pub fn run(args: Args) -> Result<()> {
     }
     describe(args.out, &summary.store);
     if summary.empty_documents > 0 {
-        eprintln!("{} documents gave no piece and were left out", summary.empty_documents);
+        note!("{} documents gave no piece and were left out", summary.empty_documents);
     }
-    eprintln!("{seconds:.1} s, {:.2} million tokens/s", tokens as f64 / seconds / 1e6);
+    note!("{seconds:.1} s, {:.2} million tokens/s", tokens as f64 / seconds / 1e6);
     Ok(())
 }
 

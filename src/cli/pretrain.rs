@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
+use crate::interop::checkpoint::CONFIG;
 use crate::store::WeightedPath;
 use crate::train::run::{self, Options};
 use crate::train::{describe, explain};
 
 use super::Interrupted;
-use super::arguments::{DeviceArgs, OutputArgs, interruptible};
+use super::arguments::{DeviceArgs, MemoryArgs, OutputArgs, interruptible};
 use super::configuration::Configuration;
 
 /// Below the short help, and the long one, which then lists the configuration's keys.
@@ -46,6 +47,11 @@ pub struct Args {
     /// Step at which the schedule begins; above 0 Adam's moments go on too [default: that of an imported model, else 0]
     #[arg(long, value_name = "N", requires = "init")]
     init_step: Option<u64>,
+    #[command(flatten)]
+    memory: MemoryArgs,
+    /// How often a device that was lost is opened again, to go on from the last checkpoint
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    retries: u32,
     /// Print the plan of a step (ops, shapes, memory by role, FLOPs) and stop
     #[arg(long)]
     explain: bool,
@@ -71,20 +77,31 @@ pub fn run(args: Args) -> Result<()> {
         init_step: args.init_step,
         eval_store: args.eval_store,
         profile: args.profile,
+        memory_limit: args.memory.bytes(),
+        retries: args.retries,
+        watch: None,
     };
     if args.explain {
         let (text, summary) = explain::explain(&options)?;
         return args.output.show(&summary, |out| Ok(out.write_all(text.as_bytes())?));
     }
-    let stop = interruptible("finishing the step and saving")?;
+    let stop = interruptible("stopping and saving")?;
     let report = run::run(&options, stop)?;
-    args.output.show_json(&report)?;
+    args.output.show_afterwards(&report);
     if report.interrupted {
-        let message = format!("interrupted after step {}, saved in {}", report.step, options.out.display());
+        let message = match report.step {
+            0 if !options.out.join(CONFIG).is_file() => {
+                "interrupted; nothing was written yet: give the command again".to_owned()
+            }
+            0 => format!("interrupted before the first step; begin again with: {}", options.resuming()),
+            step => {
+                format!("interrupted after step {step}, which is saved; go on with: {}", options.resuming())
+            }
+        };
         return Err(Interrupted(message).into());
     }
     if let Some(metrics) = report.metrics {
-        eprintln!("done: {} steps, {} tokens, loss {:.4}", report.step, report.tokens, metrics.quality.loss);
+        note!("done: {} steps, {} tokens, loss {:.4}", report.step, report.tokens, metrics.quality.loss);
     }
     Ok(())
 }

@@ -31,7 +31,7 @@ pub fn run(args: Args) -> Result<()> {
             report.lines.iter().filter(|(_, line)| !line.passed).map(|(name, _)| name.as_str()).collect();
         bail!("{}: wrong results of {}; do not train on this device", report.device, failed.join("; "));
     }
-    eprintln!("all {} kernels agree with the reference", report.lines.len());
+    note!("all {} kernels agree with the reference", report.lines.len());
     Ok(())
 }
 

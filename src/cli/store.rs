@@ -85,12 +85,12 @@ pub fn run(args: Args) -> Result<()> {
         Command::Export { store, out, max_length, files, seed, epoch, .. } => {
             let store = Store::open(&store)?;
             let count = tfrecord::export(&store, &out, seed, epoch, usize::from(max_length), files)?;
-            eprintln!("wrote {count} examples of length {max_length} to {files} files in {}", out.display());
+            note!("wrote {count} examples of length {max_length} to {files} files in {}", out.display());
         }
         Command::Import { input, tokenizer, no_lower, out } => {
             let tokenizer = Tokenizer::open(&tokenizer, !no_lower)?;
             let imported = tfrecord::import(&input, &tokenizer, &out)?;
-            eprintln!("wrote {}: {} examples, {} tokens", out.display(), imported.records, imported.tokens);
+            note!("wrote {}: {} examples, {} tokens", out.display(), imported.records, imported.tokens);
         }
         Command::Verify { store, output } => {
             let store = verify::verify(&store).or_else(|error| {

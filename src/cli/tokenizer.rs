@@ -93,10 +93,10 @@ fn run_train(args: TrainArgs) -> Result<()> {
     let mut training = Training::start(options, &args.out)?;
     let out = args.out.display();
     if training.found_interrupted() {
-        eprintln!("inazuma: an earlier `tokenizer train` of {out} was interrupted; starting over");
+        note!("inazuma: an earlier `tokenizer train` of {out} was interrupted; starting over");
     }
     if training.replaces() {
-        eprintln!("inazuma: replacing {out}.model, which an earlier run wrote");
+        note!("inazuma: replacing {out}.model, which an earlier run wrote");
     }
     for input in &args.input {
         training.note(&format!("input: {}", input.display()))?;
@@ -105,7 +105,7 @@ fn run_train(args: TrainArgs) -> Result<()> {
     add_sentences(&mut documents, &mut training, &mut reporter)?;
     let summary = training.finish(|stage| reporter.stage(stage))?;
     reporter.clear();
-    eprintln!(
+    note!(
         "wrote {}: {} pieces from {} of {} sentences in {:.1} s (the log: {out}.log)",
         summary.model.display(),
         summary.pieces,

@@ -264,10 +264,7 @@ fn warn_if_incomplete(path: &Path) {
         .ok()
         .and_then(|manifest| manifest.get("complete")?.as_bool());
     if complete == Some(false) {
-        eprintln!(
-            "inazuma: warning: {} holds an incomplete extraction (see its manifest.json)",
-            path.display()
-        );
+        note!("inazuma: warning: {} holds an incomplete extraction (see its manifest.json)", path.display());
     }
 }
 

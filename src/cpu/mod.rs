@@ -154,6 +154,11 @@ impl<S: PlanScalar> Executor for CpuExecutor<S> {
         Ok(())
     }
 
+    /// An op of a large model takes seconds.
+    fn ops_at_once(&self) -> usize {
+        1
+    }
+
     fn strategy(&self, _: usize) -> &'static str {
         "cpu"
     }

@@ -115,6 +115,15 @@ impl Device {
         Ok(Device { gpu, threads, room })
     }
 
+    /// Takes at most so many bytes for plans, where a number is given, as if there were no more.
+    pub fn with_memory_limit(self, bytes: Option<u64>) -> Self {
+        let room = match bytes {
+            Some(bytes) => self.room.limited(bytes),
+            None => self.room,
+        };
+        Device { room, ..self }
+    }
+
     pub fn is_gpu(&self) -> bool {
         self.gpu.is_some()
     }

@@ -57,6 +57,13 @@ impl Room {
         Room { memory, ..self }
     }
 
+    /// The same with at most so much memory.
+    pub fn limited(self, bytes: u64) -> Self {
+        let memory = self.memory.unwrap_or(DeviceMemory { total: bytes, free: bytes });
+        let limited = DeviceMemory { total: memory.total.min(bytes), free: memory.free.min(bytes) };
+        self.with_memory(Some(limited))
+    }
+
     /// Whether it refuses nothing.
     pub fn is_unlimited(&self) -> bool {
         self.adapter.is_none() && self.memory.is_none()

@@ -105,7 +105,7 @@ impl Model {
 /// Says what was wrong with the examples of a file, on stderr.
 pub(super) fn report(data: &dyn Data, path: &Path) {
     for line in data.problems().report(path) {
-        eprintln!("{line}");
+        note!("{line}");
     }
 }
 

@@ -44,4 +44,6 @@ pub struct Options {
     pub trials: usize,
     pub device: DeviceChoice,
     pub threads: usize,
+    /// Bytes that plans may take at most, where the user says so.
+    pub memory_limit: Option<u64>,
 }

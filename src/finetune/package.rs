@@ -146,7 +146,7 @@ impl Package<'_> {
         write_atomically(&directory.join(export::CARD), card.to_string().as_bytes())?;
         write_atomically(&directory.join(TOKENIZER), self.tokenizer.model())?;
         if let Err(error) = export::write_tokenizer(directory, self.tokenizer, self.description.max_length) {
-            eprintln!("note: other programs cannot read its tokenizer: {error:#}");
+            note!("note: other programs cannot read its tokenizer: {error:#}");
         }
         let tensors = weights::collect(executor, |p| p.value, |part| Some(huggingface::name(part)))?;
         let path = directory.join(huggingface::WEIGHTS);

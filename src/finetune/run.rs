@@ -63,7 +63,7 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
         };
         let seed = options.fit.seed + trial as u64;
         if options.trials > 1 {
-            eprintln!("trial {} of {}, seed {seed}", trial + 1, options.trials);
+            note!("trial {} of {}, seed {seed}", trial + 1, options.trials);
         }
         let trial = setting.trial(seed, &out, stop)?;
         report.interrupted = trial.interrupted;
@@ -134,13 +134,13 @@ impl<'a> Setting<'a> {
             let data =
                 examples.prepare(Preparation { description, tokenizer, problems, training, prediction })?;
             report(data.as_ref(), path);
-            eprintln!("{}: {}", if training { "training" } else { "dev set" }, data.summary());
+            note!("{}: {}", if training { "training" } else { "dev set" }, data.summary());
             Ok(data)
         };
         let train = prepare(train, &options.train.path, true)?;
         let path = options.dev.as_ref().map_or(&options.train.path, |source| &source.path);
         let dev = dev.map(|dev| prepare(dev, path, false)).transpose()?;
-        let device = Device::new(&options.device, options.threads)?;
+        let device = Device::new(&options.device, options.threads)?.with_memory_limit(options.memory_limit);
         let training = Training::new(options)?;
         Ok(Setting { options, device, pretrained, model, tokenizer, description, train, dev, training })
     }
@@ -151,7 +151,7 @@ impl<'a> Setting<'a> {
         let mut options = FitOptions { seed, max_length, ..self.options.fit };
         let items = lesson.sizes().len() as u64;
         if let Some((few, epochs)) = self.options.few_epochs.filter(|&(few, _)| items < few) {
-            eprintln!("under {few} examples: {epochs} epochs (--epochs changes that)");
+            note!("under {few} examples: {epochs} epochs (--epochs changes that)");
             options.epochs = epochs;
         }
         let mut fit = Fit::new(&self.device, &self.model, lesson.as_ref(), options)?;
@@ -164,7 +164,7 @@ impl<'a> Setting<'a> {
         let mut predictor = self.dev.as_ref().map(|_| predictor()).transpose()?;
         fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
         let metrics = JsonLines::open(&out.join("metrics.jsonl"), 0)?;
-        eprintln!("{} steps of {} items on {}", fit.steps(), options.batch_size, fit.executor().identity());
+        note!("{} steps of {} items on {}", fit.steps(), options.batch_size, fit.executor().identity());
         let trial = Trial { seed, best_epoch: 0, scores: Map::new(), interrupted: false };
         let epochs = options.epochs;
         let mut keeper = Keeper { setting: self, out, epochs, metrics, best: f64::NEG_INFINITY, trial };
@@ -207,7 +207,7 @@ impl Sets {
         }
         let Some(share) = options.hold_out else { return Ok(Sets { train, dev: None }) };
         let (rest, held) = train.0.hold_out(share);
-        eprintln!("{} examples set aside as dev set, {} to train on", held.len(), rest.len());
+        note!("{} examples set aside as dev set, {} to train on", held.len(), rest.len());
         Ok(Sets { train: (rest, train.1), dev: Some((held, Problems::default())) })
     }
 }
@@ -225,7 +225,7 @@ struct Keeper<'a> {
 impl Keeper<'_> {
     fn keep(&mut self, epoch: Epoch, outcome: Option<Outcome>, fit: &mut Fit<'_>) -> Result<()> {
         let scores = outcome.as_ref().map_or(&[][..], |outcome| &outcome.scores);
-        eprintln!(
+        note!(
             "epoch {}/{}  loss {:.4}  accuracy {:.3}  {:.0} tokens/s  {}",
             epoch.epoch,
             self.epochs,

@@ -1,7 +1,7 @@
 //! The handle of an open device: its queue, and the errors that it reports.
 
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -15,7 +15,21 @@ pub struct Handle {
     pub capabilities: Capabilities,
     /// The first error nobody waited for.
     error: Arc<Mutex<Option<String>>>,
+    /// Why the device is gone, once it is.
+    lost: Arc<OnceLock<String>>,
 }
+
+/// The device is gone: reset by its driver, unplugged, or destroyed. Another one may be opened in its place.
+#[derive(Debug)]
+pub struct DeviceLost(String);
+
+impl std::fmt::Display for DeviceLost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for DeviceLost {}
 
 impl Handle {
     /// Opens the adapter with all limits it offers.
@@ -41,23 +55,38 @@ impl Handle {
         };
         let shared = error.clone();
         device.on_uncaptured_error(Arc::new(move |error| record(&shared, one_line(&error.to_string()))));
-        let shared = error.clone();
-        device.set_device_lost_callback(move |reason, message| {
-            // Dropping the device ends in this callback too: that is no error.
-            if reason != wgpu::DeviceLostReason::Destroyed {
-                record(&shared, format!("the device was lost: {}", one_line(&message)));
-            }
+        let lost = Arc::new(OnceLock::new());
+        let shared = lost.clone();
+        // Dropping the device ends in this callback too: then nobody asks any more.
+        device.set_device_lost_callback(move |_, message| {
+            let _ = shared.set(one_line(&message));
         });
-        Ok(Handle { device, queue, capabilities, error })
+        Ok(Handle { device, queue, capabilities, error, lost })
+    }
+
+    /// Fails where the device is gone.
+    fn present(&self) -> Result<()> {
+        match self.lost.get() {
+            Some(why) => Err(DeviceLost(format!(
+                "{}: the device was lost{}{why}",
+                self.capabilities.name,
+                if why.is_empty() { "" } else { ": " }
+            ))
+            .into()),
+            None => Ok(()),
+        }
     }
 
     /// Fails where the device has reported an error since the last call.
     pub fn check(&self) -> Result<()> {
-        let mut error = self.error.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        match error.take() {
-            Some(message) => bail!("{}: {message}", self.capabilities.name),
-            None => Ok(()),
-        }
+        self.present()?;
+        let error = self.error.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+        let Some(message) = error else { return Ok(()) };
+        // A lost device complains of what was made on it first, and says that it is lost when its work has ended.
+        let timeout = Some(Duration::from_secs(5));
+        let _ = self.device.poll(wgpu::PollType::Wait { submission_index: None, timeout });
+        self.present()?;
+        bail!("{}: {message}", self.capabilities.name)
     }
 
     /// Runs `f` and turns what the device complains of meanwhile into an error.
@@ -68,6 +97,7 @@ impl Handle {
         let validation = self.device.push_error_scope(Validation);
         let result = f();
         let errors = [validation.pop(), memory.pop(), internal.pop()].map(Pop::wait);
+        self.present()?;
         match errors.into_iter().flatten().next() {
             Some(wgpu::Error::OutOfMemory { .. }) => bail!("out of device memory"),
             Some(error) => bail!("{}", one_line(&error.to_string())),
@@ -86,6 +116,7 @@ impl Handle {
         while mapping.pending() && since.elapsed() < Duration::from_secs(10) {
             std::thread::sleep(Duration::from_micros(50));
         }
+        self.present()?;
         if !mapping.ready() {
             bail!("{}: a buffer could not be mapped", self.capabilities.name);
         }

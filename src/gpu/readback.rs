@@ -76,6 +76,7 @@ impl Readback {
             if oldest.mapping.pending() {
                 return Ok(None);
             }
+            gpu.check()?;
             if !oldest.mapping.ready() {
                 bail!("{}: results could not be read back", gpu.capabilities.name);
             }

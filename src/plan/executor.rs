@@ -28,6 +28,12 @@ pub trait Executor {
     /// Uploads, then runs the ops `ops` of the plan in order. May return before they are done.
     fn run(&mut self, ops: Range<usize>, values: &StepValues, uploads: &[Upload<'_>]) -> Result<()>;
 
+    /// How many ops go into a `run` where it must be possible to stop between: all of a phase on a device that is only
+    /// given its work, few where the caller does it.
+    fn ops_at_once(&self) -> usize {
+        usize::MAX
+    }
+
     /// As `run`, one op at a time: seconds of each. On a GPU by its own clock where it has one.
     fn profile(&mut self, ops: Range<usize>, values: &StepValues, uploads: &[Upload<'_>])
     -> Result<Vec<f64>>;

@@ -4,6 +4,7 @@
 //! number (largest remainders first), in an order drawn from (seed, block). So the nth example of a run can be found again
 //! from n alone, and each store is read in its own order, epoch after epoch.
 
+use std::fmt::{self, Display, Formatter};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -42,6 +43,13 @@ impl FromStr for WeightedPath {
             // Drive letters and the like.
             Err(_) => Ok(whole()),
         }
+    }
+}
+
+impl Display for WeightedPath {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.path.display())?;
+        if self.weight == 1.0 { Ok(()) } else { write!(f, ":{}", self.weight) }
     }
 }
 

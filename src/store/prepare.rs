@@ -237,7 +237,7 @@ impl Writers {
             found_partial |= writer.found_partial;
         }
         if found_partial {
-            eprintln!("inazuma: an earlier `prepare` of {} was interrupted; starting over", out.display());
+            note!("inazuma: an earlier `prepare` of {} was interrupted; starting over", out.display());
         }
         Ok(Writers { store, held_out, empty_documents: 0 })
     }
@@ -269,7 +269,7 @@ impl Writers {
         let held_out = match self.held_out {
             Some(writer) if writer.documents() > 0 => Some(writer.complete()?),
             Some(_) => {
-                eprintln!("inazuma: warning: no document was held out; the input has too few for that share");
+                note!("inazuma: warning: no document was held out; the input has too few for that share");
                 None
             }
             None => None,
@@ -279,7 +279,7 @@ impl Writers {
         // one it would be trained on what it is judged by.
         let path = with_suffix(out, ".held-out");
         if out.exists() {
-            eprintln!("inazuma: replacing {}, which an earlier run wrote", out.display());
+            note!("inazuma: replacing {}, which an earlier run wrote", out.display());
             if held_out.is_some() || path.exists() {
                 std::fs::remove_file(out).with_context(|| format!("cannot replace {}", out.display()))?;
             }
@@ -300,6 +300,6 @@ fn remove_stale(path: &Path) -> Result<()> {
     if !path.exists() {
         return Ok(());
     }
-    eprintln!("inazuma: removing {}, which belonged to the store this one replaces", path.display());
+    note!("inazuma: removing {}, which belonged to the store this one replaces", path.display());
     std::fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))
 }

@@ -30,7 +30,7 @@ impl Source {
         }
         if table.has("sentence_A_Ja") && table.has(JSICK_SPLIT) {
             let value = if purpose == Purpose::Train { "train" } else { "trial" };
-            eprintln!("{}: JSICK; taking the rows with {JSICK_SPLIT}={value}", self.path.display());
+            note!("{}: JSICK; taking the rows with {JSICK_SPLIT}={value}", self.path.display());
             return table.select(&Selection { column: JSICK_SPLIT.into(), value: value.into() });
         }
         Ok(table)

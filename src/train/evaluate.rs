@@ -2,12 +2,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::{Result, ensure};
 use serde::Serialize;
 
 use crate::device::Device;
-use crate::plan::{Executor, InFlight, Phase, copy_parameters};
+use crate::plan::{Executor, InFlight, copy_parameters};
 use crate::store::Store;
 use crate::store::examples::EpochIndex;
 use crate::tensor::draws::EVALUATION;
@@ -81,8 +82,13 @@ impl Evaluator {
         Ok(Evaluator { executor, plan, batcher, config: config.clone(), sequences, unigram_entropy })
     }
 
-    /// Evaluates the parameters that `trained` holds now.
-    pub fn evaluate(&mut self, step: u64, trained: &mut dyn Executor) -> Result<Evaluation> {
+    /// Evaluates the parameters that `trained` holds now; nothing where `stop` was set meanwhile.
+    pub fn evaluate(
+        &mut self,
+        step: u64,
+        trained: &mut dyn Executor,
+        stop: &AtomicBool,
+    ) -> Result<Option<Evaluation>> {
         copy_parameters(trained, self.executor.as_mut())?;
         let key = derive(root(self.config.seed), EVALUATION, 0);
         let mut totals = Totals::default();
@@ -92,20 +98,22 @@ impl Evaluator {
             let key = derive(key, number as u32, 0);
             let batch = self.batcher.examples(number as u64, key, first as u64, count)?;
             let executor = self.executor.as_mut();
-            self.plan.run(executor, Phase::Clear, &batch, 0.0)?;
-            self.plan.run(executor, Phase::Micro, &batch, 0.0)?;
+            // A plan of the forward pass has no update.
+            if !self.plan.step_until(executor, &batch, 0.0, stop)? {
+                return Ok(None);
+            }
             in_flight.submitted(executor, &self.plan.reported(), batch.totals)?;
             while let Some((of_batch, words)) = in_flight.next(executor, 0)? {
                 totals.add(&of_batch, &words[0], &words[1])?;
             }
         }
-        Ok(Evaluation {
+        Ok(Some(Evaluation {
             step,
             sequences: self.sequences as u64,
             tokens: totals.batch.tokens,
             quality: totals.quality(self.config.loss_weights()),
             unigram_entropy: self.unigram_entropy,
             base_rate_entropy: totals.base_rate_entropy(),
-        })
+        }))
     }
 }

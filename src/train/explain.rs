@@ -39,7 +39,7 @@ pub fn explain(options: &Options) -> Result<(String, Explained)> {
     } else {
         Stores::open(&options.stores)?.first().vocab_size()
     };
-    let device = Device::new(&options.device, options.threads)?;
+    let device = Device::new(&options.device, options.threads)?.with_memory_limit(options.memory_limit);
     let config = TrainConfig::resolve(settings, Surroundings { vocab_size, room: device.room() })?;
     let plan = config.plan()?.plan;
     if device.is_gpu() {

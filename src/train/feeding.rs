@@ -1,5 +1,7 @@
 //! Feeds a pre-training plan: what is uploaded before each run of its phases.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use anyhow::Result;
 
 use crate::batch::PackedBatch;
@@ -49,6 +51,35 @@ impl Feeding {
             self.run(executor, phase, batch, learning_rate)?;
         }
         Ok(())
+    }
+
+    /// As [`Feeding::step`], given up where `stop` is set before the update: then it returns false, and parameters and
+    /// moments are as they were.
+    pub fn step_until(
+        &self,
+        executor: &mut dyn Executor,
+        batch: &StepBatch,
+        learning_rate: f32,
+        stop: &AtomicBool,
+    ) -> Result<bool> {
+        for phase in PHASES {
+            let ops = executor.plan().phase(phase);
+            let most = executor.ops_at_once();
+            let stopped = || phase != Phase::Update && stop.load(Ordering::Relaxed);
+            self.each(phase, batch, learning_rate, |values, uploads| {
+                let (mut next, mut uploads) = (ops.start, uploads);
+                while next < ops.end && !stopped() {
+                    let end = next.saturating_add(most).min(ops.end);
+                    executor.run(next..end, values, std::mem::take(&mut uploads))?;
+                    next = end;
+                }
+                Ok(())
+            })?;
+            if stopped() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Values and uploads of every run of a phase.

@@ -130,7 +130,7 @@ impl Init {
             .filter_map(|part| PARTS.iter().find(|(prefix, _)| part.starts_with(prefix)))
             .collect::<BTreeSet<_>>()
         {
-            eprintln!("--init: {what} is not there; it is drawn");
+            note!("--init: {what} is not there; it is drawn");
         }
         let other = missing.iter().find(|part| !PARTS.iter().any(|(prefix, _)| part.starts_with(prefix)));
         ensure!(
@@ -140,9 +140,9 @@ impl Init {
             other.map_or("", String::as_str)
         );
         match &self.moments {
-            None => eprintln!("--init: Adam's moments are not there; they begin at 0"),
+            None => note!("--init: Adam's moments are not there; they begin at 0"),
             Some(_) if step == 0 => {
-                eprintln!("--init: the schedule begins at step 0, and Adam's moments at 0")
+                note!("--init: the schedule begins at step 0, and Adam's moments at 0")
             }
             Some(moments) => {
                 let names: BTreeSet<String> = moments.names()?.into_iter().collect();
@@ -155,9 +155,9 @@ impl Init {
             }
         }
         if step == 0 && self.state.step == 0 {
-            eprintln!("--init: there is no step; the schedule begins at 0 (--init-step says otherwise)");
+            note!("--init: there is no step; the schedule begins at 0 (--init-step says otherwise)");
         } else {
-            eprintln!("--init: the schedule begins at step {step}");
+            note!("--init: the schedule begins at step {step}");
         }
         Ok(())
     }

@@ -163,7 +163,7 @@ impl StepProfiler {
         }
         let step_seconds = median(std::mem::take(&mut self.timed));
         let profile = std::mem::take(&mut self.profiler).finish(executor, step_seconds, self.peaks);
-        eprint!("{profile}");
+        note!("{}", profile.to_string().trim_end());
         Ok(true)
     }
 }

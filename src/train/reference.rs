@@ -1,7 +1,7 @@
 //! The reference implementation's command lines and hyper-parameters, as they are given to `--hparams`: JSON, the path of
 //! a `.json` file of it, or a whole command line of `run_pretraining.py` or `run_finetuning.py`.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value as Json};
 
 /// One of the reference's programs.
@@ -105,30 +105,8 @@ fn command_line(text: &str, program: Program) -> Result<Given> {
 
 /// The words of a command line, as a shell splits them; variables stay as they are written.
 fn split(text: &str) -> Result<Vec<String>> {
-    let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
-    let mut characters = text.chars();
-    while let Some(c) = characters.next() {
-        match (quote, c) {
-            (Some(mark), c) if c == mark => quote = None,
-            (None, '\'' | '"') => {
-                quote = Some(c);
-                word.get_or_insert_default();
-            }
-            (None | Some('"'), '\\') => match characters.next() {
-                // A line that goes on.
-                Some('\n') => {}
-                Some(next @ ('"' | '\\' | '$' | '`')) => word.get_or_insert_default().push(next),
-                Some(next) if quote.is_none() => word.get_or_insert_default().push(next),
-                Some(next) => word.get_or_insert_default().extend(['\\', next]),
-                None => bail!("the command line ends in a backslash"),
-            },
-            (None, c) if c.is_whitespace() => words.extend(word.take()),
-            (_, c) => word.get_or_insert_default().push(c),
-        }
-    }
-    ensure!(quote.is_none(), "a quotation mark of the command line is not closed");
-    words.extend(word);
-    Ok(words)
+    shlex::split(text)
+        .context("a quotation mark of the command line is not closed, or it ends in a backslash")
 }
 
 #[cfg(test)]

@@ -1,4 +1,8 @@
+use std::fs;
+use std::path::Path;
+
 use super::*;
+use crate::interop::checkpoint;
 use crate::store::tests::{Scratch, random_store};
 
 fn options(scratch: &Scratch, set: &[&str]) -> Options {

@@ -1,0 +1,231 @@
+//! A training run from its first step or its last checkpoint to its end.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::device::{Device, DeviceChoice, Peaks};
+use crate::files::{JsonLines, write_atomically};
+use crate::gpu::DeviceLost;
+use crate::interop::checkpoint::{self, State};
+use crate::plan::InFlight;
+use crate::store::{Stores, WeightedPath};
+
+use super::config::{Sources, Surroundings, TrainConfig};
+use super::evaluate::{Evaluation, Evaluator};
+use super::examples::Batcher;
+use super::feeding::Feeding;
+use super::init::Init;
+use super::metrics::MetricsRecord;
+use super::profile::StepProfiler;
+use super::progress::Progress;
+
+mod begin;
+mod training;
+
+pub use begin::ensure_empty;
+use begin::{resumed_config, start};
+use training::Run;
+
+/// What `pretrain` is asked to do.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// What is trained on, with weights.
+    pub stores: Vec<WeightedPath>,
+    pub out: PathBuf,
+    pub sources: Sources,
+    pub device: DeviceChoice,
+    /// Threads of the CPU executor; 0 means one for each core.
+    pub threads: usize,
+    /// Bytes that plans may take at most, where the user says so.
+    pub memory_limit: Option<u64>,
+    /// How often a lost device is opened again, from one checkpoint to the next.
+    pub retries: u32,
+    pub resume: bool,
+    /// A run, a checkpoint or an imported model that this one begins with.
+    pub init: Option<PathBuf>,
+    /// With `init`: the step at which the schedule begins.
+    pub init_step: Option<u64>,
+    /// Held-out text to evaluate on.
+    pub eval_store: Option<PathBuf>,
+    /// Show where the time of a few steps goes.
+    pub profile: bool,
+    /// Looks at the device before each step: tests take it away.
+    pub watch: Option<Watch>,
+}
+
+impl Options {
+    /// The command that goes on with the run, or begins it again where nothing of it was written.
+    pub fn resuming(&self) -> String {
+        let mut words = vec!["inazuma".to_owned(), "pretrain".to_owned()];
+        let mut option = |name: &str, value: String| words.extend([name.to_owned(), value]);
+        self.stores.iter().for_each(|store| option("--store", store.to_string()));
+        option("--out", self.out.display().to_string());
+        if let Some(path) = &self.eval_store {
+            option("--eval-store", path.display().to_string());
+        }
+        if self.device != DeviceChoice::Auto {
+            option("--device", self.device.to_string());
+        }
+        if self.threads > 0 {
+            option("--threads", self.threads.to_string());
+        }
+        if let Some(bytes) = self.memory_limit {
+            option("--memory-limit", bytes.to_string());
+        }
+        words.push("--resume".to_owned());
+        shlex::try_join(words.iter().map(String::as_str)).unwrap_or_else(|_| words.join(" "))
+    }
+}
+
+/// Called with the number of the step that comes next.
+#[derive(Clone)]
+pub struct Watch(pub Arc<dyn Fn(u64, &Device) + Send + Sync>);
+
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Watch")
+    }
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    pub step: u64,
+    pub tokens: u64,
+    /// The last line of `metrics.jsonl` that this run wrote.
+    pub metrics: Option<MetricsRecord>,
+    pub evaluation: Option<Evaluation>,
+    /// Stopped by the user before the last step, and saved if a step was made.
+    pub interrupted: bool,
+}
+
+impl Report {
+    /// Of a run that was stopped before its first step.
+    fn not_begun() -> Self {
+        Report { step: 0, tokens: 0, metrics: None, evaluation: None, interrupted: true }
+    }
+}
+
+/// Trains until the last step, or until `stop` is set: then what is trained is saved. Where the device is lost, it is
+/// opened again and training goes on from the last checkpoint.
+pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
+    let mut options = options.clone();
+    let (mut tries, mut saved) = (0, None);
+    loop {
+        let error = match attempt(&options, stop) {
+            Err(error) if error.downcast_ref::<DeviceLost>().is_some() => error,
+            ended => return ended,
+        };
+        let reached = checkpoint::latest(&options.out).ok();
+        tries = if reached == saved { tries + 1 } else { 1 };
+        saved = reached;
+        if tries > options.retries {
+            return Err(error.context(match options.retries {
+                0 => "--retries is 0".to_owned(),
+                retries => format!("given up after {retries} retries (--retries)"),
+            }));
+        }
+        note!("inazuma: {error:#}; going on from the last checkpoint (try {tries} of {})", options.retries);
+        // What is left of a run that had begun says how it goes on; a driver that is reset needs a moment.
+        if options.out.join(checkpoint::CONFIG).is_file() {
+            options.resume = true;
+            options.sources = Sources::default();
+        }
+        for _ in 0..10 * tries {
+            if stop.load(Ordering::Relaxed) {
+                return Err(error);
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+fn attempt(options: &Options, stop: &AtomicBool) -> Result<Report> {
+    let stopped = || stop.load(Ordering::Relaxed);
+    let stores = Stores::open(&options.stores)?;
+    let store = stores.first().clone();
+    if !options.resume {
+        ensure_empty(&options.out)?;
+    }
+    let device = Device::new(&options.device, options.threads)?.with_memory_limit(options.memory_limit);
+    let surroundings = Surroundings { vocab_size: store.vocab_size(), room: device.room() };
+    let init = options.init.as_deref().map(Init::open).transpose()?;
+    let config = if options.resume {
+        resumed_config(options, surroundings)?
+    } else {
+        let sizes = init.as_ref().map_or(Ok(Vec::new()), Init::sizes)?;
+        let (settings, notes) = options.sources.settings_for(&sizes)?;
+        notes.iter().for_each(|note| note!("{note}"));
+        let config = TrainConfig::resolve(settings, surroundings)?;
+        config.check(surroundings.room, options.eval_store.is_some())?;
+        config
+    };
+    if let Some(init) = &init {
+        init.check(&store, &config.model)?;
+        init.step(options.init_step, config.steps)?;
+    }
+    let batcher = Batcher::new(&stores, &config)?;
+    let plan = config.plan()?;
+    let peaks = options.profile.then(|| Peaks::measure(&device)).transpose()?;
+    let peak = peaks.map_or_else(|| Peaks::multiply_adds(&device), |peaks| Ok(peaks.flops_per_second))?;
+    let kernels = options.out.join("kernels.json");
+    if options.resume {
+        device.reuse_kernels(&kernels)?;
+    }
+    if stopped() {
+        return Ok(Report::not_begun());
+    }
+    note!("{}", config.room_taken(&plan.plan, device.room()));
+    let (mut executor, feeding) = Feeding::open(&device, plan)?;
+    let evaluator = match &options.eval_store {
+        Some(path) => Some(Evaluator::new(path, &store, &config, &device)?),
+        None => None,
+    };
+    if stopped() {
+        return Ok(Report::not_begun());
+    }
+    let state = start(options, init.as_ref(), &config, &stores, executor.as_mut())?;
+    if let (Some(tensor), Some(scaling)) = (executor.plan().loss_scale, state.loss_scaling) {
+        scaling.write(executor.as_mut(), tensor)?;
+    }
+    if let Some(used) = device.kernels_of(executor.as_ref()) {
+        write_atomically(&kernels, &serde_json::to_vec_pretty(&used)?)?;
+    }
+    let out = &options.out;
+    note!("{}: step {} of {} on {}", out.display(), state.step, config.steps, executor.identity());
+    let run = Run {
+        metrics: JsonLines::open(&out.join("metrics.jsonl"), state.step)?,
+        evaluations: match evaluator {
+            Some(_) => Some(JsonLines::open(&out.join("eval.jsonl"), evaluated_before(&config, &state))?),
+            None => None,
+        },
+        progress: Progress::new(&config, state.step, state.tokens, peak),
+        in_flight: InFlight::default(),
+        profiler: peaks.map(|peaks| StepProfiler::new(state.step, peaks)),
+        saved: None,
+        began: state.step,
+        out,
+        config: &config,
+        feeding,
+        executor,
+        evaluator,
+        evaluation: None,
+        state,
+    };
+    let watch = |step| options.watch.iter().for_each(|watch| watch.0(step, &device));
+    run.train(batcher, stop, &watch)
+}
+
+/// The step whose evaluation and earlier ones stay in the file; a finished run that is resumed makes its last
+/// one again.
+fn evaluated_before(config: &TrainConfig, state: &State) -> u64 {
+    if state.step == config.steps { state.step - 1 } else { state.step }
+}
+
+#[cfg(test)]
+mod tests;
