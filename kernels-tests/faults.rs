@@ -110,6 +110,8 @@ fn a_store_that_changes_under_a_run_ends_it_with_one_line() {
         let lines: Vec<&str> = errors.lines().filter(|line| line.starts_with("inazuma: error: ")).collect();
         assert!(lines.len() == 1 && lines[0].contains(words) && lines[0].contains(name), "{errors}");
         assert!(!errors.contains("panicked"), "{errors}");
+        // What had been learnt is kept.
+        assert!(prepared().join(name).join("latest").is_file(), "{errors}");
     }
 }
 

@@ -112,7 +112,7 @@ impl<'a> Trie<'a> {
         // A circle is endless.
         ensure!(depth <= LONGEST_RULE && self.base(place) | 0xff < self.units.len(), damaged());
         let mut most = 0;
-        for &(_, child) in self.children(place).iter().filter(|(_, child)| *child != 0) {
+        for &(_, child) in self.children(place) {
             most = most.max(self.check_from(child, depth + 1, rules)?);
         }
         if has_leaf(self.units[place]) {
