@@ -1,6 +1,8 @@
 //! The inputs of `fuzz/corpus`, and changed copies of them, through what the fuzz targets run: in bounded time, without
 //! nightly or libFuzzer.
 
+mod readers;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
