@@ -52,6 +52,7 @@ impl Run<'_> {
         while self.state.step < config.steps && !interrupted {
             let batch = feeder.next_step()?;
             self.step(&batch)?;
+            self.saving.take_stock(false);
             let step = self.state.step;
             interrupted = stop.load(Ordering::Relaxed) && step < config.steps;
             if step.is_multiple_of(config.checkpoint_every) || step == config.steps || interrupted {
@@ -132,15 +133,12 @@ impl Run<'_> {
         anyhow::anyhow!("{error:#}; {kept}; start again with a lower learning_rate or more warmup_steps")
     }
 
-    /// Begins to save the run as it stands; the last time, waits for it. One that cannot be written is no reason to stop
-    /// training: it is tried again where the next one is due.
+    /// Begins to save the run as it stands; the last time, waits for it.
     fn save(&mut self, last: bool) -> Result<()> {
         self.collect(0)?;
         if self.saved != Some(self.state.step) {
             let since = Instant::now();
-            if let Err(error) = self.saving.end() {
-                eprintln!("warning: {error:#}; training goes on, without that checkpoint");
-            }
+            self.saving.take_stock(true);
             if let Some(tensor) = self.executor.plan().loss_scale {
                 self.state.loss_scaling = Some(LossScalingState::read(self.executor.as_mut(), tensor)?);
             }
