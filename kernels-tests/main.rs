@@ -13,6 +13,8 @@ mod faults;
 mod fine_tuning;
 mod finetune_golden;
 mod finetune_steps;
+#[cfg(unix)]
+mod full_disk;
 mod gather;
 mod gelu;
 mod gradients;
@@ -22,6 +24,7 @@ mod heads_spans;
 mod importing;
 mod imports;
 mod interruption;
+mod killing;
 mod losses;
 mod matmul;
 mod measuring;

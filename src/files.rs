@@ -1,12 +1,15 @@
 //! Files that a fault must not leave half written: names until they are whole, atomic replacement, JSON lines; and TOML.
 
+mod lines;
+
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+pub use lines::{JsonLines, last_step};
 
 /// The path with something appended to its name.
 pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
@@ -66,53 +69,15 @@ pub fn parse_toml<T: DeserializeOwned>(text: &str) -> Result<T> {
     })
 }
 
-/// A file of JSON lines, each with a `step`, that is only ever appended to.
-pub struct JsonLines {
-    path: PathBuf,
-    file: File,
+/// Bytes that can still be written to the disk of a folder, where the system tells.
+pub fn free_space(folder: &Path) -> Option<u64> {
+    #[cfg(unix)]
+    return rustix::fs::statvfs(folder).ok().map(|of| of.f_bavail.saturating_mul(of.f_frsize));
+    #[cfg(not(unix))]
+    return None;
 }
 
-impl JsonLines {
-    /// Opens or creates the file, first dropping lines beyond `step` (those that a resumed run makes again)
-    /// and a last line that was cut off.
-    pub fn open(path: &Path, step: u64) -> Result<Self> {
-        let name = path.display();
-        if path.exists() {
-            let text = fs::read(path).with_context(|| format!("cannot read {name}"))?;
-            let mut kept = Vec::new();
-            for line in text.split_inclusive(|&byte| byte == b'\n') {
-                let record = serde_json::from_slice::<serde_json::Value>(line).ok();
-                let at = record.as_ref().and_then(|record| record.get("step")?.as_u64());
-                if line.ends_with(b"\n") && at.is_some_and(|at| at <= step) {
-                    kept.extend_from_slice(line);
-                }
-            }
-            if kept.len() != text.len() {
-                write_atomically(path, &kept)?;
-            }
-        }
-        let file = OpenOptions::new().create(true).append(true).open(path);
-        Ok(JsonLines { path: path.to_owned(), file: file.with_context(|| format!("cannot write {name}"))? })
-    }
-
-    /// Appends a record in one write, so that an interruption cannot mix lines.
-    pub fn append(&mut self, record: &impl Serialize) -> Result<()> {
-        let mut line = serde_json::to_vec(record)?;
-        line.push(b'\n');
-        self.file.write_all(&line).with_context(|| format!("cannot write {}", self.path.display()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn resuming_drops_later_and_broken_lines() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("metrics.jsonl");
-        fs::write(&path, "{\"step\":10}\n{\"step\":20}\n{\"step\":30}\n{\"st").unwrap();
-        JsonLines::open(&path, 20).unwrap().append(&serde_json::json!({"step": 25})).unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "{\"step\":10}\n{\"step\":20}\n{\"step\":25}\n");
-    }
+/// A number of bytes for people.
+pub fn megabytes(bytes: u64) -> String {
+    format!("{:.2} MB", bytes as f64 / 1e6)
 }

@@ -52,6 +52,12 @@ pub struct Args {
     /// How often a device that was lost is opened again, to go on from the last checkpoint
     #[arg(long, default_value_t = 3, value_name = "N")]
     retries: u32,
+    /// Newest checkpoints that stay, 0 for all: --set keep=N
+    #[arg(long, value_name = "N")]
+    keep: Option<u64>,
+    /// And those of steps that are multiples of M: --set keep_every=M
+    #[arg(long, value_name = "M")]
+    keep_every: Option<u64>,
     /// Print the plan of a step (ops, shapes, memory by role, FLOPs) and stop
     #[arg(long)]
     explain: bool,
@@ -66,10 +72,13 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
+    let mut sources = args.configuration.sources();
+    sources.set.extend(args.keep.map(|keep| format!("keep={keep}")));
+    sources.set.extend(args.keep_every.map(|every| format!("keep_every={every}")));
     let options = Options {
         stores: args.store,
         out: args.out.unwrap_or_default(),
-        sources: args.configuration.sources(),
+        sources,
         device: args.device.device,
         threads: args.device.threads,
         resume: args.resume,

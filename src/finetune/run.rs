@@ -17,7 +17,7 @@ use crate::tasks::predictor::Predictor;
 use crate::tasks::task::{Data, Description, Examples, Outcome, Preparation};
 use crate::tokenizer::Tokenizer;
 use crate::train::config::{Sources, Surroundings, TrainConfig};
-use crate::train::run::ensure_empty;
+use crate::train::run::Claim;
 
 use super::apply::{ensure_any, report};
 use super::fit::{Epoch, Fit, FitOptions};
@@ -53,7 +53,7 @@ struct Setting<'a> {
 
 /// Trains `trials` times, each with its own seed, until done or `stop` is set.
 pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
-    ensure_empty(&options.out)?;
+    let _claim = Claim::fresh(&options.out)?;
     let setting = Setting::new(options)?;
     let mut report = Report::default();
     for trial in 0..options.trials {
@@ -185,6 +185,7 @@ impl<'a> Setting<'a> {
             };
             keeper.keep(epoch, outcome, &mut fit)?;
         }
+        keeper.metrics.finish()?;
         Ok(keeper.trial)
     }
 }

@@ -7,6 +7,7 @@ pub mod huggingface;
 pub mod import;
 pub mod positions;
 pub mod pretrained;
+pub mod sums;
 pub mod tensorflow;
 pub mod tensors;
 pub mod torch;

@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::{BufWriter, IntoInnerError, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use memmap2::Mmap;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo, TensorView};
 
 use crate::plan::{Executor, Parameter};
 use crate::tensor::TensorId;
 
+use super::sums::{FileSum, Summing};
 use super::tensors::{Stored, Tensors};
 
 /// A mapped file of tensors.
@@ -146,19 +148,23 @@ pub fn collect(
 ) -> Result<Vec<Named>> {
     let mut tensors = Vec::new();
     for parameter in executor.plan().parameters.clone() {
-        let values = executor.read(select(&parameter))?;
+        let mut values = executor.read(select(&parameter))?;
         for part in &parameter.parts {
             let Some(name) = rename(&part.name) else { continue };
             let start = part.first_row * parameter.columns;
-            tensors.push((name, part.shape.clone(), values[start..start + part.elements()].to_vec()));
+            let own = match parameter.parts.len() {
+                1 => std::mem::take(&mut values),
+                _ => values[start..start + part.elements()].to_vec(),
+            };
+            tensors.push((name, part.shape.clone(), own));
         }
     }
     Ok(tensors)
 }
 
-/// Writes tensors into a new file and to the disk. `format` goes into the metadata (`pt` for Hugging Face): one
-/// key, because safetensors writes several in random order.
-pub fn write(path: &Path, tensors: &[Named], format: Option<&str>) -> Result<()> {
+/// Writes tensors into a file and to the disk, and returns its sums. `format` goes into the metadata (`pt` for Hugging
+/// Face): one key, because safetensors writes several in random order.
+pub fn write(path: &Path, tensors: &[Named], format: Option<&str>) -> Result<FileSum> {
     let views: Vec<(&str, TensorView<'_>)> = tensors
         .iter()
         .map(|(name, shape, values)| {
@@ -169,13 +175,82 @@ pub fn write(path: &Path, tensors: &[Named], format: Option<&str>) -> Result<()>
     write_views(path, views, format)
 }
 
-/// As [`write`], of tensors of any type.
-pub fn write_views(path: &Path, views: Vec<(&str, TensorView<'_>)>, format: Option<&str>) -> Result<()> {
-    let cannot = || format!("cannot write {}", path.display());
+/// As [`write`], of tensors of any type. To the byte what safetensors itself writes, but for the file's mode, which
+/// follows the umask, and for sums on the way.
+pub fn write_views(path: &Path, views: Vec<(&str, TensorView<'_>)>, format: Option<&str>) -> Result<FileSum> {
+    let shown = path.display();
+    let mut views = views;
+    views.sort_by(|(name, view), (other, than)| than.dtype().cmp(&view.dtype()).then(name.cmp(other)));
+    let header = header(&views, format).with_context(|| format!("cannot write {shown}"))?;
+    let write = || -> std::io::Result<FileSum> {
+        let mut file = BufWriter::with_capacity(1 << 20, Summing::new(File::create(path)?));
+        file.write_all(&(header.len() as u64).to_le_bytes())?;
+        file.write_all(&header)?;
+        for (_, view) in &views {
+            file.write_all(view.data())?;
+        }
+        let (file, sum) = file.into_inner().map_err(IntoInnerError::into_error)?.finish();
+        file.sync_all()?;
+        Ok(sum)
+    };
+    write().with_context(|| {
+        let _ = std::fs::remove_file(path);
+        format!("cannot write {shown}")
+    })
+}
+
+/// The header of a file of these tensors, which lie in it in this order.
+fn header(views: &[(&str, TensorView<'_>)], format: Option<&str>) -> Result<Vec<u8>> {
+    let mut end = 0;
+    let infos = views.iter().map(|(name, view)| {
+        let begin = end;
+        end += view.data().len();
+        let (dtype, shape) = (view.dtype(), view.shape().to_vec());
+        ((*name).to_owned(), TensorInfo { dtype, shape, data_offsets: (begin, end) })
+    });
+    let infos = infos.collect();
     let metadata = format.map(|format| [("format".to_owned(), format.to_owned())].into());
-    // The library puts a file of its own there, which only its owner may read: give it what the umask gives any other.
-    let permissions = File::create(path).and_then(|file| file.metadata()).with_context(cannot)?.permissions();
-    safetensors::serialize_to_file(views, metadata, path).with_context(cannot)?;
-    let file = File::open(path).with_context(cannot)?;
-    file.set_permissions(permissions).and_then(|()| file.sync_all()).with_context(cannot)
+    let mut header = serde_json::to_vec(&Metadata::new(metadata, infos)?)?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+    Ok(header)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_those_that_safetensors_writes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let (words, halves) = ([1u8, 2, 3, 4, 5, 6, 7, 8], [9u8, 8]);
+        let views = || {
+            vec![
+                ("b", TensorView::new(Dtype::F32, vec![2], &words).unwrap()),
+                ("half", TensorView::new(Dtype::F16, vec![1, 1], &halves).unwrap()),
+                ("a", TensorView::new(Dtype::F32, vec![1, 2], &words).unwrap()),
+                ("none", TensorView::new(Dtype::F32, vec![0], &[]).unwrap()),
+            ]
+        };
+        for format in [None, Some("pt")] {
+            let sum = write_views(&path, views(), format).unwrap();
+            let metadata = format.map(|format| [("format".to_owned(), format.to_owned())].into());
+            let expected = safetensors::serialize(views(), metadata).unwrap();
+            assert_eq!(std::fs::read(&path).unwrap(), expected);
+            sum.verify(&path).unwrap();
+        }
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn modes_follow_the_umask() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode();
+        let other = folder.path().join("other");
+        std::fs::write(&other, b"").unwrap();
+        let path = folder.path().join("file");
+        write(&path, &[("a".into(), vec![1], vec![1.0])], None).unwrap();
+        assert_eq!(mode(&path), mode(&other));
+    }
 }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::batch::masking;
 use crate::device::Room;
+use crate::interop::checkpoint::Keep;
 use crate::model::{
     BatchCapacity, Mode, ModelConfig, OptimizerOptions, PretrainPlan, StepOptions, config as sizes,
 };
@@ -221,6 +222,11 @@ impl TrainConfig {
             generator: f64::from(self.generator_weight),
             discriminator: f64::from(self.discriminator_weight),
         }
+    }
+
+    /// Which checkpoints stay.
+    pub fn keep(&self) -> Keep {
+        Keep { newest: self.keep, every: self.keep_every }
     }
 
     /// The most masked slots a sequence has.

@@ -97,8 +97,10 @@ rows! {
         log_every: u64 = Whole(1, MOST), Is("100"), Nowhere, Free;
         /// Steps from one checkpoint to the next
         checkpoint_every: u64 = Whole(1, MOST), Is("1000"), Top("save_checkpoints_steps"), Free;
-        /// Checkpoints that stay; 0 for all
+        /// Newest checkpoints that stay; 0 for all
         keep: usize = Whole(0, MOST), Is("3"), Top("keep_checkpoint_max"), Free;
+        /// And all whose step is a multiple of this; 0 for no more
+        keep_every: u64 = Whole(0, MOST), Is("0"), Nowhere, Free;
         /// Steps from one evaluation on held-out text to the next; 0 for only at the end
         eval_every: u64 = Whole(0, MOST), Is("0"), Nowhere, Free;
         /// Held-out sequences that are evaluated

@@ -3,7 +3,7 @@
 use std::ops::AddAssign;
 
 use anyhow::{Result, ensure};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::ops::constants::{
     AUC_BINS, METRIC_CORRECT, METRIC_CROSS_ENTROPY, METRIC_GRADIENT_NORM, METRIC_NLL, METRIC_NOT_FINITE,
@@ -12,7 +12,7 @@ use crate::ops::constants::{
 use crate::ops::loss_scaling::LOWEST_SCALE;
 
 /// Numbers that steps of a batch maker know before the device has run.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct BatchTotals {
     /// Real tokens.
     pub tokens: u64,
@@ -40,8 +40,9 @@ pub struct LossWeights {
     pub discriminator: f64,
 }
 
-/// Sums over the steps of an interval. Everything that is a count is summed as one.
-#[derive(Clone, Debug)]
+/// Sums over the steps of an interval. Everything that is a count is summed as one. In a checkpoint that lies within an
+/// interval they come back to the bit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Totals {
     pub steps: u64,
     /// Steps of scaled losses whose gradients overflowed, so that the parameters stayed.
@@ -58,8 +59,41 @@ pub struct Totals {
     /// TP, FP, TN, FN.
     confusion: [f64; 4],
     gradient_norm: f64,
+    /// Never in a checkpoint: a run that saw it has ended, or gone back.
+    #[serde(skip)]
     not_finite: bool,
+    #[serde(with = "sparse")]
     histogram: Vec<[u64; 2]>,
+}
+
+/// A histogram as text: `bin:originals/replaced` of each bin that is not empty.
+mod sparse {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::AUC_BINS;
+
+    pub fn serialize<S: Serializer>(bins: &[[u64; 2]], serializer: S) -> Result<S::Ok, S::Error> {
+        let filled = bins.iter().enumerate().filter(|(_, bin)| **bin != [0; 2]);
+        let texts: Vec<String> =
+            filled.map(|(index, [original, replaced])| format!("{index}:{original}/{replaced}")).collect();
+        serializer.serialize_str(&texts.join(" "))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<[u64; 2]>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let mut bins = vec![[0; 2]; AUC_BINS];
+        for part in text.split_ascii_whitespace() {
+            let read = || {
+                let (index, counts) = part.split_once(':')?;
+                let (original, replaced) = counts.split_once('/')?;
+                Some((index.parse::<usize>().ok()?, [original.parse().ok()?, replaced.parse().ok()?]))
+            };
+            let read = read().and_then(|(index, counts)| bins.get_mut(index).map(|bin| *bin = counts));
+            read.ok_or_else(|| D::Error::custom(format!("`{part}` is no bin of a histogram")))?;
+        }
+        Ok(bins)
+    }
 }
 
 impl Default for Totals {
@@ -268,6 +302,36 @@ mod tests {
         assert!(!totals.is_broken());
         let empty = Totals::default().quality(weights);
         assert_eq!((empty.disc_precision, empty.disc_recall, empty.disc_accuracy), (0.0, 0.0, 0.0));
+    }
+
+    /// Any sum, through the text of a checkpoint, to the bit.
+    #[test]
+    fn an_interval_comes_back_to_the_bit() {
+        let mut seed = 1u64;
+        for _ in 0..200 {
+            let mut next = || {
+                seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                // Mantissas of all lengths between 2^-20 and 2^20.
+                f64::from_bits((1003 + (seed >> 59)) << 52 | seed >> 12) * 0.3
+            };
+            let mut totals = Totals { nll: next(), cross_entropy: next(), ..Totals::default() };
+            totals.gradient_norm = next();
+            totals.confusion = [next(), 1.0, 0.0, 3e7];
+            totals.steps = 3;
+            totals.counted.tokens = u64::MAX;
+            totals.histogram[0] = [5, 0];
+            totals.histogram[AUC_BINS - 1] = [0, 1 << 60];
+            let value = serde_json::to_value(&totals).unwrap();
+            let text = serde_json::to_string_pretty(&value).unwrap();
+            let back: serde_json::Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(back, value);
+            assert_eq!(serde_json::from_value::<Totals>(back).unwrap(), totals);
+        }
+        for bad in ["x", "1:2", "512:1/1", "0:1/-1"] {
+            let mut value = serde_json::to_value(Totals::default()).unwrap();
+            value["histogram"] = bad.into();
+            assert!(serde_json::from_value::<Totals>(value).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
+use crate::interop::checkpoint::State;
 use crate::model::ModelConfig;
 
 use super::config::TrainConfig;
@@ -27,6 +28,8 @@ pub struct Progress {
     /// f32 operations a second that the device was measured to do at most.
     peak: f64,
     interval: Totals,
+    /// Of the interval, what this process computed: what rates are made of.
+    timed: BatchTotals,
     /// Real tokens of all steps that have arrived.
     tokens: u64,
     /// When the device began with what is in the interval now.
@@ -35,21 +38,31 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Of a run that has made `step` updates with `tokens` tokens, on a device of this peak rate.
-    pub fn new(config: &TrainConfig, step: u64, tokens: u64, peak: f64) -> Self {
-        debug_assert!(step <= config.steps);
-        Progress {
+    /// Of a run in this state, on a device of this peak rate.
+    ///
+    /// # Errors
+    /// The sums in the state are not of this version.
+    pub fn new(config: &TrainConfig, state: &State, peak: f64) -> Result<Self> {
+        let interval = state.interval.clone().map(serde_json::from_value).transpose();
+        Ok(Progress {
             model: config.model.clone(),
             weights: config.loss_weights(),
             steps: config.steps,
             log_every: config.log_every,
             positions_per_step: (config.batch_size * config.max_length) as f64,
             peak,
-            interval: Totals::default(),
-            tokens,
+            interval: interval.context("the interval in state.json")?.unwrap_or_default(),
+            timed: BatchTotals::default(),
+            tokens: state.tokens,
             since: Instant::now(),
             last: None,
-        }
+        })
+    }
+
+    /// What was summed up since the last record; nothing right behind one.
+    pub fn interval(&self) -> Result<Option<serde_json::Value>> {
+        let begun = (self.interval.steps > 0).then(|| serde_json::to_value(&self.interval));
+        Ok(begun.transpose()?)
     }
 
     /// The record written last.
@@ -59,7 +72,7 @@ impl Progress {
 
     /// Time that went into a checkpoint or an evaluation is not training's, where an interval starts after it.
     pub fn pause(&mut self) {
-        if self.interval.steps == 0 {
+        if self.timed == BatchTotals::default() {
             self.since = Instant::now();
         }
     }
@@ -70,6 +83,7 @@ impl Progress {
     pub fn arrived(&mut self, submitted: Submitted, words: &[Vec<u32>]) -> Result<Option<MetricsRecord>> {
         let [metrics, histogram] = words else { bail!("a step reported {} tensors, not 2", words.len()) };
         self.interval.add(&submitted.totals, metrics, histogram)?;
+        self.timed += submitted.totals;
         let done = submitted.step + 1;
         ensure!(!self.interval.is_broken(), "step {done}: a loss or gradient is infinite or not a number");
         self.tokens += submitted.totals.tokens;
@@ -78,7 +92,7 @@ impl Progress {
         }
         let now = Instant::now();
         let seconds = (now - self.since).as_secs_f64().max(1e-9);
-        let batch = self.interval.batch;
+        let batch = std::mem::take(&mut self.timed);
         let flops =
             self.model.training_flops(batch.tokens as f64, batch.masked as f64, batch.squared_lengths as f64);
         let record = MetricsRecord {
@@ -127,7 +141,7 @@ impl Progress {
 }
 
 /// Seconds in the two largest units that say enough.
-fn duration(seconds: f64) -> String {
+pub fn duration(seconds: f64) -> String {
     let seconds = Duration::try_from_secs_f64(seconds.max(0.0)).map_or(0, |left| left.as_secs());
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {
@@ -135,5 +149,47 @@ fn duration(seconds: f64) -> String {
         (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
         (0, _, _) => format!("{hours} h {minutes} min"),
         _ => format!("{days} d {hours} h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::{Sources, Surroundings};
+    use super::*;
+    use crate::device::Room;
+    use crate::ops::constants::{AUC_BINS, METRIC_NOT_FINITE, METRIC_SCALE, METRICS};
+
+    /// After a resume an interval's losses are of all its steps, its rates of those that this process computed.
+    #[test]
+    fn rates_are_of_what_was_computed_here() {
+        let set = vec!["log_every=3".to_owned()];
+        let sources = Sources { preset: Some("tiny".into()), set, ..Sources::default() };
+        let surroundings = Surroundings { vocab_size: 500, room: &Room::unlimited() };
+        let config = TrainConfig::resolve(sources.settings().unwrap().0, surroundings).unwrap();
+        let words = || {
+            let mut metrics = vec![1f32.to_bits(); METRICS];
+            metrics[METRIC_NOT_FINITE] = 0;
+            metrics[METRIC_SCALE] = 0;
+            [metrics, vec![0; 2 * AUC_BINS]]
+        };
+        let submitted = |step, positions| Submitted {
+            step,
+            totals: BatchTotals { tokens: positions / 2, masked: 2, positions, squared_lengths: 0 },
+            learning_rate: 0.1,
+        };
+        let mut state = State::default();
+        let mut before = Progress::new(&config, &state, 0.0).unwrap();
+        assert_eq!(before.interval().unwrap(), None);
+        assert!(before.arrived(submitted(0, 1 << 40), &words()).unwrap().is_none());
+        (state.step, state.tokens, state.interval) = (1, 1 << 39, before.interval().unwrap());
+
+        let mut after = Progress::new(&config, &state, 0.0).unwrap();
+        assert!(after.arrived(submitted(1, 100), &words()).unwrap().is_none());
+        let record = after.arrived(submitted(2, 60), &words()).unwrap().unwrap();
+        assert_eq!(record.tokens, (1 << 39) + 80);
+        assert!((record.quality.mlm_loss - 0.5).abs() < 1e-6, "of three steps: {record:?}");
+        assert!(record.positions_per_second < 160.0 / 1e-9, "of two steps: {record:?}");
+        assert!((record.positions_per_second / record.tokens_per_second - 2.0).abs() < 1e-9);
+        assert_eq!(after.interval().unwrap(), None);
     }
 }

@@ -145,7 +145,8 @@ impl Contents<'_> {
         let views = converted.iter().map(|(name, shape, bytes)| {
             Ok((name.as_str(), TensorView::new(numbers.dtype(), shape.clone(), bytes)?))
         });
-        super::weights::write_views(path, views.collect::<Result<_>>()?, Some("pt"))
+        super::weights::write_views(path, views.collect::<Result<_>>()?, Some("pt"))?;
+        Ok(())
     }
 }
 

@@ -378,16 +378,18 @@ fn state(source: &Source, origin: &Origin, vocabulary: &OwnVocabulary, options: 
     if let Source::Run { checkpoint, .. } = source {
         let own = checkpoint::state(checkpoint)?;
         let lower = if options.no_lower { false } else { own.lower };
-        return Ok(State { tokenizer: hash, lower, ..own });
+        return Ok(State { tokenizer: hash, lower, interval: None, ..own });
     }
     Ok(State {
         step: origin.step.unwrap_or(0),
+        began: 0,
         tokens: 0,
         seed: SEED,
         tokenizer: hash,
         lower: vocabulary.lower(),
         store: StoreIdentity::default(),
         loss_scaling: None,
+        interval: None,
         device: "imported".into(),
     })
 }

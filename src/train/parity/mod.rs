@@ -135,5 +135,5 @@ fn write(path: &Path, golden: &Golden, computed: &Computed) -> Result<()> {
         .iter()
         .map(|(name, kind, shape, bytes)| Ok((name.as_str(), TensorView::new(*kind, shape.clone(), bytes)?)))
         .collect::<Result<Vec<_>>>()?;
-    weights::write_views(path, views, None)
+    weights::write_views(path, views, None).map(drop)
 }

@@ -1,35 +1,18 @@
 //! How a run begins: in an empty directory, from another model, or where its last checkpoint left it.
 
-use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
-use crate::files::write_atomically;
-use crate::interop::checkpoint::{self, State, StoreIdentity};
+use crate::files::{last_step, write_atomically};
+use crate::interop::checkpoint::{self, Found, Snapshot, State, StoreIdentity, Whole};
 use crate::model::parameters;
 use crate::plan::Executor;
-use crate::store::Stores;
+use crate::store::{Store, Stores};
 
 use super::super::config::{Surroundings, TrainConfig};
 use super::super::init::Init;
-use super::Options;
-
-/// Refuses a directory with something in it.
-pub fn ensure_empty(out: &Path) -> Result<()> {
-    let shown = out.display();
-    match fs::read_dir(out) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error).with_context(|| format!("cannot use {shown} as the run's directory")),
-        Ok(mut entries) => {
-            ensure!(
-                entries.next().is_none(),
-                "{shown} is not empty; continue the run in it with --resume, or name another directory"
-            );
-            Ok(())
-        }
-    }
-}
+use super::{METRICS, Options};
 
 /// The run's own configuration; flags that contradict it are refused by name.
 pub fn resumed_config(options: &Options, surroundings: Surroundings<'_>) -> Result<TrainConfig> {
@@ -57,10 +40,33 @@ pub fn resumed_config(options: &Options, surroundings: Surroundings<'_>) -> Resu
     Ok(config)
 }
 
-/// Draws the parameters, or loads the last checkpoint; the directory then holds what describes the run.
+/// Where a run goes on, said on stderr; nothing where it begins.
+///
+/// # Errors
+/// No checkpoint to go on from though the run has come further than its first step. Nothing was changed then.
+pub fn found(out: &Path) -> Result<Option<Found>> {
+    if let Some(found) = checkpoint::newest(out).context("--resume")? {
+        found.notes().iter().for_each(|note| note!("{note}"));
+        return Ok(Some(found));
+    }
+    let metrics = out.join(METRICS);
+    if let Some(step) = last_step(&metrics)? {
+        bail!(
+            "--resume: {} has lines up to step {step}, but there is no checkpoint (no `latest`, none in `checkpoints`): \
+             put one back there, or begin again in another directory",
+            metrics.display()
+        )
+    }
+    note!("note: {}: there is no checkpoint yet; the run begins at step 0", out.display());
+    Ok(None)
+}
+
+/// Draws the parameters, or loads what was found; the directory then holds what describes the run, and a checkpoint. So
+/// wherever there is a run, `latest` names where it goes on.
 pub fn start(
     options: &Options,
     init: Option<&Init>,
+    found: Option<Found>,
     config: &TrainConfig,
     stores: &Stores,
     executor: &mut dyn Executor,
@@ -68,58 +74,69 @@ pub fn start(
     let (out, store) = (&options.out, stores.first());
     let fresh = State {
         step: 0,
+        began: 0,
         tokens: 0,
         seed: config.seed,
         tokenizer: store.tokenizer_hash().to_owned(),
         lower: store.lower(),
         store: StoreIdentity::of(stores),
         loss_scaling: None,
+        interval: None,
         device: executor.identity().device(),
     };
-    let has_checkpoint = options.resume && checkpoint::is_run(out);
-    let state = if has_checkpoint {
-        let path = checkpoint::latest(out)?;
-        let state = checkpoint::state(&path)?;
-        let (shown, text) = (path.display(), store.path().display());
-        ensure!(
-            state.tokenizer == fresh.tokenizer,
-            "{text}: made with another tokenizer than the run {shown} ({:.12}…, not {:.12}…)",
-            fresh.tokenizer,
-            state.tokenizer
-        );
-        ensure!(
-            state.store == fresh.store,
-            "{text}: not the store of the run {shown} ({} documents, {} tokens, checksum {}; the run's had {}, {}, {})",
-            fresh.store.documents,
-            fresh.store.tokens,
-            fresh.store.crc,
-            state.store.documents,
-            state.store.tokens,
-            state.store.crc
-        );
-        if state.device != fresh.device {
-            note!("note: the run was on {}; another device rounds otherwise", state.device);
-        }
-        checkpoint::load(&path, executor)?;
-        State { device: fresh.device, ..state }
-    } else {
-        parameters::initialise(executor, config.seed)?;
-        match init {
-            Some(init) => {
-                let step = init.step(options.init_step, config.steps)?;
-                init.load(executor, step)?;
-                State { step, tokens: init.tokens(step), ..fresh }
-            }
-            None => fresh,
-        }
-    };
-    fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
-    write_atomically(&out.join(checkpoint::CONFIG), config.settings().to_toml().as_bytes())?;
-    checkpoint::write_vocabulary(out, store.is_ready_made(), store.tokenizer_model())?;
-    if let Some(init) = init {
-        init.pass_on(out)?;
-        // So that a run that is stopped before its first checkpoint resumes from what it began with.
-        checkpoint::save(out, executor, &state, 0)?;
+    let write_config =
+        || write_atomically(&out.join(checkpoint::CONFIG), config.settings().to_toml().as_bytes());
+    let write_vocabulary =
+        || checkpoint::write_vocabulary(out, store.is_ready_made(), store.tokenizer_model());
+    if let Some(found) = found {
+        check(&found.checkpoint, &fresh, store)?;
+        found.checkpoint.load(executor)?;
+        write_config()?;
+        write_vocabulary()?;
+        found.settle()?;
+        checkpoint::remove_old(out, found.checkpoint.state.step, config.keep());
+        return Ok(State { device: fresh.device, ..found.checkpoint.state });
     }
+    parameters::initialise(executor, config.seed)?;
+    let Some(init) = init else {
+        // First of all, so that who is stopped here can resume.
+        write_config()?;
+        write_vocabulary()?;
+        Snapshot::drawn(&fresh).write(out, || Ok(()))?;
+        return Ok(fresh);
+    };
+    let step = init.step(options.init_step, config.steps)?;
+    init.load(executor, step)?;
+    let state = State { step, began: step, tokens: init.tokens(step), ..fresh };
+    init.pass_on(out)?;
+    write_vocabulary()?;
+    Snapshot::of(executor, &state)?.write(out, || Ok(()))?;
+    // Last of all: who resumes finds what the run began with, or no run.
+    write_config()?;
     Ok(state)
+}
+
+/// Refuses a store that is not the run's.
+fn check(checkpoint: &Whole, fresh: &State, store: &Store) -> Result<()> {
+    let (state, shown, text) = (&checkpoint.state, checkpoint.path.display(), store.path().display());
+    ensure!(
+        state.tokenizer == fresh.tokenizer,
+        "{text}: made with another tokenizer than the run {shown} ({:.12}…, not {:.12}…)",
+        fresh.tokenizer,
+        state.tokenizer
+    );
+    ensure!(
+        state.store == fresh.store,
+        "{text}: not the store of the run {shown} ({} documents, {} tokens, checksum {}; the run's had {}, {}, {})",
+        fresh.store.documents,
+        fresh.store.tokens,
+        fresh.store.crc,
+        state.store.documents,
+        state.store.tokens,
+        state.store.crc
+    );
+    if state.device != fresh.device {
+        note!("note: the run was on {}; another device rounds otherwise", state.device);
+    }
+    Ok(())
 }

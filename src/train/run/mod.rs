@@ -25,11 +25,16 @@ use super::profile::StepProfiler;
 use super::progress::Progress;
 
 mod begin;
+mod lock;
+mod saving;
 mod training;
 
-pub use begin::ensure_empty;
-use begin::{resumed_config, start};
+use begin::{found, resumed_config, start};
+pub use lock::Claim;
+use saving::Saving;
 use training::Run;
+
+const METRICS: &str = "metrics.jsonl";
 
 /// What `pretrain` is asked to do.
 #[derive(Clone, Debug, Default)]
@@ -147,11 +152,10 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
 
 fn attempt(options: &Options, stop: &AtomicBool) -> Result<Report> {
     let stopped = || stop.load(Ordering::Relaxed);
+    let claim = if options.resume { Claim::resumed } else { Claim::fresh };
+    let _claim = claim(&options.out)?;
     let stores = Stores::open(&options.stores)?;
     let store = stores.first().clone();
-    if !options.resume {
-        ensure_empty(&options.out)?;
-    }
     let device = Device::new(&options.device, options.threads)?.with_memory_limit(options.memory_limit);
     let surroundings = Surroundings { vocab_size: store.vocab_size(), room: device.room() };
     let init = options.init.as_deref().map(Init::open).transpose()?;
@@ -165,6 +169,7 @@ fn attempt(options: &Options, stop: &AtomicBool) -> Result<Report> {
         config.check(surroundings.room, options.eval_store.is_some())?;
         config
     };
+    let found = if options.resume { found(&options.out)? } else { None };
     if let Some(init) = &init {
         init.check(&store, &config.model)?;
         init.step(options.init_step, config.steps)?;
@@ -189,7 +194,7 @@ fn attempt(options: &Options, stop: &AtomicBool) -> Result<Report> {
     if stopped() {
         return Ok(Report::not_begun());
     }
-    let state = start(options, init.as_ref(), &config, &stores, executor.as_mut())?;
+    let state = start(options, init.as_ref(), found, &config, &stores, executor.as_mut())?;
     if let (Some(tensor), Some(scaling)) = (executor.plan().loss_scale, state.loss_scaling) {
         scaling.write(executor.as_mut(), tensor)?;
     }
@@ -199,16 +204,16 @@ fn attempt(options: &Options, stop: &AtomicBool) -> Result<Report> {
     let out = &options.out;
     note!("{}: step {} of {} on {}", out.display(), state.step, config.steps, executor.identity());
     let run = Run {
-        metrics: JsonLines::open(&out.join("metrics.jsonl"), state.step)?,
+        metrics: JsonLines::open(&out.join(METRICS), state.step)?,
         evaluations: match evaluator {
             Some(_) => Some(JsonLines::open(&out.join("eval.jsonl"), evaluated_before(&config, &state))?),
             None => None,
         },
-        progress: Progress::new(&config, state.step, state.tokens, peak),
+        progress: Progress::new(&config, &state, peak)?,
         in_flight: InFlight::default(),
         profiler: peaks.map(|peaks| StepProfiler::new(state.step, peaks)),
-        saved: None,
-        began: state.step,
+        saved: Some(state.step),
+        saving: Saving::new(out.clone(), config.keep()),
         out,
         config: &config,
         feeding,

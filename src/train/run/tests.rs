@@ -99,5 +99,163 @@ fn a_loss_that_is_not_a_number_stops_the_run() {
     let options = options(&scratch, &["learning_rate=1e30"]);
     let error = failure(run(&options, &AtomicBool::new(false)));
     assert!(error.starts_with("step 2: ") && error.contains("lower learning_rate"), "{error}");
-    assert!(!options.out.join("latest").exists());
+    let latest = fs::read_to_string(options.out.join("latest")).unwrap();
+    assert_eq!(latest, "checkpoints/step-00000000\n");
+}
+
+/// The lines of `metrics.jsonl` without what no two runs have in common.
+fn metrics(run: &Path) -> Vec<serde_json::Value> {
+    let text = fs::read_to_string(run.join(METRICS)).unwrap();
+    text.lines()
+        .map(|line| {
+            let mut record: serde_json::Value = serde_json::from_str(line).unwrap();
+            let fields = record.as_object_mut().unwrap();
+            for rate in ["tokens_per_second", "positions_per_second", "mfu", "model_flops_per_second"] {
+                fields.remove(rate).unwrap();
+            }
+            record
+        })
+        .collect()
+}
+
+/// The files of all checkpoints, in order.
+fn checkpoints(run: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let list = |folder: PathBuf| fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let files = list(run.join("checkpoints")).flat_map(list);
+    let mut files: Vec<_> =
+        files.map(|path| (path.strip_prefix(run).unwrap().to_owned(), fs::read(&path).unwrap())).collect();
+    files.sort();
+    files
+}
+
+/// Stopped after every step, within log intervals and at evaluations that were due, a run has the lines, the evaluations
+/// and the checkpoints of one that was not.
+#[test]
+fn a_run_that_is_stopped_at_every_step_writes_what_another_writes() {
+    let scratch = Scratch::new();
+    random_store(&scratch, 40, 1);
+    let set = ["steps=7", "log_every=3", "checkpoint_every=2", "eval_every=2", "keep=2", "eval_sequences=4"];
+    let mut options = options(&scratch, &set);
+    options.sources.set.push("keep_every=4".into());
+    run(&options, &AtomicBool::new(false)).unwrap();
+    let whole = options.out.clone();
+    assert_eq!(metrics(&whole).len(), 3);
+
+    options.out = scratch.path("stopped");
+    let mut steps = vec![run(&options, &AtomicBool::new(true)).unwrap().step];
+    options.resume = true;
+    options.sources = Sources::default();
+    for _ in 0..5 {
+        steps.push(run(&options, &AtomicBool::new(true)).unwrap().step);
+    }
+    assert_eq!(steps, [1, 2, 3, 4, 5, 6]);
+    run(&options, &AtomicBool::new(false)).unwrap();
+    assert_eq!(metrics(&options.out), metrics(&whole));
+    let evaluations = |run: &Path| fs::read_to_string(run.join("eval.jsonl")).unwrap();
+    assert_eq!(evaluations(&options.out), evaluations(&whole));
+    // Each stop saved; of the checkpoints that both have, the bytes are the same.
+    let (ours, theirs) = (checkpoints(&options.out), checkpoints(&whole));
+    let same = ours.iter().filter(|(path, _)| theirs.iter().any(|(other, _)| other == path));
+    assert!(same.clone().count() >= 6, "{same:?}");
+    assert!(same.into_iter().all(|file| theirs.contains(file)));
+}
+
+/// What is done to a run of 4 steps with checkpoints of 0, 2 and 4, and what resuming it then says: where it goes on,
+/// or an error that has changed nothing.
+fn resumed_after(harm: impl Fn(&Path), says: std::result::Result<u64, &[&str]>) {
+    let scratch = Scratch::new();
+    random_store(&scratch, 40, 1);
+    let mut options = options(&scratch, &["checkpoint_every=2"]);
+    run(&options, &AtomicBool::new(false)).unwrap();
+    let (expected, lines) = (checkpoints(&options.out), metrics(&options.out));
+    harm(&options.out);
+    let files = |run: &Path| -> Vec<_> {
+        let entries = fs::read_dir(run).unwrap().map(|entry| entry.unwrap().path());
+        let mut files: Vec<_> = entries
+            .filter(|path| path.is_file())
+            .map(|path| (path.clone(), fs::read(path).unwrap()))
+            .collect();
+        files.sort();
+        files
+    };
+    let before = files(&options.out);
+    options.resume = true;
+    match says {
+        Ok(step) => {
+            let found = begin::found(&options.out).unwrap();
+            assert_eq!(found.map_or(0, |found| found.checkpoint.state.step), step);
+            run(&options, &AtomicBool::new(false)).unwrap();
+            assert_eq!(metrics(&options.out), lines);
+            let last = expected.iter().filter(|(path, _)| path.starts_with("checkpoints/step-00000004"));
+            let found = checkpoints(&options.out);
+            assert!(last.into_iter().all(|file| found.contains(file)));
+        }
+        Err(words) => {
+            let error = failure(run(&options, &AtomicBool::new(false)));
+            for word in words {
+                assert!(error.contains(word), "{word}: {error}");
+            }
+            assert_eq!(files(&options.out), before, "nothing was touched");
+        }
+    }
+}
+
+#[test]
+fn what_is_left_of_a_run_is_found_or_refused() {
+    let remove = |run: &Path, name: &str| match run.join(name) {
+        path if path.is_dir() => fs::remove_dir_all(path).unwrap(),
+        path => fs::remove_file(path).unwrap(),
+    };
+    let cut = |run: &Path, step: u64| {
+        let file = run.join(format!("checkpoints/step-{step:08}/optimizer.safetensors"));
+        let bytes = fs::read(&file).unwrap();
+        fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
+    };
+    resumed_after(|run| remove(run, "latest"), Ok(4));
+    resumed_after(|run| cut(run, 4), Ok(2));
+    resumed_after(|run| remove(run, "checkpoints/step-00000004"), Ok(2));
+    resumed_after(|run| [2, 4].iter().for_each(|&step| cut(run, step)), Ok(0));
+    resumed_after(
+        |run| {
+            remove(run, "checkpoints/step-00000000");
+            [2, 4].iter().for_each(|&step| cut(run, step));
+        },
+        Err(&[
+            "--resume: none of the 2 checkpoints",
+            "is whole",
+            "step-00000004: optimizer.safetensors: has ",
+        ]),
+    );
+    resumed_after(
+        |run| remove(run, "checkpoints"),
+        Err(&[
+            "latest names `checkpoints/step-00000004`, which is not there, and there is no other checkpoint",
+        ]),
+    );
+    resumed_after(
+        |run| ["checkpoints", "latest"].iter().for_each(|name| remove(run, name)),
+        Err(&["metrics.jsonl has lines up to step 4, but there is no checkpoint", "put one back there"]),
+    );
+    resumed_after(
+        |run| ["checkpoints", "latest", "metrics.jsonl"].iter().for_each(|name| remove(run, name)),
+        Ok(0),
+    );
+}
+
+#[test]
+fn a_directory_in_use_is_refused() {
+    let scratch = Scratch::new();
+    random_store(&scratch, 40, 1);
+    let mut options = options(&scratch, &[]);
+    let claim = Claim::fresh(&options.out).unwrap();
+    let never = AtomicBool::new(false);
+    assert!(failure(run(&options, &never)).contains("run is in use by process "));
+    drop(claim);
+    run(&options, &AtomicBool::new(true)).unwrap();
+    options.resume = true;
+    let claim = Claim::resumed(&options.out).unwrap();
+    let error = failure(run(&options, &never));
+    assert!(error.contains(&format!("run is in use by process {} on ", std::process::id())), "{error}");
+    drop(claim);
+    run(&options, &never).unwrap();
 }

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use anyhow::Result;
 
 use crate::files::JsonLines;
-use crate::interop::checkpoint::{self, LossScalingState, State};
+use crate::interop::checkpoint::{self, LossScalingState, Snapshot, State};
 use crate::plan::{Executor, IN_FLIGHT, InFlight};
 
 use super::super::config::TrainConfig;
@@ -17,6 +18,7 @@ use super::super::profile::StepProfiler;
 use super::super::progress::{Progress, Submitted};
 use super::super::schedule;
 use super::Report;
+use super::saving::Saving;
 
 /// A run whose first step comes next.
 pub struct Run<'a> {
@@ -31,12 +33,11 @@ pub struct Run<'a> {
     pub progress: Progress,
     pub in_flight: InFlight<Submitted>,
     pub profiler: Option<StepProfiler>,
-    /// The step that it began or was resumed with.
-    pub began: u64,
     /// As the run stands; `step` counts the steps submitted.
     pub state: State,
-    /// Step of the checkpoint written last by this run.
+    /// Step of the checkpoint that it began with, or whose writing was begun last.
     pub saved: Option<u64>,
+    pub saving: Saving,
 }
 
 impl Run<'_> {
@@ -46,6 +47,9 @@ impl Run<'_> {
         let config = self.config;
         let mut feeder = Feeder::start(batcher, self.state.step..config.steps)?;
         let mut interrupted = false;
+        if self.owes_evaluation() {
+            interrupted = !self.evaluate(stop)?;
+        }
         while self.state.step < config.steps && !interrupted {
             // What a step needs cannot be had (a damaged store): what has been learnt is not lost with it.
             let batch = feeder.next_step().map_err(|error| self.saved_before(error))?;
@@ -54,7 +58,7 @@ impl Run<'_> {
             let step = self.state.step;
             interrupted = !made || stop.load(Ordering::Relaxed) && step < config.steps;
             if step.is_multiple_of(config.checkpoint_every) || step == config.steps || interrupted {
-                self.save()?;
+                self.save(step == config.steps || interrupted)?;
             }
             if config.eval_every > 0
                 && step.is_multiple_of(config.eval_every)
@@ -63,12 +67,15 @@ impl Run<'_> {
             {
                 interrupted = !self.evaluate(stop)?;
                 if interrupted {
-                    self.save()?;
+                    self.save(true)?;
                 }
             }
         }
         if !interrupted {
             interrupted = !self.evaluate(stop)?;
+        }
+        for lines in [Some(&mut self.metrics), self.evaluations.as_mut()].into_iter().flatten() {
+            lines.finish()?;
         }
         Ok(Report {
             step: self.state.step,
@@ -115,8 +122,8 @@ impl Run<'_> {
     /// Takes results until at most `waiting` steps are in flight, and all that have arrived.
     fn collect(&mut self, waiting: usize) -> Result<()> {
         while let Some((submitted, words)) = self.in_flight.next(self.executor.as_mut(), waiting)? {
-            let record = self.progress.arrived(submitted, &words).map_err(|error| self.advise(error))?;
-            if let Some(record) = record {
+            let arrived = self.progress.arrived(submitted, &words);
+            if let Some(record) = arrived.map_err(|error| self.advise(error))? {
                 note!("{}", self.progress.line(&record));
                 self.metrics.append(&record)?;
             }
@@ -125,7 +132,11 @@ impl Run<'_> {
     }
 
     /// What to do about a loss that is not a number.
-    fn advise(&self, error: anyhow::Error) -> anyhow::Error {
+    fn advise(&mut self, error: anyhow::Error) -> anyhow::Error {
+        // The last one may be on its way.
+        if let Err(error) = self.saving.end() {
+            note!("note: {error:#}");
+        }
         let kept = match checkpoint::latest(self.out) {
             Ok(path) => format!("the last checkpoint stays: {}", path.display()),
             Err(_) => "there is no checkpoint yet".to_owned(),
@@ -136,7 +147,7 @@ impl Run<'_> {
     /// The error, after the steps before it were saved.
     fn saved_before(&mut self, error: anyhow::Error) -> anyhow::Error {
         let step = self.state.step;
-        match self.save() {
+        match self.save(true) {
             Ok(()) => error.context(format!("ended after step {step}, which is saved")),
             Err(saving) => {
                 error.context(format!("ended after step {step}, which could not be saved ({saving:#})"))
@@ -144,19 +155,39 @@ impl Run<'_> {
         }
     }
 
-    /// Saves what has been trained, if it was not saved already.
-    fn save(&mut self) -> Result<()> {
+    /// Begins to save the run as it stands; the last time, waits for it. One that cannot be written is no reason to stop
+    /// training: it is tried again where the next one is due.
+    fn save(&mut self, last: bool) -> Result<()> {
         self.collect(0)?;
-        // A run that has not begun begins again as it did.
-        if self.state.step > self.began && self.saved != Some(self.state.step) {
+        if self.saved != Some(self.state.step) {
+            let since = Instant::now();
+            if let Err(error) = self.saving.end() {
+                note!("warning: {error:#}; training goes on, without that checkpoint");
+            }
             if let Some(tensor) = self.executor.plan().loss_scale {
                 self.state.loss_scaling = Some(LossScalingState::read(self.executor.as_mut(), tensor)?);
             }
-            checkpoint::save(self.out, self.executor.as_mut(), &self.state, self.config.keep)?;
+            self.state.interval = self.progress.interval()?;
+            let snapshot = Snapshot::of(self.executor.as_mut(), &self.state)?;
+            let logs = [Some(&self.metrics), self.evaluations.as_ref()].into_iter().flatten();
+            let logs = logs.map(JsonLines::on_disk).collect::<Result<_>>()?;
+            self.saving.begin(snapshot, since.elapsed(), logs)?;
             self.saved = Some(self.state.step);
+        }
+        if last {
+            self.saving.end()?;
         }
         self.progress.pause();
         Ok(())
+    }
+
+    /// Whether the run was stopped between a checkpoint and the evaluation that belongs to it.
+    fn owes_evaluation(&self) -> bool {
+        let State { step, began, .. } = self.state;
+        let every = self.config.eval_every;
+        let made = self.evaluations.as_ref().and_then(JsonLines::last);
+        let due = every > 0 && step > began && step.is_multiple_of(every) && step < self.config.steps;
+        due && made != Some(step)
     }
 
     /// Evaluates where there is text for it. False where it was given up for `stop`.

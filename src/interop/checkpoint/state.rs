@@ -1,0 +1,154 @@
+//! What a run needs besides its tensors to go on, and `state.json`, which holds it with the checksums of all.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::interop::sums::FileSum;
+use crate::ops::loss_scaling;
+use crate::plan::Executor;
+use crate::store::{Store, Stores};
+use crate::tensor::TensorId;
+
+/// Says which text a run was trained on, without where it lies.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreIdentity {
+    /// CRC-32 of the store's header, which holds the checksums of everything else.
+    pub crc: String,
+    pub documents: u64,
+    pub lines: u64,
+    pub tokens: u64,
+}
+
+impl StoreIdentity {
+    /// Of several stores: sums, and a checksum of theirs and the weights.
+    pub fn of(stores: &Stores) -> Self {
+        let all: Vec<(String, f64)> = stores
+            .iter()
+            .map(|(store, weight)| (format!("{:08x}", store.header().own_crc()), weight))
+            .collect();
+        let sum = |f: fn(&Store) -> u64| stores.iter().map(|(store, _)| f(store)).sum();
+        StoreIdentity {
+            crc: match &all[..] {
+                [(crc, _)] => crc.clone(),
+                several => format!("{:08x}", crc32fast::hash(format!("{several:?}").as_bytes())),
+            },
+            documents: sum(Store::documents),
+            lines: sum(Store::lines),
+            tokens: sum(Store::tokens),
+        }
+    }
+}
+
+/// What a run needs besides its tensors to go on: batches and draws follow from the step alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// Updates made.
+    pub step: u64,
+    /// The step at which the run began.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub began: u64,
+    /// Real tokens trained on.
+    pub tokens: u64,
+    pub seed: u64,
+    /// SHA-256 of the tokenizer's model.
+    pub tokenizer: String,
+    /// Whether texts are lower-cased before the tokenizer.
+    #[serde(default = "lower_by_default")]
+    pub lower: bool,
+    /// All zero in a model that was imported.
+    pub store: StoreIdentity,
+    /// In half precision: how the losses are scaled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scaling: Option<LossScalingState>,
+    /// Within a log interval: what `train::metrics` has summed up so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<Value>,
+    /// What computed it; another device gives other roundings.
+    pub device: String,
+}
+
+/// The state of dynamic loss scaling (`ops::loss_scaling`): whole numbers all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LossScalingState {
+    pub scale: u32,
+    /// Finite steps since the scale changed.
+    pub steps: u32,
+    /// Steps skipped since the start of the run.
+    pub skipped: u32,
+}
+
+impl LossScalingState {
+    /// This scale, and nothing that has happened yet.
+    pub fn at(scale: u32) -> Self {
+        LossScalingState { scale, steps: 0, skipped: 0 }
+    }
+
+    pub fn read(executor: &mut dyn Executor, tensor: TensorId) -> Result<Self> {
+        let state = executor.read(tensor)?;
+        ensure!(state.len() == loss_scaling::STATE, "the state of loss scaling has {} elements", state.len());
+        Ok(LossScalingState { scale: state[0] as u32, steps: state[1] as u32, skipped: state[2] as u32 })
+    }
+
+    pub fn write(&self, executor: &mut dyn Executor, tensor: TensorId) -> Result<()> {
+        executor.write(tensor, &[self.scale, self.steps, self.skipped].map(|x| x as f32))
+    }
+}
+
+/// States written before the key was there are of lower-cased texts or unknown.
+fn lower_by_default() -> bool {
+    true
+}
+
+fn is_zero(step: &u64) -> bool {
+    *step == 0
+}
+
+/// The files of a checkpoint beside `state.json`, by name. None of a run whose parameters are still those that its seed
+/// draws.
+pub type Files = BTreeMap<String, FileSum>;
+
+/// What `state.json` holds: files are unknown in one that was written before there were checksums.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Saved {
+    pub state: State,
+    pub files: Option<Files>,
+}
+
+/// What stands before the checksum of everything that stands before it.
+const SEAL: &str = ",\n  \"crc32\": \"";
+const FILES: &str = "files";
+
+fn seal(body: &[u8]) -> String {
+    format!("{SEAL}{:08x}\"\n}}\n", crc32fast::hash(body))
+}
+
+impl Saved {
+    pub fn to_json(state: &State, files: &Files) -> Result<Vec<u8>> {
+        let mut value = serde_json::to_value(state)?;
+        if let Some(object) = value.as_object_mut() {
+            object.insert(FILES.to_owned(), serde_json::to_value(files)?);
+        }
+        let mut text = serde_json::to_vec_pretty(&value)?;
+        text.truncate(text.len().saturating_sub("\n}".len()));
+        let seal = seal(&text);
+        text.extend(seal.as_bytes());
+        Ok(text)
+    }
+
+    /// Errors: what is wrong with these bytes, in one line.
+    pub fn from_json(bytes: &[u8]) -> Result<Self> {
+        let sealed = bytes.windows(SEAL.len()).rposition(|window| window == SEAL.as_bytes());
+        if let Some(end) = sealed {
+            let changed = "its bytes are not those that were written (CRC-32)";
+            ensure!(bytes[end..] == *seal(&bytes[..end]).as_bytes(), changed);
+        }
+        let mut value: Value = serde_json::from_slice(bytes).context("not the state of a run")?;
+        let files = value.as_object_mut().and_then(|object| object.remove(FILES));
+        ensure!(files.is_none() || sealed.is_some(), "it has lost its own checksum");
+        let files = files.map(serde_json::from_value).transpose().context("not the state of a run")?;
+        Ok(Saved { state: serde_json::from_value(value).context("not the state of a run")?, files })
+    }
+}
