@@ -18,6 +18,8 @@ struct Shape<'a> {
     heads: usize,
     head_size: usize,
     dropout: Dropout,
+    /// No sequence is longer.
+    max_length: usize,
 }
 
 /// The tensors of both directions.
@@ -30,13 +32,21 @@ struct Tensors {
     qkv_gradient: TensorId,
 }
 
-impl Shape<'_> {
+impl<'a> Shape<'a> {
+    fn new(lengths: &'a [usize], heads: usize, head_size: usize, dropout: Dropout) -> Self {
+        Shape { lengths, heads, head_size, dropout, max_length: lengths.iter().max().unwrap() + 1 }
+    }
+
     fn tokens(&self) -> usize {
         self.lengths.iter().sum()
     }
 
     fn rows(&self) -> Rows {
         Rows::of(Extent::Tokens, self.tokens() + 3)
+    }
+
+    fn partial_columns(&self) -> usize {
+        AttentionGradient::partial_columns(self.rows(), self.max_length, self.heads, self.head_size)
     }
 
     fn hidden(&self) -> usize {
@@ -77,7 +87,7 @@ impl Shape<'_> {
             log_sum_exp: t.log_sum_exp,
             tokens: self.rows(),
             sequences: Rows::of(Extent::Sequences, self.lengths.len() + 2),
-            max_length: self.lengths.iter().max().unwrap() + 1,
+            max_length: self.max_length,
             heads: self.heads,
             head_size: self.head_size,
             dropout: self.dropout,
@@ -92,10 +102,12 @@ impl Shape<'_> {
             log_sum_exp: t.log_sum_exp,
             context_gradient: t.context_gradient,
             delta: builder.scratch("delta", self.rows(), self.heads),
+            partials: (!builder.is_half())
+                .then(|| builder.scratch("partials", self.rows(), self.partial_columns())),
             qkv_gradient: t.qkv_gradient,
             tokens: self.rows(),
             sequences: Rows::of(Extent::Sequences, self.lengths.len() + 2),
-            max_length: self.lengths.iter().max().unwrap() + 1,
+            max_length: self.max_length,
             heads: self.heads,
             head_size: self.head_size,
             dropout: self.dropout,
@@ -105,9 +117,13 @@ impl Shape<'_> {
 
 /// Forward and backward on all executors; `size` is the standard deviation of queries, keys and values.
 fn both_ways(lengths: &[usize], heads: usize, head_size: usize, probability: f64, size: f64) {
-    let shape = Shape { lengths, heads, head_size, dropout: Dropout::new(probability, 21) };
+    let shape = Shape::new(lengths, heads, head_size, Dropout::new(probability, 21));
     let name = format!("attention {lengths:?}, {heads} heads of {head_size}, dropout {probability}, ±{size}");
-    compare(&name, &shape.step(), |builder| {
+    both_ways_of(&name, &shape, size);
+}
+
+fn both_ways_of(name: &str, shape: &Shape<'_>, size: f64) {
+    compare(name, &shape.step(), |builder| {
         let t = shape.tensors(builder);
         builder.push("forward", shape.forward(&t));
         let backward = shape.backward(&t, builder);
@@ -161,6 +177,13 @@ fn large_scores() {
     both_ways(&[67, 33], 1, 64, 0.1, 12.0);
 }
 
+/// Backward in one pass: parts of two tiles of queries, of which the longer sequence fills one and a half.
+#[test]
+fn parts_of_several_tiles() {
+    let shape = Shape { max_length: 64 * 64, ..Shape::new(&[200, 3], 8, 4, Dropout::new(0.1, 21)) };
+    both_ways_of("attention, parts of two tiles", &shape, 1.0);
+}
+
 /// Gradients beyond half precision: kernels that round dS find no number for it, and none for what they make of it, so
 /// that loss scaling skips the step. What they do give is right. Keys are small: dq and dk themselves would fit.
 #[test]
@@ -169,7 +192,7 @@ fn overflow_is_never_a_number() {
     if !gpu.capabilities.half {
         return skipped("overflow of half precision in attention: the adapter has no SHADER_F16");
     }
-    let shape = Shape { lengths: &[40, 3], heads: 2, head_size: 16, dropout: Dropout::new(0.0, 21) };
+    let shape = Shape::new(&[40, 3], 2, 16, Dropout::new(0.0, 21));
     let head_of = |n: usize| n % 32 / 16;
     let make = || {
         let mut builder = PlanBuilder::new();
@@ -229,7 +252,7 @@ fn overflow_is_never_a_number() {
 /// y = attention(x·Wᵀ + b)·Vᵀ with dropout on, over three sequences of one micro-batch.
 #[test]
 fn gradients() {
-    let shape = Shape { lengths: &[5, 1, 9], heads: 2, head_size: 3, dropout: Dropout::new(0.2, 4) };
+    let shape = Shape::new(&[5, 1, 9], 2, 3, Dropout::new(0.2, 4));
     gradient_check("attention gradients", &shape.step(), |builder| {
         let (rows, hidden) = (shape.rows(), shape.hidden());
         let (inner, out) = (4, 3);

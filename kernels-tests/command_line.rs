@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 /// Runs the binary in `folder`.
-fn inazuma(folder: &Path, arguments: &str) -> Output {
+pub fn inazuma(folder: &Path, arguments: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_inazuma"))
         .args(arguments.split_whitespace())
         .current_dir(folder)

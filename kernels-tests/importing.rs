@@ -1,11 +1,12 @@
 //! `import`, `pretrain --init` and `prepare --ids` through the binary, as a user runs them.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::command_line::{TRAIN, done, prepared, refused};
+use crate::command_line::{TRAIN, done, inazuma, prepared, refused};
 use crate::testing::{shared, skipped};
 
 /// A folder of its own beside what `prepared` made once.
@@ -16,6 +17,14 @@ fn folder() -> (tempfile::TempDir, PathBuf) {
     }
     let path = folder.path().to_owned();
     (folder, path)
+}
+
+/// Runs the binary and expects success; returns what it says on stderr.
+fn said(folder: &Path, arguments: &str) -> String {
+    let output = inazuma(folder, arguments);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "inazuma {arguments}\n{text}");
+    text
 }
 
 /// A file of the checkpoint that `latest` names.
@@ -79,8 +88,110 @@ fn a_run_comes_back_to_the_byte() {
         &format!("{TRAIN} {set} --init middle --out x"),
         &["model.layers is 4, the configuration says 3"],
     );
+    // A run that began with an imported model is a run: another one begins with it at 0.
+    done(&path, &format!("{TRAIN} --init again --out more"));
+    let from: serde_json::Value =
+        serde_json::from_slice(&fs::read(path.join("more/import.json")).expect("kept")).expect("JSON");
+    assert_eq!((from["source"].as_str(), from["init_step"].as_u64()), (Some("again"), Some(0)));
     refused(&path, "import run --out first", &["is not empty"]);
     refused(&path, "import pieces.model --out x", &["neither a Hugging Face directory"]);
+}
+
+/// All files of a folder but the model card, which says what was done, by name.
+fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = fs::read_dir(folder).expect("listed").map(|entry| entry.expect("an entry").path());
+    let named = entries.map(|path| (path.file_name().expect("a name").to_string_lossy().into_owned(), path));
+    named
+        .filter(|(name, _)| name != "README.md")
+        .map(|(name, path)| (name, fs::read(path).expect("read")))
+        .collect()
+}
+
+/// From a run whose texts keep their capitals, which the way back must not lose.
+#[test]
+fn what_is_exported_comes_back_to_the_byte() {
+    let (_folder, path) = folder();
+    let articles = prepared().join("text");
+    let tokenizer = "--tokenizer pieces.model --no-lower";
+    done(&path, &format!("prepare {} {tokenizer} --out kept.store", articles.display()));
+    let train = TRAIN.replace("store --", "kept.store --");
+    done(&path, &format!("{train} --set steps=3 --out run"));
+    for (numbers, out) in [("f32", "first"), ("bf16", "short")] {
+        done(&path, &format!("export run --dtype {numbers} --out {out}"));
+        let text =
+            said(&path, &format!("import {out}/discriminator --generator {out}/generator --out {out}-in"));
+        assert!(text.contains("texts keep their capitals"), "{text}");
+        done(&path, &format!("export {out}-in --dtype {numbers} --out {out}-again"));
+        for network in ["discriminator", "generator"] {
+            let once = files(&path.join(out).join(network));
+            let again = files(&path.join(format!("{out}-again")).join(network));
+            assert_eq!(once.keys().collect::<Vec<_>>(), again.keys().collect::<Vec<_>>());
+            assert_eq!(once.len(), 5);
+            assert!(once.iter().all(|(name, bytes)| *bytes == again[name]), "{out}/{network}");
+        }
+    }
+    assert!(
+        saved(&path.join("first-in"), "model.safetensors") == saved(&path.join("run"), "model.safetensors")
+    );
+    let card = fs::read_to_string(path.join("first-again/generator/README.md")).expect("a card");
+    for words in [
+        "base_model: \"discriminator\"",
+        "| its generator | generator |",
+        "inazuma import discriminator --generator generator --out IMPORTED",
+    ] {
+        assert!(card.contains(words), "{words}: {card}");
+    }
+    assert!(!card.contains("inazuma pretrain"), "nobody trained it here: {card}");
+    // A fine-tuned model is exported as it lies; its encoder comes in without its head.
+    fs::write(path.join("x.tsv"), "text\tlabel\n赤い花\t色\n三つの石\t数\n").expect("written");
+    let train = "finetune classify --train x.tsv --dev x.tsv --device cpu --epochs 2";
+    done(&path, &format!("{train} --init first-in --out tuned"));
+    done(&path, "export tuned --out tuned-first");
+    done(&path, "export tuned-first --out tuned-again");
+    assert!(files(&path.join("tuned-first")) == files(&path.join("tuned-again")));
+    let text = said(&path, "import tuned-first --out tuned-in");
+    assert!(text.contains("left out: classifier.dense.bias and 3 more"), "{text}");
+    assert!(text.contains("there is no discriminator's head; `pretrain --init` draws it"), "{text}");
+    done(&path, "export tuned-in --out encoder");
+    let tensors = |path: &Path| fs::read(path.join("model.safetensors")).expect("read");
+    let (whole, encoder) = (tensors(&path.join("tuned-first")), tensors(&path.join("encoder/discriminator")));
+    let read = |bytes| safetensors::SafeTensors::deserialize(bytes).expect("safetensors");
+    let (whole, encoder) = (read(&whole), read(&encoder));
+    assert_eq!(encoder.names().len() + 4, whole.names().len());
+    assert!(encoder.iter().all(|(name, tensor)| whole.tensor(name).expect("there").data() == tensor.data()));
+    let card = fs::read_to_string(path.join("tuned/README.md")).expect("a card");
+    for words in ["base_model: \"discriminator\"", "| steps | ", "| epoch | steps | loss |", "SHA-256"] {
+        assert!(card.contains(words), "{words}: {card}");
+    }
+}
+
+/// A configuration may claim what it likes: nothing of such a size is made.
+#[test]
+fn sizes_that_no_tensor_bears_out_cost_nothing() {
+    let (_folder, path) = folder();
+    done(&path, &format!("{TRAIN} --set steps=3 --out run"));
+    done(&path, "export run --out hf");
+    fs::write(path.join("x.tsv"), "text\tlabel\n赤い花\t色\n三つの石\t数\n").expect("written");
+    let finetune = "finetune classify --train x.tsv --device cpu --epochs 1";
+    done(&path, &format!("{finetune} --init hf/discriminator --out tuned"));
+    for (file, from, to) in [
+        ("run/config.toml", "\nlayers = 4", "\nlayers = 16000000"),
+        ("hf/discriminator/config.json", "\"num_hidden_layers\": 4", "\"num_hidden_layers\": 16000000"),
+        ("tuned/config.json", "\"intermediate_size\": 512", "\"intermediate_size\": 16000000"),
+    ] {
+        let text = fs::read_to_string(path.join(file)).expect("read");
+        assert!(text.contains(from), "{file}: {text}");
+        fs::write(path.join(file), text.replace(from, to)).expect("written");
+    }
+    let layers = ["16000000 layers, but there are only"];
+    refused(&path, &format!("{finetune} --init hf/discriminator --out x"), &layers);
+    refused(&path, &format!("{finetune} --init none --like hf/discriminator --out x"), &layers);
+    refused(&path, &format!("{finetune} --init run --out x"), &layers);
+    refused(&path, "pretrain --store store --device cpu --init run --out x", &layers);
+    refused(&path, "import run --out x", &layers);
+    refused(&path, "predict --model run --ids --device cpu", &layers);
+    let wide = ["intermediate.dense.weight has shape [512, 128]", "want [16000000, 128]"];
+    refused(&path, "predict --model tuned --device cpu", &wide);
 }
 
 #[test]
@@ -95,6 +206,8 @@ fn longer_sequences_can_be_read_after_an_extension() {
         assert_eq!(report["extended_positions"], from);
         assert_eq!(report["model"]["max_positions"], 160);
     }
+    let text = said(&path, "import run --extend-positions 160 --from repeat --out once-more");
+    assert!(text.contains("positions: 128 rows repeated up to 160"), "{text}");
     refused(&path, &format!("{TRAIN} --init repeat --out x"), &["model.max_positions is 160", "says 128"]);
     // Without a preset the sizes are those of the model.
     let train = "pretrain --store store --device cpu --set steps=8 --set batch_size=2 --set max_length=160 --set \
@@ -136,7 +249,9 @@ fn ready_made_ids_are_trained_on() {
     refused(&path, &format!("{other} --init imported --init-step 0 --out x"), &["PAD is 3", "it is 2"]);
     fs::write(path.join("x.tsv"), "text\tlabel\na\tb\n").expect("written");
     let finetune = "finetune classify --train x.tsv --dev x.tsv --device cpu --out x";
-    refused(&path, &format!("{finetune} --init imported"), &["is not SentencePiece", "prepare --ids"]);
+    let advice = ["is not SentencePiece", "prepare --ids"];
+    refused(&path, &format!("{finetune} --init imported"), &advice);
+    refused(&path, "predict --model imported --device cpu", &advice);
     fs::write(path.join("bad.jsonl"), "{\"ids\":[[7]]}\n{\"ids\":[[97]]}\n").expect("written");
     let prepare = format!("prepare --ids bad.jsonl {special} --vocab-size 97 --out x.store");
     refused(&path, &prepare, &["bad.jsonl, line 2: id 97"]);
@@ -161,9 +276,24 @@ fn a_hugging_face_model_is_trained_further() {
     done(&path, &format!("prepare --ids ids.jsonl {special} --vocab-size 97 --out ids.store"));
     let train = "pretrain --store ids.store --device cpu --set steps=20 --set batch_size=16 --set max_length=24 --set \
                  learning_rate=2e-3 --set warmup_steps=0 --set log_every=1";
-    for (init, run) in [("both", "run-both"), ("one", "run-one")] {
-        done(&path, &format!("{train} --init {init} --out {run}"));
+    let moments = "--init: Adam's moments are not there; they begin at 0";
+    let step = "--init: there is no step; the schedule begins at 0";
+    let generator = "--init: the generator is not there; it is drawn";
+    for (init, run, lacks) in [("both", "run-both", false), ("one", "run-one", true)] {
+        let text = said(&path, &format!("{train} --init {init} --out {run}"));
+        assert!(text.contains(moments) && text.contains(step), "{text}");
+        assert_eq!(text.contains(generator), lacks, "{text}");
         assert_lower(&losses(&path.join(run)));
+    }
+    done(&path, "export run-both --out trained");
+    let card = fs::read_to_string(path.join("trained/discriminator/README.md")).expect("a card");
+    for words in [
+        "base_model: \"hf-micro-discriminator\"",
+        "import hf-micro-discriminator --generator hf-micro-generator",
+        "--init IMPORTED --init-step 0",
+        "| steps | 20 |",
+    ] {
+        assert!(card.contains(words), "{words}: {card}");
     }
     let config = fs::read_to_string(path.join("run-both/config.toml")).expect("read");
     assert!(config.contains("generator_hidden_size = 16"), "{config}");

@@ -183,8 +183,8 @@ impl Job {
             .iter()
             .map(|place| self.hits.get(place).map_or("0".to_owned(), |count| count.to_string()))
             .collect();
-        let kills: usize = self.hits.values().sum();
-        format!("| {} | {kills} | {} | {} of {1} |", self.name, hits.join(" | "), self.runs + 1,)
+        let (kills, runs): (usize, _) = (self.hits.values().sum(), self.runs + 1);
+        format!("| {} | {kills} | {} | {runs} of {runs} |", self.name, hits.join(" | "))
     }
 }
 

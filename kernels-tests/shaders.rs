@@ -173,6 +173,7 @@ fn check_step(name: &str, module: &naga::Module) {
         loss_scale,
         labelled_total,
         tokens_total,
+        norm_limit,
         reserved
     );
     let mut uniforms = module.global_variables.iter().filter(|(_, v)| v.space == naga::AddressSpace::Uniform);

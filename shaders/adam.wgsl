@@ -27,7 +27,7 @@ fn main(
   @builtin(num_workgroups) groups: vec3<u32>,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  if metrics[METRIC_NOT_FINITE] > 0.0 {
+  if metrics[METRIC_REFUSED] > 0.0 {
     return;
   }
   let factor = metrics[METRIC_CLIP_FACTOR];

@@ -58,51 +58,8 @@ var<workgroup> stage: array<vec4<f32>, 1024>;
 #include attention_context
 #include attention_gradient_operands
 #include attention_scores
+#include attention_value_products
 #include attention_outer
-
-// dO·v of the same, as chains of multiply-adds: no exp follows.
-fn value_products(local: u32, start: u32, length: u32, first_row: u32, first_column: u32, head: u32)
-    -> mat4x4<f32> {
-  var s = mat4x4<f32>();
-  for (var first = 0u; first < D4; first += STEP) {
-    let t = again(local, 64u * first);
-    let thread = vec2<u32>(t % 16u, t / 16u);
-    let side = t / 128u;
-    let own = 4u * thread.x;
-    let c = thread.y % 8u;
-    // Row by row: with the scores and the sums there are not 16 registers left for a block.
-    workgroupBarrier();
-    for (var i = 0u; i < 4u; i++) {
-      var v = vec4<f32>(0.0);
-      if D4 % 8u == 0u || first + c < D4 {
-        if side == 0u {
-          v = load_context_gradient(context_at(start + min(first_row + own + i, length - 1u), head), first + c);
-        } else {
-          v = load_qkv(qkv_at(start + min(first_column + own + i, length - 1u), 2u, head), first + c);
-        }
-      }
-      if STEP == 8u || c < STEP {
-        let to = side * 64u * STEP + 64u * c + thread.x;
-        stage[to][i] = v.x;
-        stage[to + 16u][i] = v.y;
-        stage[to + 32u][i] = v.z;
-        stage[to + 48u][i] = v.w;
-      }
-    }
-    workgroupBarrier();
-    for (var begin = 0u; begin < 4u * STEP; begin += BLOCK) {
-      for (var k = 0u; k < BLOCK; k++) {
-        let a = stage[(begin + k) * 16u + thread.y];
-        let b = stage[(begin + k) * 16u + 64u * STEP + thread.x];
-        s[0] += a.x * b;
-        s[1] += a.y * b;
-        s[2] += a.z * b;
-        s[3] += a.w * b;
-      }
-    }
-  }
-  return s;
-}
 
 // A number of the stage.
 fn stage_number(i: u32) -> f32 {

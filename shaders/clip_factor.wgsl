@@ -1,4 +1,5 @@
-// Norm of all gradients, clip factor min(1, clip / norm) / loss scale, and whether the norm is not finite, into the metrics.
+// Norm of all gradients, clip factor min(1, clip / norm) / loss scale, and whether the norm is not
+// finite or beyond the limit, into the metrics.
 //
 // partials: sums of squares of blocks. Dispatch: one workgroup; a fixed order.
 // Numerics: compilers may assume that there is no NaN, so it is found by its bits.
@@ -37,6 +38,7 @@ fn main(@builtin(local_invocation_index) thread: u32) {
     }
     metrics[METRIC_GRADIENT_NORM] = norm;
     metrics[METRIC_CLIP_FACTOR] = factor / step.loss_scale;
-    metrics[METRIC_NOT_FINITE] = select(1.0, 0.0, finite);
+    let beyond = step.norm_limit > 0.0 && norm > step.norm_limit;
+    metrics[METRIC_REFUSED] = f32(select(REFUSED_NOT_FINITE, select(0u, REFUSED_NORM, beyond), finite));
   }
 }

@@ -15,7 +15,7 @@ var<immediate> immediates: Immediates;
 @compute @workgroup_size(1)
 fn main() {
   let scale = state[0];
-  let skipped = metrics[METRIC_NOT_FINITE];
+  let skipped = metrics[METRIC_REFUSED];
   metrics[METRIC_SCALE] = scale;
   metrics[METRIC_SKIPPED] = skipped;
   if skipped != 0.0 {

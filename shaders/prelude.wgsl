@@ -17,7 +17,8 @@ struct Step {
   loss_scale: f32,
   labelled_total: f32,
   tokens_total: f32,
-  reserved: vec2<u32>,
+  norm_limit: f32,
+  reserved: u32,
 }
 @group(0) @binding(0) var<uniform> step: Step;
 

@@ -2,12 +2,13 @@
 
 use std::any::Any;
 use std::io::{BufRead, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
 use crate::finetune::apply::Model;
+use crate::interop::checkpoint;
 use crate::interop::export::run::locate;
 use crate::tasks::data::read_text;
 use crate::tasks::source::Line;
@@ -64,12 +65,27 @@ pub fn run(args: Args) -> Result<()> {
     {
         return predict_ids::networks(&run, &checkpoint, &args.device.open()?);
     }
+    if !args.ids {
+        refuse_ready_made(&args.model)?;
+    }
     let mut model = Model::open(&args.model, &args.device.device, args.device.threads)?;
     match &args.question {
         None if args.ids => predict_ids::fine_tuned(&mut model),
         Some(text) => ask(&args, &mut model, text),
         None => lines(&args, &mut model),
     }
+}
+
+/// Says of a model whose tokenizer is not ours what can be done with it.
+fn refuse_ready_made(model: &Path) -> Result<()> {
+    let Some((run, _)) = locate(model)? else { return Ok(()) };
+    ensure!(
+        checkpoint::vocabulary(&run)?.is_none(),
+        "{}: the model reads ids of a tokenizer that is not SentencePiece; raw text cannot be turned into them here: give \
+         it ids with --ids, train it further on ready-made ids (`inazuma prepare --ids`), and use it where its tokenizer is",
+        model.display()
+    );
+    Ok(())
 }
 
 fn ask(args: &Args, model: &mut Model, text: &str) -> Result<()> {

@@ -41,6 +41,9 @@ pub struct Args {
     /// Go on from the last checkpoint of RUN
     #[arg(long)]
     resume: bool,
+    /// With --resume: let keys that decide what is computed have other values (learning_rate, steps and more, see below)
+    #[arg(long, requires = "resume")]
+    allow_change: bool,
     /// Begin with another run, a checkpoint, or what `import` wrote; sizes are its own, what it lacks is drawn
     #[arg(long, value_name = "RUN_OR_DIR", conflicts_with = "resume")]
     init: Option<PathBuf>,
@@ -82,6 +85,7 @@ pub fn run(args: Args) -> Result<()> {
         device: args.device.device,
         threads: args.device.threads,
         resume: args.resume,
+        allow_change: args.allow_change,
         init: args.init,
         init_step: args.init_step,
         eval_store: args.eval_store,

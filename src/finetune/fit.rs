@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::device::Device;
 use crate::model::finetune::{FinetuneOptions, Purpose, Sums, place};
 use crate::model::{BatchCapacity, ModelConfig, OptimizerOptions};
-use crate::ops::constants::{METRIC_GRADIENT_NORM, METRIC_NOT_FINITE, METRIC_SCALE};
+use crate::ops::constants::{METRIC_GRADIENT_NORM, METRIC_REFUSED, METRIC_SCALE};
 use crate::ops::loss_scaling::LOWEST_SCALE;
 use crate::plan::{Executor, IN_FLIGHT, InFlight, Phase};
 use crate::tasks::items::{Size, capacity, split};
@@ -70,13 +70,13 @@ impl Totals {
     fn add(&mut self, step: u64, words: &[u32]) -> Result<()> {
         let value = |place: usize| f64::from(f32::from_bits(words[place]));
         let scale = value(METRIC_SCALE);
-        if scale > f64::from(LOWEST_SCALE) && value(METRIC_NOT_FINITE) != 0.0 {
+        if scale > f64::from(LOWEST_SCALE) && value(METRIC_REFUSED) != 0.0 {
             // The next steps have a lower scale.
             self.skipped += 1;
             return Ok(());
         }
         ensure!(
-            value(METRIC_NOT_FINITE) == 0.0 && value(place::FIRST[0]).is_finite(),
+            value(METRIC_REFUSED) == 0.0 && value(place::FIRST[0]).is_finite(),
             "step {}: a loss or gradient is infinite or not a number; use a lower --learning-rate",
             step + 1
         );

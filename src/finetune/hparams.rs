@@ -35,6 +35,7 @@ const FIXED: &[(&str, &str)] = &[
 const NO_EFFECT: &[&str] = &[
     "answerable_classifier",
     "data_dir",
+    "debug",
     "do_eval",
     "do_lower_case",
     "double_unordered",
@@ -73,7 +74,13 @@ const NO_EFFECT: &[&str] = &[
 ];
 
 /// Keys with rules of their own below.
-const SPECIAL: &[&str] = &["task_names", "joint_prediction", "debug"];
+const SPECIAL: &[&str] = &["task_names", "joint_prediction"];
+
+fn known() -> impl Iterator<Item = &'static str> {
+    let same = SAME.iter().map(|(name, _)| *name);
+    let fixed = FIXED.iter().map(|(name, _)| *name);
+    same.chain(fixed).chain(NO_EFFECT.iter().copied()).chain(SPECIAL.iter().copied())
+}
 
 /// Options with their values, and notes on keys without effect.
 #[derive(Debug, Default, PartialEq)]
@@ -87,11 +94,6 @@ pub struct Translated {
 /// Errors: unknown keys, values that Inazuma has nothing for, by the reference's name.
 pub fn translate(text: &str, task: &str) -> Result<Translated> {
     let Given { hparams, command_line, notes } = reference::read(text, Program::Finetuning)?;
-    let known = || {
-        let same = SAME.iter().map(|(name, _)| *name);
-        let fixed = FIXED.iter().map(|(name, _)| *name);
-        same.chain(fixed).chain(NO_EFFECT.iter().copied()).chain(SPECIAL.iter().copied())
-    };
     for name in hparams.keys() {
         if !known().any(|known| known == name) {
             bail!("unknown key {name}; the nearest known one is {}", nearest(name, known()));
@@ -199,6 +201,17 @@ mod tests {
         assert_eq!(plain.options, [("--head", "plain".to_owned())]);
         let large = translate(r#"{"model_size": "large", "task_names": ["sts"]}"#, "regress").unwrap();
         assert_eq!(large.options.len(), 2);
+    }
+
+    #[test]
+    fn the_table_has_every_key() {
+        let table = include_str!("../../docs/import.md").split("### `run_finetuning.py`").nth(1).unwrap();
+        for name in known() {
+            assert!(table.contains(&format!("`{name}`")), "docs/import.md does not say what {name} is");
+        }
+        for (_, option) in SAME {
+            assert!(table.contains(&format!("`{option}`")), "{option}");
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ use super::fit::{Epoch, Fit, FitOptions};
 pub use super::options::{Init, Options};
 use super::package::Package;
 use super::predictions::{named, shown, write_predictions};
-use super::training::Training;
+use super::training::{Passed, Training};
 use super::trials::{Report, Trial};
 
 /// A line of `metrics.jsonl`.
@@ -167,7 +167,8 @@ impl<'a> Setting<'a> {
         note!("{} steps of {} items on {}", fit.steps(), options.batch_size, fit.executor().identity());
         let trial = Trial { seed, best_epoch: 0, scores: Map::new(), interrupted: false };
         let epochs = options.epochs;
-        let mut keeper = Keeper { setting: self, out, epochs, metrics, best: f64::NEG_INFINITY, trial };
+        let (best, passed) = (f64::NEG_INFINITY, Vec::new());
+        let mut keeper = Keeper { setting: self, out, epochs, metrics, passed, best, trial };
         for number in 0..epochs {
             let Some(epoch) = fit.epoch(number, stop)? else {
                 keeper.trial.interrupted = true;
@@ -219,6 +220,7 @@ struct Keeper<'a> {
     out: &'a Path,
     epochs: usize,
     metrics: JsonLines,
+    passed: Vec<Passed>,
     best: f64,
     trial: Trial,
 }
@@ -237,7 +239,12 @@ impl Keeper<'_> {
         );
         self.metrics.append(&Record { step: epoch.steps, epoch, scores: named(scores) })?;
         // Without a dev set, or without labels in it, the last epoch is kept.
-        let score = scores.first().map_or(epoch.epoch as f64, |(_, score)| *score);
+        let decides = scores.first().map(|(_, score)| *score);
+        let before = self.passed.last().map_or(0, |passed| passed.tokens);
+        let Epoch { epoch: number, steps, loss, .. } = epoch;
+        let tokens = before + epoch.tokens;
+        self.passed.push(Passed { epoch: number, steps, tokens, loss, score: decides });
+        let score = decides.unwrap_or(epoch.epoch as f64);
         if score > self.best {
             self.best = score;
             self.trial.best_epoch = epoch.epoch;
@@ -253,7 +260,7 @@ impl Keeper<'_> {
     /// Writes the model as it now is.
     fn write(&self, fit: &mut Fit<'_>) -> Result<()> {
         let Setting { description, model, tokenizer, options, .. } = self.setting;
-        let training = self.setting.training.ended(&self.trial, self.epochs);
+        let training = self.setting.training.ended(&self.trial, self.epochs, &self.passed);
         let dropout = options.fit.dropout;
         Package { description, model, tokenizer, dropout, training: &training }
             .write(self.out, fit.executor())

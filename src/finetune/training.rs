@@ -9,7 +9,8 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use crate::interop::export::card::{Card, Naming, Results, code, table};
-use crate::interop::export::run::sizes;
+use crate::interop::export::run::{locate, sizes};
+use crate::interop::provenance::Provenance;
 use crate::model::ModelConfig;
 use crate::tasks::source::Source;
 use crate::tasks::task::Description;
@@ -43,6 +44,25 @@ pub struct Training {
     pub best_epoch: usize,
     /// Of the best epoch, on the dev set.
     pub scores: Map<String, Value>,
+    /// The model of others that the encoder began with, where it came by `import`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_model: Option<String>,
+    /// The epochs up to the best one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub epochs: Vec<Passed>,
+}
+
+/// What the card says of an epoch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Passed {
+    pub epoch: usize,
+    /// Steps and tokens since the start.
+    pub steps: u64,
+    pub tokens: u64,
+    pub loss: f64,
+    /// On the dev set, where there is one: the score that decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<f64>,
 }
 
 impl DataFile {
@@ -90,13 +110,16 @@ impl Training {
             hold_out: options.hold_out,
             best_epoch: 0,
             scores: Map::new(),
+            base_model: base_model(&options.init)?,
+            epochs: Vec::new(),
         })
     }
 
-    /// With how one training ended.
-    pub fn ended(&self, trial: &Trial, epochs: usize) -> Self {
-        let command = format!("{} --epochs {epochs} --seed {}", self.command, trial.seed);
-        Training { command, best_epoch: trial.best_epoch, scores: trial.scores.clone(), ..self.clone() }
+    /// With how one training ended, after these epochs of `planned`.
+    pub fn ended(&self, trial: &Trial, planned: usize, passed: &[Passed]) -> Self {
+        let command = format!("{} --epochs {planned} --seed {}", self.command, trial.seed);
+        let (best_epoch, scores, epochs) = (trial.best_epoch, trial.scores.clone(), passed.to_vec());
+        Training { command, best_epoch, scores, epochs, ..self.clone() }
     }
 
     /// Of a model's directory; nothing where it does not say (one of version 0.1).
@@ -110,6 +133,17 @@ impl Training {
         let training = serde_json::from_slice(&text);
         training.map(Some).with_context(|| format!("{shown}: does not say how a model was trained"))
     }
+}
+
+/// The model of others that the encoder came from.
+fn base_model(init: &Init) -> Result<Option<String>> {
+    let Init::Pretrained(path) = init else { return Ok(None) };
+    let of_run = match locate(path)? {
+        Some((run, _)) => Provenance::read(&run)?.and_then(|from| from.base_model().map(str::to_owned)),
+        // Fine-tuned before, it may be.
+        None => Training::read(path)?.and_then(|training| training.base_model),
+    };
+    Ok(of_run)
 }
 
 /// The command that trains it again, but for where things lie.
@@ -150,7 +184,7 @@ pub fn card(
     description: &Description,
     model: &ModelConfig,
     training: Option<&Training>,
-    naming: Naming,
+    mut naming: Naming,
 ) -> Result<Card> {
     let theirs = description.task.huggingface(description)?;
     let mut about = format!("An ELECTRA model for Japanese, fine-tuned: {}.", description.task.about());
@@ -166,7 +200,11 @@ pub fn card(
     sections.push(("Settings", table(["key", "value"], common.into_iter().chain(settings))));
     let mut results = None;
     if let Some(training) = training {
+        naming.base_model = naming.base_model.or_else(|| training.base_model.clone());
         sections.push(("Training data", data(training)));
+        if let Some(last) = training.epochs.last() {
+            sections.push(("Training", trained(last, &training.epochs)));
+        }
         if !training.scores.is_empty() {
             let rows = training.scores.iter().map(|(name, score)| (name.clone(), score.to_string()));
             let text = format!("Epoch {} of the command below.\n\n", training.best_epoch);
@@ -183,6 +221,19 @@ pub fn card(
     }
     let pipeline_tag = theirs.class.map(|_| theirs.pipeline_tag);
     Ok(Card { naming, pipeline_tag, about, sections, results })
+}
+
+/// Steps, tokens and the curve.
+fn trained(last: &Passed, epochs: &[Passed]) -> String {
+    let rows = [("steps", last.steps), ("tokens, without padding", last.tokens)];
+    let rows = rows.map(|(name, number)| (name.to_owned(), number.to_string()));
+    let mut text = table(["what", "how much"], rows);
+    text.push_str("\n| epoch | steps | loss | score on the dev set |\n|---|---|---|---|\n");
+    for Passed { epoch, steps, loss, score, .. } in epochs {
+        let score = score.map_or(String::new(), |score| format!("{score:.4}"));
+        text.push_str(&format!("| {epoch} | {steps} | {loss:.4} | {score} |\n"));
+    }
+    text
 }
 
 fn data(training: &Training) -> String {

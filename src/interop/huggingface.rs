@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::model::{ModelConfig, config as sizes};
 
 pub const CONFIG: &str = "config.json";
+pub const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 pub const WEIGHTS: &str = "model.safetensors";
 /// What older directories have instead.
 pub const TORCH_WEIGHTS: &str = "pytorch_model.bin";
@@ -28,8 +29,7 @@ pub fn name(part: &str) -> String {
 pub fn read_config(directory: &Path) -> Result<ModelConfig> {
     let path = directory.join(CONFIG);
     let shown = path.display();
-    let text = std::fs::read(&path).with_context(|| format!("cannot read {shown}"))?;
-    let config: Value = serde_json::from_slice(&text).with_context(|| format!("{shown}: not JSON"))?;
+    let config = read_json(&path)?;
     let word =
         |key: &str, default: &str| config.get(key).and_then(Value::as_str).unwrap_or(default).to_owned();
     let kind = word("model_type", "none");
@@ -69,11 +69,21 @@ pub fn read_config(directory: &Path) -> Result<ModelConfig> {
 
 /// The id that a directory's configuration pads with, where it says one.
 pub fn padding(directory: &Path) -> Result<Option<u64>> {
-    let path = directory.join(CONFIG);
-    let text = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let config: Value =
-        serde_json::from_slice(&text).with_context(|| format!("{}: not JSON", path.display()))?;
-    Ok(config.get("pad_token_id").and_then(Value::as_u64))
+    Ok(read_json(&directory.join(CONFIG))?.get("pad_token_id").and_then(Value::as_u64))
+}
+
+/// Whether texts are lower-cased before a directory's tokenizer, where it says so.
+pub fn lower(directory: &Path) -> Result<Option<bool>> {
+    let path = directory.join(TOKENIZER_CONFIG);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    Ok(read_json(&path)?.get("do_lower_case").and_then(Value::as_bool))
+}
+
+fn read_json(path: &Path) -> Result<Value> {
+    let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("{}: not JSON", path.display()))
 }
 
 /// The `config.json` of the discriminator's encoder under one of Hugging Face's classes.

@@ -3,10 +3,12 @@
 
 pub mod checkpoint;
 pub mod export;
+pub mod fitting;
 pub mod huggingface;
 pub mod import;
 pub mod positions;
 pub mod pretrained;
+pub mod provenance;
 pub mod sums;
 pub mod tensorflow;
 pub mod tensors;

@@ -8,6 +8,7 @@ use crate::model::ModelConfig;
 use crate::plan::Executor;
 use crate::tokenizer::Tokenizer;
 
+use super::fitting::{Needed, ensure_fits};
 use super::weights::WeightFile;
 use super::{checkpoint, huggingface};
 
@@ -46,8 +47,9 @@ impl Pretrained {
             );
             let weights = WeightFile::open(&path.join(huggingface::WEIGHTS))?;
             let model = huggingface::read_config(path)?;
-            let ready_made = false;
-            return Ok(Pretrained { model, weights, huggingface: true, tokenizer, ready_made, lower: None });
+            ensure_fits(&weights, &model, Needed::Encoder, huggingface::name)?;
+            let (ready_made, lower) = (false, huggingface::lower(path)?);
+            return Ok(Pretrained { model, weights, huggingface: true, tokenizer, ready_made, lower });
         }
         bail!(
             "{shown}: neither a run (no `latest`), a checkpoint (no `state.json`) nor a Hugging Face directory \
@@ -57,9 +59,11 @@ impl Pretrained {
 
     fn checkpoint(checkpoint: &Path, run: &Path) -> Result<Self> {
         let ready_made = checkpoint::vocabulary(run)?.is_some();
+        let (model, weights) = (checkpoint::model(run)?, checkpoint::weights(checkpoint)?);
+        ensure_fits(&weights, &model, Needed::Encoder, str::to_owned)?;
         Ok(Pretrained {
-            model: checkpoint::model(run)?,
-            weights: checkpoint::weights(checkpoint)?,
+            model,
+            weights,
             huggingface: false,
             tokenizer: (!ready_made).then(|| run.join(checkpoint::TOKENIZER)),
             ready_made,

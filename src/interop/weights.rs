@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, IntoInnerError, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -15,13 +16,27 @@ use crate::tensor::TensorId;
 use super::sums::{FileSum, Summing};
 use super::tensors::{Stored, Tensors};
 
-/// A mapped file of tensors.
+/// Before the header: its length, in 8 bytes.
+const LENGTH_OF_HEADER: usize = 8;
+
+/// A mapped file of tensors. Its header is read once: of a file made of nothing else, once a tensor would be endless.
 pub struct WeightFile {
     path: PathBuf,
     map: Mmap,
-    /// Shapes by name.
-    shapes: BTreeMap<String, Vec<usize>>,
+    entries: BTreeMap<String, Entry>,
 }
+
+/// What the header says of a tensor.
+struct Entry {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    /// In the file.
+    bytes: Range<usize>,
+}
+
+#[cfg(test)]
+#[path = "weights_tests.rs"]
+mod headers;
 
 impl WeightFile {
     pub fn open(path: &Path) -> Result<Self> {
@@ -29,25 +44,34 @@ impl WeightFile {
         let file = File::open(path).with_context(|| format!("cannot open {shown}"))?;
         // SAFETY: weights are written under another name and renamed, never changed in place.
         let map = unsafe { Mmap::map(&file) }.with_context(|| format!("cannot map {shown}"))?;
-        let mut file = WeightFile { path: path.to_owned(), map, shapes: BTreeMap::new() };
-        let listed = file.tensors()?.tensors().into_iter();
-        file.shapes = listed.map(|(name, view)| (name, view.shape().to_vec())).collect();
-        Ok(file)
+        let (length, header) = SafeTensors::read_metadata(&map)
+            .with_context(|| format!("{shown}: not a whole safetensors file"))?;
+        let start = LENGTH_OF_HEADER + length;
+        let entry = |(name, tensor): (String, &TensorInfo)| {
+            let bytes = start + tensor.data_offsets.0..start + tensor.data_offsets.1;
+            (name, Entry { dtype: tensor.dtype, shape: tensor.shape.clone(), bytes })
+        };
+        let entries = header.tensors().into_iter().map(entry).collect();
+        Ok(WeightFile { path: path.to_owned(), map, entries })
     }
 
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The tensors of the file; an error where it is damaged.
-    pub fn tensors(&self) -> Result<SafeTensors<'_>> {
-        SafeTensors::deserialize(&self.map)
-            .with_context(|| format!("{}: not a whole safetensors file", self.path.display()))
+    /// A tensor of the file.
+    ///
+    /// Errors: none of this name.
+    pub fn tensor(&self, name: &str) -> Result<TensorView<'_>> {
+        let shown = self.path.display();
+        let entry = self.entries.get(name).with_context(|| format!("{shown}: lacks tensor {name}"))?;
+        let bytes = self.map.get(entry.bytes.clone()).with_context(|| format!("{shown}: has changed"))?;
+        Ok(TensorView::new(entry.dtype, entry.shape.clone(), bytes)?)
     }
 
     /// Names of all tensors, sorted.
     pub fn names(&self) -> Result<Vec<String>> {
-        Ok(self.shapes.keys().cloned().collect())
+        Ok(self.entries.keys().cloned().collect())
     }
 
     /// Fills one tensor of every parameter from the file, part by part. `find` gives the name of a part in the
@@ -61,7 +85,6 @@ impl WeightFile {
         find: impl Fn(&str) -> Option<String>,
     ) -> Result<Vec<String>> {
         let shown = self.path.display();
-        let tensors = self.tensors()?;
         let mut read = Vec::new();
         for parameter in executor.plan().parameters.clone() {
             let names: Vec<Option<String>> = parameter.parts.iter().map(|part| find(&part.name)).collect();
@@ -75,7 +98,7 @@ impl WeightFile {
                 };
                 let start = part.first_row * parameter.columns;
                 let target = &mut values[start..start + part.elements()];
-                let Ok(view) = tensors.tensor(&name) else { bail!("{shown}: lacks tensor {name}") };
+                let view = self.tensor(&name)?;
                 copy(&view, &part.shape, target).with_context(|| format!("{shown}: tensor {name}"))?;
                 read.push(name);
             }
@@ -91,17 +114,16 @@ impl Tensors for WeightFile {
     }
 
     fn names(&self) -> Vec<String> {
-        self.shapes.keys().cloned().collect()
+        self.entries.keys().cloned().collect()
     }
 
     fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        self.shapes.get(name).cloned()
+        self.entries.get(name).map(|entry| entry.shape.clone())
     }
 
     fn read(&self, name: &str) -> Result<Vec<f32>> {
         let shown = self.path.display();
-        let tensors = self.tensors()?;
-        let Ok(view) = tensors.tensor(name) else { bail!("{shown}: lacks tensor {name}") };
+        let view = self.tensor(name)?;
         let stored = match view.dtype() {
             Dtype::F64 => Stored::F64,
             Dtype::F32 => Stored::F32,

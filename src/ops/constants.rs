@@ -18,12 +18,18 @@ shared! { UPDATE_SLOTS:
     METRIC_GRADIENT_NORM: usize = 8;
     /// What Adam multiplies gradients with.
     METRIC_CLIP_FACTOR: usize = 9;
-    /// 1 where the norm is not finite: the step changes nothing.
-    METRIC_NOT_FINITE: usize = 10;
+    /// Not 0 where the update changes nothing: why.
+    METRIC_REFUSED: usize = 10;
     /// The scale of this step's losses; 0 where they are not scaled.
     METRIC_SCALE: usize = 12;
     /// 1 where loss scaling skipped the step.
     METRIC_SKIPPED: usize = 13;
+}
+
+shared! { REASONS:
+    /// Why an update changes nothing: the norm of the gradients is not finite, or beyond the limit of the step.
+    REFUSED_NOT_FINITE: u32 = 1;
+    REFUSED_NORM: u32 = 2;
 }
 
 shared! { PRETRAINING_SLOTS:
@@ -82,7 +88,7 @@ shared! { SIZES:
 
 /// What shaders may name.
 pub fn shared() -> impl Iterator<Item = (&'static str, u32)> {
-    [UPDATE_SLOTS, PRETRAINING_SLOTS, SENTINELS, SIZES].into_iter().flatten().copied()
+    [UPDATE_SLOTS, REASONS, PRETRAINING_SLOTS, SENTINELS, SIZES].into_iter().flatten().copied()
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use crate::tensor::TensorId;
 
 use super::Kind::Exact;
 use super::immediates::immediates;
-use super::optimizer::METRIC_NOT_FINITE;
+use super::optimizer::METRIC_REFUSED;
 use super::tensor_use::{accumulate, flat, vector};
 use super::{Candidate, Count, CpuOp, Describe, Dispatch, Grid, Kernels, Memory, Scalar, TensorUse, bind};
 
@@ -55,8 +55,8 @@ impl<S: Scalar> CpuOp<S> for LossScaling {
         let of = |x: f32| S::of(f64::from(x));
         let (scale, steps) = (state[0].to_f64() as f32, state[1].to_f64() as f32);
         metrics[METRIC_SCALE] = state[0];
-        metrics[METRIC_SKIPPED] = metrics[METRIC_NOT_FINITE];
-        if metrics[METRIC_NOT_FINITE] != S::ZERO {
+        metrics[METRIC_SKIPPED] = metrics[METRIC_REFUSED];
+        if metrics[METRIC_REFUSED] != S::ZERO {
             state[0] = of((scale * 0.5).max(LOWEST_SCALE));
             state[1] = S::ZERO;
             state[2] += S::ONE;

@@ -16,7 +16,9 @@ use super::{Candidate, Count, CpuOp, Describe, Dispatch, Grid, Kernels, Memory, 
 pub const BLOCK: usize = 4096;
 
 /// Slots of the metrics tensor.
-pub use super::constants::{METRIC_CLIP_FACTOR, METRIC_GRADIENT_NORM, METRIC_NOT_FINITE};
+pub use super::constants::{
+    METRIC_CLIP_FACTOR, METRIC_GRADIENT_NORM, METRIC_REFUSED, REFUSED_NORM, REFUSED_NOT_FINITE,
+};
 
 /// Tensors that one [`Clear`] takes at most: launches are few, and as many numbers are immediates of its kernel.
 pub const CLEARED: usize = 4;
@@ -169,7 +171,7 @@ impl Kernels for SquaredNorm {
 }
 
 /// Norm of all gradients, and the factor by which Adam multiplies them: min(1, clip / norm) / loss_scale.
-/// A norm that is not finite sets the flag; Adam then changes nothing.
+/// A norm that is not finite, or larger than the step allows, sets the flag; Adam then changes nothing.
 #[derive(Clone, Debug)]
 pub struct ClipFactor {
     pub partials: TensorId,
@@ -188,7 +190,7 @@ impl Describe for ClipFactor {
     fn tensors(&self) -> Vec<TensorUse> {
         vec![
             read("partials", self.partials, Exact, vector(self.count)),
-            accumulate("metrics", self.metrics, Exact, flat(METRIC_NOT_FINITE + 1)),
+            accumulate("metrics", self.metrics, Exact, flat(METRIC_REFUSED + 1)),
         ]
     }
 }
@@ -204,7 +206,12 @@ impl<S: Scalar> CpuOp<S> for ClipFactor {
         let factor = if clip > 0.0 && norm > clip { clip / norm } else { 1.0 };
         metrics[METRIC_GRADIENT_NORM] = S::of(norm);
         metrics[METRIC_CLIP_FACTOR] = S::of(factor / scale);
-        metrics[METRIC_NOT_FINITE] = if norm.is_finite() { S::ZERO } else { S::ONE };
+        let limit = f64::from(memory.values.norm_limit);
+        metrics[METRIC_REFUSED] = S::of(match norm.is_finite() {
+            false => f64::from(REFUSED_NOT_FINITE),
+            true if limit > 0.0 && norm > limit => f64::from(REFUSED_NORM),
+            true => 0.0,
+        });
     }
 }
 
@@ -249,7 +256,7 @@ impl Describe for Adam {
         let shape = vector(self.elements);
         vec![
             read("gradient", self.gradient, Exact, shape),
-            read("metrics", self.metrics, Exact, flat(METRIC_NOT_FINITE + 1)),
+            read("metrics", self.metrics, Exact, flat(METRIC_REFUSED + 1)),
             accumulate("value", self.value, Exact, shape),
             accumulate("first_moment", self.first_moment, Exact, shape),
             accumulate("second_moment", self.second_moment, Exact, shape),
@@ -264,7 +271,7 @@ impl Describe for Adam {
 impl<S: Scalar> CpuOp<S> for Adam {
     fn run(&self, memory: &Memory<'_, S>) {
         let metrics = memory.read(self.metrics);
-        if metrics[METRIC_NOT_FINITE] > S::ZERO {
+        if metrics[METRIC_REFUSED] > S::ZERO {
             return;
         }
         let factor = metrics[METRIC_CLIP_FACTOR];

@@ -4,13 +4,14 @@
 //! of products, of norms) would cost more than they compute. They wait for each other instead, and what they wait with is
 //! memory: the partial sums of a group live until its last op.
 
-use crate::tensor::{Role, TensorId};
+use crate::tensor::{Element, Role, TensorId, TensorInfo};
 
 use super::PlanBuilder;
 
-/// Partial sums that wait at a time take at most this part of all that lives within a micro-batch, or as many bytes: they
-/// do not grow with it, and where it is small there is room for them.
-const SHARE: u64 = 160;
+/// Partial sums that wait at a time are at most this part of the numbers that are activations or gradients of a
+/// micro-batch (by number, as they are f32 in any precision), or so many bytes: they do not grow with it, and where it is
+/// small there is room for them.
+const SHARE: u64 = 120;
 const ROOM: u64 = 32 << 20;
 
 /// Ops, in order and of one phase, whose partial sums may be added up after the last of them: nothing between reads
@@ -33,11 +34,9 @@ impl SumGroup {
 
 /// The groups of all ops, in order.
 pub(super) fn groups(builder: &PlanBuilder) -> Vec<SumGroup> {
-    let transient = builder
-        .tensors
-        .iter()
-        .filter(|tensor| matches!(tensor.role, Role::Activation | Role::ActivationGradient | Role::Scratch));
-    let all: u64 = transient.map(|tensor| tensor.elements() as u64 * tensor.element.bytes()).sum();
+    let counts = |tensor: &&TensorInfo| matches!(tensor.role, Role::Activation | Role::ActivationGradient);
+    let numbers: u64 = builder.tensors.iter().filter(counts).map(|tensor| tensor.elements() as u64).sum();
+    let most = ROOM.max(numbers / SHARE * Element::Float.bytes());
     let mut groups = Vec::new();
     let mut open = Open::default();
     for (index, op) in builder.ops.iter().enumerate() {
@@ -49,7 +48,7 @@ pub(super) fn groups(builder: &PlanBuilder) -> Vec<SumGroup> {
         let Some(sums) = op.op.sums() else { continue };
         let info = builder.info(sums.partials);
         let bytes = info.elements() as u64 * info.element.bytes();
-        if open.bytes + bytes > ROOM.max(all / SHARE) {
+        if open.bytes + bytes > most {
             open.close(&mut groups);
         }
         open.ops.push(index);

@@ -191,7 +191,9 @@ pub struct StepValues {
     pub labelled_total: f32,
     /// Real tokens of the whole batch.
     pub tokens_total: f32,
-    pub reserved: [u32; 2],
+    /// A larger norm of the gradients makes the update change nothing; 0 for any.
+    pub norm_limit: f32,
+    pub reserved: u32,
 }
 
 impl StepValues {

@@ -30,7 +30,12 @@ pub fn help() -> String {
         let _ = writeln!(text, "  {}: {} [{}]\n          {}", key.name, key.kind, default(key), key.help);
     }
     let free: Vec<&str> = keys().filter(|key| key.resume == Resume::Free).map(|key| key.name).collect();
-    text + &format!("With --resume only these may differ: {}.", free.join(", "))
+    let asked: Vec<&str> = keys().filter(|key| key.resume == Resume::Asked).map(|key| key.name).collect();
+    text + &format!(
+        "With --resume only these may differ: {}; with --allow-change these too: {}.",
+        free.join(", "),
+        asked.join(", ")
+    )
 }
 
 /// The table of all keys, and that of the presets, in Markdown.
@@ -46,6 +51,7 @@ pub fn markdown() -> Result<String> {
         };
         let resume = match key.resume {
             Resume::Fixed => "",
+            Resume::Asked => "with `--allow-change`",
             Resume::Free => "may differ",
         };
         let Key { name, help, kind, .. } = key;

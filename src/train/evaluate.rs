@@ -104,7 +104,8 @@ impl Evaluator {
             }
             in_flight.submitted(executor, &self.plan.reported(), batch.totals)?;
             while let Some((of_batch, words)) = in_flight.next(executor, 0)? {
-                totals.add(&of_batch, &words[0], &words[1])?;
+                let cause = totals.add(&of_batch, &words[0], &words[1])?;
+                ensure!(cause.is_none(), "a loss on held-out text is infinite or not a number");
             }
         }
         Ok(Some(Evaluation {

@@ -28,6 +28,8 @@ pub struct StepBatch {
     pub key: [u32; 2],
     pub micro: Vec<PackedBatch>,
     pub totals: BatchTotals,
+    /// A larger norm of its gradients makes its update change nothing; 0 for any.
+    pub norm_limit: f32,
 }
 
 impl StepBatch {
@@ -44,7 +46,8 @@ impl StepBatch {
             loss_scale: 1.0,
             labelled_total: self.totals.masked as f32,
             tokens_total: self.totals.tokens as f32,
-            reserved: [0; 2],
+            norm_limit: self.norm_limit,
+            reserved: 0,
         }
     }
 }
@@ -173,22 +176,23 @@ impl Batcher {
             positions: (count * self.max_length) as u64,
             squared_lengths: lengths().map(|length| length * length).sum(),
         };
-        Ok(StepBatch { step, key, micro, totals })
+        Ok(StepBatch { step, key, micro, totals, norm_limit: 0.0 })
     }
 }
 
-/// A thread that makes the batches of `steps` in order, a few ahead of who takes them.
+/// A thread that makes batches in order, a few ahead of who takes them.
 pub struct Feeder {
     receiver: Option<Receiver<Result<StepBatch>>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Feeder {
-    pub fn start(mut batcher: Batcher, steps: std::ops::Range<u64>) -> Result<Self> {
+    /// Begins with the first of these batches.
+    pub fn start(mut batcher: Batcher, numbers: impl Iterator<Item = u64> + Send + 'static) -> Result<Self> {
         let (sender, receiver) = sync_channel(AHEAD);
         let make = move || {
-            for step in steps {
-                let batch = batcher.step(step);
+            for number in numbers {
+                let batch = batcher.step(number);
                 let failed = batch.is_err();
                 // The taker has gone: the run was stopped.
                 if sender.send(batch).is_err() || failed {

@@ -186,3 +186,18 @@ fn set(settings: &mut Settings, hparams: &Map<String, Json>, theirs: &str, ours:
     };
     settings.set_value(ours, value).with_context(|| theirs.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_has_every_key() {
+        let page = include_str!("../../docs/import.md");
+        let table = page.split("### `run_pretraining.py`").nth(1).unwrap();
+        let table = table.split("### `run_finetuning.py`").next().unwrap();
+        for name in known().chain(overridden().map(|(theirs, _)| theirs)) {
+            assert!(table.contains(&format!("`{name}`")), "docs/import.md does not say what {name} is");
+        }
+    }
+}

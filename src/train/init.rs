@@ -1,12 +1,13 @@
 //! What a run begins with: `pretrain --init`, a run, one of its checkpoints, or what `import` wrote.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::interop::checkpoint::{self, State};
+use crate::interop::fitting::{Needed, ensure_fits};
+use crate::interop::provenance::Provenance;
 use crate::interop::weights::WeightFile;
 use crate::model::ModelConfig;
 use crate::plan::Executor;
@@ -25,6 +26,8 @@ pub struct Init {
     model: ModelConfig,
     state: State,
     has_generator: bool,
+    /// Of an imported model, and of a run that began with one or with another run.
+    provenance: Option<Provenance>,
 }
 
 /// What is drawn anew where the beginning lacks it: the prefix of its parts, and what it is called.
@@ -47,9 +50,12 @@ impl Init {
         };
         let weights = checkpoint::weights(&checkpoint)?;
         let has_generator = weights.names()?.iter().any(|name| name.starts_with(PARTS[0].0));
+        let model = checkpoint::model(&run)?;
+        ensure_fits(&weights, &model, Needed::Encoder, str::to_owned)?;
         Ok(Init {
             path: path.to_owned(),
-            model: checkpoint::model(&run)?,
+            model,
+            provenance: Provenance::read(&run)?,
             state: checkpoint::state(&checkpoint)?,
             moments: checkpoint::moments(&checkpoint)?,
             run,
@@ -108,7 +114,8 @@ impl Init {
     ///
     /// Errors: a step at or behind the last.
     pub fn step(&self, asked: Option<u64>, steps: u64) -> Result<u64> {
-        let own = if self.run.join(checkpoint::IMPORT).is_file() { self.state.step } else { 0 };
+        let imported = self.provenance.as_ref().is_some_and(|from| from.init_step().is_none());
+        let own = if imported { self.state.step } else { 0 };
         let step = asked.unwrap_or(own);
         ensure!(
             step < steps,
@@ -167,14 +174,9 @@ impl Init {
         if step == 0 { 0 } else { self.state.tokens }
     }
 
-    /// Keeps in the new run where an imported model came from.
-    pub fn pass_on(&self, out: &Path) -> Result<()> {
-        let from = self.run.join(checkpoint::IMPORT);
-        if from.is_file() {
-            let bytes = fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
-            crate::files::write_atomically(&out.join(checkpoint::IMPORT), &bytes)?;
-        }
-        Ok(())
+    /// Keeps in the new run where it came from.
+    pub fn pass_on(&self, out: &Path, step: u64) -> Result<()> {
+        Provenance::pass_on(self.provenance.as_ref(), &self.run, out, step)
     }
 }
 

@@ -7,6 +7,8 @@ use anyhow::{Result, bail};
 
 use crate::tensor::Precision;
 
+use super::divergence::OnDivergence;
+
 /// The largest whole number of TOML, whose integers have 63 bits.
 pub const MOST: u64 = i64::MAX as u64;
 
@@ -108,10 +110,12 @@ pub enum Reference {
     Both(&'static str),
 }
 
-/// Whether a resumed run may have another value: only where that changes nothing of what is computed.
+/// Whether a resumed run may have another value: where that changes nothing of what is computed, and where it does only if
+/// the user says so (`--allow-change`) and the parameters stay what they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resume {
     Fixed,
+    Asked,
     Free,
 }
 
@@ -242,6 +246,15 @@ impl FromValue for f64 {
 impl FromValue for f32 {
     fn from_value(value: &Value) -> Option<Self> {
         f64::from_value(value).map(|x| x as f32)
+    }
+}
+
+impl FromValue for OnDivergence {
+    fn from_value(value: &Value) -> Option<Self> {
+        match value {
+            Value::Word(word) => word.parse().ok(),
+            _ => None,
+        }
     }
 }
 

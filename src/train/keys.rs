@@ -11,10 +11,11 @@ use anyhow::{Result, bail};
 use crate::model::config::LARGEST_SIZE;
 use crate::tensor::Precision;
 
+use super::divergence::OnDivergence;
 use super::key::Default::{Follows, Found, Value as Is};
 use super::key::Kind::{Auto, Number, Whole, Word};
 use super::key::Reference::{Both, Nowhere, Override, Top};
-use super::key::Resume::{Fixed, Free};
+use super::key::Resume::{Asked, Fixed, Free};
 use super::key::{AUTO, Default, Key, Kind, MOST, Reference, Value, required};
 
 /// Rows of `name: type = kind, default, reference, resume;` under a line of help: a table of [`Key`]s, and the struct of
@@ -54,7 +55,7 @@ rows! {
     /// What a run is told, but for the sizes of its model.
     struct RunValues, RUN {
         /// Updates of the parameters
-        steps: u64 = Whole(1, MOST), Is("1_000_000"), Top("num_train_steps"), Fixed;
+        steps: u64 = Whole(1, MOST), Is("1_000_000"), Top("num_train_steps"), Asked;
         /// Sequences of a step
         batch_size: usize = Whole(1, 1 << 20), Is("64"), Top("train_batch_size"), Fixed;
         /// Sequences computed at once, as many times as make a step; auto: by the device and its memory
@@ -64,29 +65,29 @@ rows! {
         /// Tokens of a sequence at most
         max_length: usize = Whole(5, 65535), Is("512"), Top("max_seq_length"), Fixed;
         /// The highest learning rate
-        learning_rate: f64 = Kind::POSITIVE, Is("5e-4"), Top("learning_rate"), Fixed;
+        learning_rate: f64 = Kind::POSITIVE, Is("5e-4"), Top("learning_rate"), Asked;
         /// Steps in which the learning rate rises; 0 for none
-        warmup_steps: u64 = Whole(0, MOST), Is("10_000"), Top("num_warmup_steps"), Fixed;
+        warmup_steps: u64 = Whole(0, MOST), Is("10_000"), Top("num_warmup_steps"), Asked;
         /// The rate falls as (1 - step / steps) to this power
-        lr_decay_power: f64 = Kind::NOT_NEGATIVE, Is("1.0"), Top("lr_decay_power"), Fixed;
+        lr_decay_power: f64 = Kind::NOT_NEGATIVE, Is("1.0"), Top("lr_decay_power"), Asked;
         /// Decoupled weight decay, of all but biases and norms
-        weight_decay: f32 = Kind::NOT_NEGATIVE, Is("0.01"), Top("weight_decay_rate"), Fixed;
+        weight_decay: f32 = Kind::NOT_NEGATIVE, Is("0.01"), Top("weight_decay_rate"), Asked;
         /// Gradients of a larger norm are scaled down to it
-        clip_norm: f32 = Kind::POSITIVE, Is("1.0"), Nowhere, Fixed;
+        clip_norm: f32 = Kind::POSITIVE, Is("1.0"), Nowhere, Asked;
         /// Adam's decay of the first moment
-        adam_beta1: f32 = Kind::BELOW_ONE, Is("0.9"), Nowhere, Fixed;
+        adam_beta1: f32 = Kind::BELOW_ONE, Is("0.9"), Nowhere, Asked;
         /// Adam's decay of the second moment
-        adam_beta2: f32 = Kind::BELOW_ONE, Is("0.999"), Nowhere, Fixed;
+        adam_beta2: f32 = Kind::BELOW_ONE, Is("0.999"), Nowhere, Asked;
         /// Added to the root of the second moment
-        adam_epsilon: f32 = Kind::POSITIVE, Is("1e-6"), Nowhere, Fixed;
+        adam_epsilon: f32 = Kind::POSITIVE, Is("1e-6"), Nowhere, Asked;
         /// Share of the tokens that are masked
         mask_probability: f64 = Number(Excluded(0.0), Excluded(1.0)), Is("0.15"), Top("mask_prob"), Fixed;
         /// Weight of the generator's loss
-        generator_weight: f32 = Kind::NOT_NEGATIVE, Is("1.0"), Top("gen_weight"), Fixed;
+        generator_weight: f32 = Kind::NOT_NEGATIVE, Is("1.0"), Top("gen_weight"), Asked;
         /// Weight of the discriminator's loss
-        discriminator_weight: f32 = Kind::NOT_NEGATIVE, Is("50.0"), Top("disc_weight"), Fixed;
+        discriminator_weight: f32 = Kind::NOT_NEGATIVE, Is("50.0"), Top("disc_weight"), Asked;
         /// Of the softmax that replacements are drawn from
-        temperature: f32 = Kind::POSITIVE, Is("1.0"), Top("temperature"), Fixed;
+        temperature: f32 = Kind::POSITIVE, Is("1.0"), Top("temperature"), Asked;
         /// Probability that an activation is dropped
         dropout: f64 = Kind::BELOW_ONE, Is("0.1"), Override("hidden_dropout_prob"), Fixed;
         /// Probability that an attention weight is dropped
@@ -103,6 +104,12 @@ rows! {
         keep_every: u64 = Whole(0, MOST), Is("0"), Nowhere, Free;
         /// Steps from one evaluation on held-out text to the next; 0 for only at the end
         eval_every: u64 = Whole(0, MOST), Is("0"), Nowhere, Free;
+        /// What a step with numbers that are not finite, or with a norm beyond norm_factor, leads to
+        on_divergence: OnDivergence = Word(&OnDivergence::NAMES), Is("stop"), Nowhere, Free;
+        /// A norm of the gradients so many times the median of the last 64 is no good; 0 for any norm
+        norm_factor: f64 = Kind::NOT_NEGATIVE, Is("1000.0"), Nowhere, Asked;
+        /// A rollback multiplies the learning rate by it
+        rollback_rate: f64 = Number(Excluded(0.0), Included(1.0)), Is("0.5"), Nowhere, Free;
         /// Held-out sequences that are evaluated
         eval_sequences: usize = Whole(1, 1 << 24), Is("1024"), Nowhere, Free;
         /// Of activations and their gradients; f16 on GPUs that have it

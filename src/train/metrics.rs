@@ -6,10 +6,12 @@ use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::ops::constants::{
-    AUC_BINS, METRIC_CORRECT, METRIC_CROSS_ENTROPY, METRIC_GRADIENT_NORM, METRIC_NLL, METRIC_NOT_FINITE,
-    METRIC_SAMPLED_CORRECT, METRIC_SCALE, METRIC_TRUE_POSITIVES, METRICS,
+    AUC_BINS, METRIC_CORRECT, METRIC_CROSS_ENTROPY, METRIC_GRADIENT_NORM, METRIC_NLL, METRIC_REFUSED,
+    METRIC_SAMPLED_CORRECT, METRIC_SCALE, METRIC_TRUE_POSITIVES, METRICS, REFUSED_NORM,
 };
 use crate::ops::loss_scaling::LOWEST_SCALE;
+
+use super::divergence::Cause;
 
 /// Numbers that steps of a batch maker know before the device has run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -45,7 +47,7 @@ pub struct LossWeights {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Totals {
     pub steps: u64,
-    /// Steps of scaled losses whose gradients overflowed, so that the parameters stayed.
+    /// Steps that changed nothing: gradients of scaled losses overflowed, or the step was no good.
     pub skipped: u64,
     pub batch: BatchTotals,
     /// Of the steps whose losses are in the sums.
@@ -59,9 +61,6 @@ pub struct Totals {
     /// TP, FP, TN, FN.
     confusion: [f64; 4],
     gradient_norm: f64,
-    /// Never in a checkpoint: a run that saw it has ended, or gone back.
-    #[serde(skip)]
-    not_finite: bool,
     #[serde(with = "sparse")]
     histogram: Vec<[u64; 2]>,
 }
@@ -110,7 +109,6 @@ impl Default for Totals {
             sampled_correct: 0.0,
             confusion: [0.0; 4],
             gradient_norm: 0.0,
-            not_finite: false,
             histogram: vec![[0; 2]; AUC_BINS],
         }
     }
@@ -138,19 +136,24 @@ pub fn area_under_curve(histogram: &[[u64; 2]]) -> f64 {
 }
 
 impl Totals {
-    /// Adds one step's words: `metrics` are the bits of floats, `histogram` is `[2, AUC_BINS]`.
-    pub fn add(&mut self, batch: &BatchTotals, metrics: &[u32], histogram: &[u32]) -> Result<()> {
+    /// Adds one step's words: `metrics` are the bits of floats, `histogram` is `[2, AUC_BINS]`. Why the step is no good, if
+    /// it is not: then its losses are in no sum.
+    pub fn add(&mut self, batch: &BatchTotals, metrics: &[u32], histogram: &[u32]) -> Result<Option<Cause>> {
         ensure!(metrics.len() == METRICS, "a step reported {} metrics", metrics.len());
         ensure!(histogram.len() == 2 * AUC_BINS, "a step reported {} bins", histogram.len());
         let value = |slot: usize| f64::from(f32::from_bits(metrics[slot]));
         self.steps += 1;
         self.batch += *batch;
         self.loss_scale = value(METRIC_SCALE);
-        if self.loss_scale > 0.0 && value(METRIC_NOT_FINITE) != 0.0 {
-            // Below the lowest scale it is not the scale that overflows.
-            self.not_finite |= self.loss_scale <= f64::from(LOWEST_SCALE);
+        let refused = value(METRIC_REFUSED);
+        let finite = (value(METRIC_NLL) + value(METRIC_CROSS_ENTROPY)).is_finite();
+        if refused != 0.0 || !finite {
             self.skipped += 1;
-            return Ok(());
+            let cause =
+                if refused == f64::from(REFUSED_NORM) { Cause::NormBeyondRange } else { Cause::NotFinite };
+            // Above the lowest scale it is the scale that overflows, which is smaller in the next step.
+            let scaled = self.loss_scale > f64::from(LOWEST_SCALE) && cause == Cause::NotFinite;
+            return Ok((!scaled).then_some(cause));
         }
         self.counted += *batch;
         self.nll += value(METRIC_NLL);
@@ -161,18 +164,12 @@ impl Totals {
             *sum += value(slot);
         }
         self.gradient_norm += value(METRIC_GRADIENT_NORM);
-        self.not_finite |= value(METRIC_NOT_FINITE) != 0.0;
         let (original, replaced) = histogram.split_at(AUC_BINS);
         for (bin, (&original, &replaced)) in self.histogram.iter_mut().zip(original.iter().zip(replaced)) {
             bin[0] += u64::from(original);
             bin[1] += u64::from(replaced);
         }
-        Ok(())
-    }
-
-    /// Whether a loss or a gradient was infinite or not a number.
-    pub fn is_broken(&self) -> bool {
-        self.not_finite || !(self.nll + self.cross_entropy).is_finite()
+        Ok(None)
     }
 
     /// The losses and rates, averaged over everything added.
@@ -299,7 +296,6 @@ mod tests {
         let rate: f64 = 5.0 / 40.0;
         let entropy = -rate * rate.ln() - (1.0 - rate) * (1.0 - rate).ln();
         assert!((totals.base_rate_entropy() - entropy).abs() < 1e-12);
-        assert!(!totals.is_broken());
         let empty = Totals::default().quality(weights);
         assert_eq!((empty.disc_precision, empty.disc_recall, empty.disc_accuracy), (0.0, 0.0, 0.0));
     }
@@ -335,16 +331,33 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_finite_is_seen() {
+    fn steps_that_are_no_good_are_told_and_in_no_sum() {
         let histogram = vec![0; 2 * AUC_BINS];
-        let mut totals = Totals::default();
-        totals.add(&BatchTotals::default(), &step([f32::NAN; 8]), &histogram).unwrap();
-        assert!(totals.is_broken());
-        let mut words = step([0.0; 8]);
-        words[METRIC_NOT_FINITE] = 1f32.to_bits();
-        let mut totals = Totals::default();
-        totals.add(&BatchTotals::default(), &words, &histogram).unwrap();
-        assert!(totals.is_broken());
+        let batch = BatchTotals { tokens: 10, masked: 2, positions: 16, squared_lengths: 100 };
+        let mut refused = step([1.0; 8]);
+        for (words, cause) in [
+            (step([f32::NAN; 8]), Cause::NotFinite),
+            (
+                {
+                    refused[METRIC_REFUSED] = 1f32.to_bits();
+                    refused.clone()
+                },
+                Cause::NotFinite,
+            ),
+            (
+                {
+                    refused[METRIC_REFUSED] = 2f32.to_bits();
+                    refused.clone()
+                },
+                Cause::NormBeyondRange,
+            ),
+        ] {
+            let mut totals = Totals::default();
+            assert_eq!(totals.add(&batch, &words, &histogram).unwrap(), Some(cause));
+            assert_eq!(totals.add(&batch, &step([2.0; 8]), &histogram).unwrap(), None);
+            let quality = totals.quality(LossWeights { generator: 1.0, discriminator: 0.0 });
+            assert!((quality.loss - 1.0).abs() < 1e-6 && totals.skipped == 1, "{quality:?}");
+        }
     }
 
     #[test]
@@ -355,19 +368,18 @@ mod tests {
         let scaled = |values: [f32; 8], scale: f32, not_finite: f32| {
             let mut words = step(values);
             words[METRIC_SCALE] = scale.to_bits();
-            words[METRIC_NOT_FINITE] = not_finite.to_bits();
+            words[METRIC_REFUSED] = not_finite.to_bits();
             words
         };
         totals.add(&batch, &scaled([f32::INFINITY; 8], 1024.0, 1.0), &histogram).unwrap();
         totals
             .add(&batch, &scaled([6.0, 5.0, 1.0, 1.0, 1.0, 1.0, 8.0, 0.0], 512.0, 0.0), &histogram)
             .unwrap();
-        assert!(!totals.is_broken());
         let quality = totals.quality(LossWeights { generator: 1.0, discriminator: 50.0 });
         assert!((quality.mlm_loss - 3.0).abs() < 1e-5 && (quality.disc_loss - 0.5).abs() < 1e-6);
         assert_eq!((totals.skipped, totals.batch.tokens, totals.gradient_norm()), (1, 20, 2.0));
         assert_eq!(totals.loss_scale(), Some(512.0));
-        totals.add(&batch, &scaled([0.0; 8], LOWEST_SCALE, 1.0), &histogram).unwrap();
-        assert!(totals.is_broken());
+        let last = totals.add(&batch, &scaled([0.0; 8], LOWEST_SCALE, 1.0), &histogram).unwrap();
+        assert_eq!(last, Some(Cause::NotFinite));
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod describe;
+pub mod divergence;
 pub mod evaluate;
 pub mod examples;
 pub mod explain;

@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use crate::batch::{MaskedExample, PackedBatch};
 use crate::device::Device;
 use crate::interop::checkpoint;
+use crate::interop::fitting::{Needed, ensure_fits};
 use crate::model::electra::StepTensors;
 use crate::model::{BatchCapacity, Mode, PretrainPlan, StepOptions};
 use crate::plan::{Data, Executor, Phase, Upload};
@@ -33,6 +34,8 @@ impl Networks {
     /// Errors: a checkpoint that lacks one of the networks.
     pub fn open(run: &Path, checkpoint: &Path, device: &Device) -> Result<Self> {
         let model = checkpoint::model(run)?;
+        let weights = checkpoint::weights(checkpoint)?;
+        ensure_fits(&weights, &model, Needed::Everything, str::to_owned)?;
         let max_length = model.max_positions;
         let capacity = BatchCapacity { tokens: max_length, sequences: 1, labelled: max_length, max_length };
         let options = StepOptions {
@@ -43,7 +46,6 @@ impl Networks {
         };
         let PretrainPlan { plan, tensors, .. } = PretrainPlan::new(&model, capacity, &options)?;
         let mut executor = device.open(plan)?;
-        let weights = checkpoint::weights(checkpoint)?;
         weights.load(executor.as_mut(), |parameter| parameter.value, |part| Some(part.to_owned()))?;
         Ok(Networks { executor, tensors, vocab_size: model.vocab_size, max_length })
     }

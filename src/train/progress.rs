@@ -2,20 +2,39 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 
 use crate::interop::checkpoint::State;
 use crate::model::ModelConfig;
+use crate::ops::constants::METRIC_GRADIENT_NORM;
 
 use super::config::TrainConfig;
+use super::divergence::Cause;
 use super::metrics::{BatchTotals, LossWeights, MetricsRecord, Totals};
 
 /// A step that the device works on.
 pub struct Submitted {
     /// Updates made before it.
     pub step: u64,
+    /// The number of its batch.
+    pub batch: u64,
     pub totals: BatchTotals,
     pub learning_rate: f32,
+    /// Beyond which the norm of its gradients is no good; 0 for any.
+    pub norm_limit: f32,
+}
+
+/// How much more than guessing a loss may be before it is said: the first steps from random parameters are above it too.
+const WORSE_THAN_GUESSING: f64 = 1.25;
+
+/// What is known of a step when its results have arrived.
+pub struct Arrived {
+    /// Of its gradients, before clipping.
+    pub norm: f32,
+    /// Why it is no good, if it is not.
+    pub cause: Option<Cause>,
+    /// Where it ends its log interval.
+    pub record: Option<MetricsRecord>,
 }
 
 pub struct Progress {
@@ -77,18 +96,16 @@ impl Progress {
         }
     }
 
-    /// Takes the results of the oldest step; a record where its interval is complete.
-    ///
-    /// Errors: a loss or gradient that is not finite.
-    pub fn arrived(&mut self, submitted: Submitted, words: &[Vec<u32>]) -> Result<Option<MetricsRecord>> {
+    /// Takes the results of the oldest step.
+    pub fn arrived(&mut self, submitted: &Submitted, words: &[Vec<u32>]) -> Result<Arrived> {
         let [metrics, histogram] = words else { bail!("a step reported {} tensors, not 2", words.len()) };
-        self.interval.add(&submitted.totals, metrics, histogram)?;
+        let cause = self.interval.add(&submitted.totals, metrics, histogram)?;
+        let norm = f32::from_bits(metrics[METRIC_GRADIENT_NORM]);
         self.timed += submitted.totals;
         let done = submitted.step + 1;
-        ensure!(!self.interval.is_broken(), "step {done}: a loss or gradient is infinite or not a number");
         self.tokens += submitted.totals.tokens;
         if !done.is_multiple_of(self.log_every) && done != self.steps {
-            return Ok(None);
+            return Ok(Arrived { norm, cause, record: None });
         }
         let now = Instant::now();
         let seconds = (now - self.since).as_secs_f64().max(1e-9);
@@ -106,12 +123,28 @@ impl Progress {
             mfu: (self.peak > 0.0).then(|| flops / seconds / self.peak),
             model_flops_per_second: flops / seconds,
             loss_scale: self.interval.loss_scale(),
-            skipped_steps: self.interval.loss_scale().map(|_| self.interval.skipped),
+            skipped_steps: match self.interval.loss_scale() {
+                None => Some(self.interval.skipped).filter(|&skipped| skipped > 0),
+                Some(_) => Some(self.interval.skipped),
+            },
         };
         self.last = Some(record);
         self.interval = Totals::default();
         self.since = now;
-        Ok(Some(record))
+        Ok(Arrived { norm, cause, record: Some(record) })
+    }
+
+    /// What is to be said of losses that are worse than those of a model that knows nothing.
+    pub fn warning(&self, record: &MetricsRecord) -> Option<String> {
+        let guessing = self.weights.generator * (self.model.vocab_size as f64).ln()
+            + self.weights.discriminator * std::f64::consts::LN_2;
+        (record.quality.loss > WORSE_THAN_GUESSING * guessing).then(|| {
+            format!(
+                "warning: the loss is {:.1}, and guessing would make it {guessing:.1}: the learning rate may be too high, or \
+                 the warm-up too short",
+                record.quality.loss
+            )
+        })
     }
 
     /// A record as one line for people.
@@ -120,6 +153,7 @@ impl Progress {
         let left = (self.steps - record.step) as f64 * self.positions_per_step / record.positions_per_second;
         let skipped = match (record.loss_scale, record.skipped_steps) {
             (Some(scale), Some(skipped)) if skipped > 0 => format!("  {skipped} skipped, loss scale {scale}"),
+            (None, Some(skipped)) => format!("  {skipped} skipped"),
             _ => String::new(),
         };
         format!(
@@ -157,7 +191,7 @@ mod tests {
     use super::super::config::{Sources, Surroundings};
     use super::*;
     use crate::device::Room;
-    use crate::ops::constants::{AUC_BINS, METRIC_NOT_FINITE, METRIC_SCALE, METRICS};
+    use crate::ops::constants::{AUC_BINS, METRIC_REFUSED, METRIC_SCALE, METRICS};
 
     /// After a resume an interval's losses are of all its steps, its rates of those that this process computed.
     #[test]
@@ -168,24 +202,26 @@ mod tests {
         let config = TrainConfig::resolve(sources.settings().unwrap().0, surroundings).unwrap();
         let words = || {
             let mut metrics = vec![1f32.to_bits(); METRICS];
-            metrics[METRIC_NOT_FINITE] = 0;
+            metrics[METRIC_REFUSED] = 0;
             metrics[METRIC_SCALE] = 0;
             [metrics, vec![0; 2 * AUC_BINS]]
         };
         let submitted = |step, positions| Submitted {
             step,
+            batch: step,
             totals: BatchTotals { tokens: positions / 2, masked: 2, positions, squared_lengths: 0 },
             learning_rate: 0.1,
+            norm_limit: 0.0,
         };
         let mut state = State::default();
         let mut before = Progress::new(&config, &state, 0.0).unwrap();
         assert_eq!(before.interval().unwrap(), None);
-        assert!(before.arrived(submitted(0, 1 << 40), &words()).unwrap().is_none());
+        assert!(before.arrived(&submitted(0, 1 << 40), &words()).unwrap().record.is_none());
         (state.step, state.tokens, state.interval) = (1, 1 << 39, before.interval().unwrap());
 
         let mut after = Progress::new(&config, &state, 0.0).unwrap();
-        assert!(after.arrived(submitted(1, 100), &words()).unwrap().is_none());
-        let record = after.arrived(submitted(2, 60), &words()).unwrap().unwrap();
+        assert!(after.arrived(&submitted(1, 100), &words()).unwrap().record.is_none());
+        let record = after.arrived(&submitted(2, 60), &words()).unwrap().record.unwrap();
         assert_eq!(record.tokens, (1 << 39) + 80);
         assert!((record.quality.mlm_loss - 0.5).abs() < 1e-6, "of three steps: {record:?}");
         assert!(record.positions_per_second < 160.0 / 1e-9, "of two steps: {record:?}");

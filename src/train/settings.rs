@@ -1,14 +1,14 @@
 //! Values of the configuration's keys, as TOML and `--set` give them.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::fmt::{self, Display, Formatter, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
 use crate::files::parse_toml;
 
-use super::key::{Resume, Value, required};
+use super::key::{Key, Resume, Value, required};
 use super::keys::{MODEL_PREFIX, following, key, keys};
 
 /// Values by key; later ones replace earlier ones.
@@ -127,15 +127,28 @@ impl Settings {
         text
     }
 
-    /// Where these are not what a run that began with `saved` can go on with, in words.
-    pub fn contradictions(&self, saved: &Settings) -> Vec<String> {
+    /// Where these are not what a run that began with `saved` computes.
+    pub fn changes(&self, saved: &Settings) -> Vec<Change> {
         let shown = |value: Option<&Value>| value.map_or("absent".into(), |value| value.to_string());
         keys()
-            .filter(|key| key.resume == Resume::Fixed)
-            .map(|key| (key.name, self.get(key.name), saved.get(key.name)))
+            .filter(|key| key.resume != Resume::Free)
+            .map(|key| (key, self.get(key.name), saved.get(key.name)))
             .filter(|(_, asked, saved)| asked != saved)
-            .map(|(name, asked, saved)| format!("{name} is {}, in the run {}", shown(asked), shown(saved)))
+            .map(|(key, asked, saved)| Change { key, to: shown(asked), from: shown(saved) })
             .collect()
+    }
+}
+
+/// A key that has another value than in the run that goes on.
+pub struct Change {
+    pub key: &'static Key,
+    pub from: String,
+    pub to: String,
+}
+
+impl Display for Change {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is {}, in the run {}", self.key.name, self.to, self.from)
     }
 }
 

@@ -66,8 +66,43 @@ pub struct State {
     /// Within a log interval: what `train::metrics` has summed up so far.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<Value>,
+    /// Norms of the gradients of the last good steps, by step and as the bits of an f32: what the running range is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub norms: Vec<(u64, u32)>,
+    /// How often, and why, the run went back to a checkpoint.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rollbacks: Vec<Rollback>,
     /// What computed it; another device gives other roundings.
     pub device: String,
+}
+
+/// A step was no good, and the run went back to a checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rollback {
+    /// The checkpoint's.
+    pub step: u64,
+    pub diverged_at: u64,
+    /// Left out from there on.
+    pub batch: u64,
+    /// What the learning rate is multiplied by from there on.
+    pub rate: f64,
+}
+
+// Rates are written by this program: never not a number.
+impl Eq for Rollback {}
+
+impl State {
+    /// The batch of a step, by number: batches that were left out are counted over.
+    pub fn batch_of(&self, step: u64) -> u64 {
+        let mut left_out: Vec<u64> = self.rollbacks.iter().map(|rollback| rollback.batch).collect();
+        left_out.sort_unstable();
+        left_out.into_iter().fold(step, |number, batch| number + u64::from(batch <= number))
+    }
+
+    /// What the learning rate is multiplied by.
+    pub fn rate(&self) -> f64 {
+        self.rollbacks.iter().map(|rollback| rollback.rate).product()
+    }
 }
 
 /// The state of dynamic loss scaling (`ops::loss_scaling`): whole numbers all.

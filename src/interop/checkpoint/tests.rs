@@ -57,6 +57,7 @@ fn state_at(step: u64) -> State {
         loss_scaling: None,
         interval: None,
         device: "d".into(),
+        ..State::default()
     }
 }
 

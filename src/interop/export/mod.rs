@@ -14,7 +14,7 @@ use crate::files::{sync_directory, with_suffix, write_atomically};
 use crate::tokenizer::Tokenizer;
 
 use super::checkpoint::TOKENIZER;
-use super::huggingface::{CONFIG, WEIGHTS};
+use super::huggingface::{CONFIG, TOKENIZER_CONFIG, WEIGHTS};
 use super::tensors::Tensors;
 use super::weights::WeightFile;
 
@@ -22,7 +22,7 @@ pub mod card;
 pub mod run;
 pub mod tokenizer;
 
-use tokenizer::{HuggingFaceTokenizer, TOKENIZER_CONFIG, TOKENIZER_JSON};
+use tokenizer::{HuggingFaceTokenizer, TOKENIZER_JSON};
 
 /// The model card.
 pub const CARD: &str = "README.md";

@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::files::parse_toml;
 use crate::interop::checkpoint::{self, CONFIG, State, StoreIdentity, TOKENIZER};
 use crate::interop::huggingface;
+use crate::interop::provenance::Provenance;
 use crate::interop::weights::WeightFile;
 use crate::model::ModelConfig;
 use crate::tokenizer::{SpecialIds, Tokenizer};
@@ -19,9 +20,6 @@ use super::{Contents, NewDirectory, Options};
 
 /// The discriminator's embeddings are the generator's too.
 const SHARED: &str = "discriminator.electra.embeddings.";
-
-/// Of `import.json`, which is there where a run began with a model from elsewhere.
-const IMPORTED_FROM: &str = "source";
 
 /// A network of a run.
 struct Network {
@@ -60,6 +58,8 @@ struct Run {
     tokenizer: Option<Tokenizer>,
     special: SpecialIds,
     dropout: f64,
+    /// Of an imported model, and of a run that began with another model.
+    provenance: Option<Provenance>,
 }
 
 /// The directory of the run and that of the checkpoint which `path` means; nothing where it is neither.
@@ -115,6 +115,7 @@ impl Run {
             tokenizer,
             special,
             dropout,
+            provenance: Provenance::read(run)?,
         })
     }
 
@@ -147,25 +148,21 @@ impl Run {
         let State { step, tokens, tokenizer, store, .. } = &self.state;
         let mut naming = options.naming.clone();
         naming.name = format!("{} {}", naming.name, network.name);
-        naming.base_model = naming.base_model.or_else(|| self.imported_from());
-        let file = self.path.join(CONFIG);
-        let config = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let base_model = self.provenance.as_ref().and_then(Provenance::base_model);
+        naming.base_model = naming.base_model.or_else(|| base_model.map(str::to_owned));
         let mut sections = vec![("Sizes", sizes(model))];
-        sections.push(("Training data", data(store, tokenizer)));
-        let trained = table(
-            ["what", "how much"],
-            [
-                ("steps".to_owned(), step.to_string()),
-                ("tokens, without padding".to_owned(), tokens.to_string()),
-            ],
-        );
+        sections.extend(self.provenance.as_ref().map(|from| ("Made from", made_from(from))));
+        // A model of others, as it was imported, does not know what it was trained on.
+        let known = *store != StoreIdentity::default();
+        sections.push(("Training data", data(known.then_some(store), tokenizer)));
+        let mut trained = vec![("steps".to_owned(), step.to_string())];
+        trained.extend(known.then(|| ("tokens, without padding".to_owned(), tokens.to_string())));
+        let trained = table(["what", "how much"], trained);
         sections.push(("Training", format!("{trained}{}", curve(&self.records("metrics.jsonl")))));
         if let Some(last) = self.records("eval.jsonl").last() {
             sections.push(("Held-out text", evaluation(last)));
         }
-        let command = "inazuma pretrain --store STORE --config config.toml --out RUN";
-        let command = format!("{}\n`config.toml`:\n\n{}", code("sh", command), code("toml", &config));
-        sections.push(("The command", command));
+        sections.push(("The command", self.command()?));
         Ok(Card {
             naming,
             pipeline_tag: network.pipeline_tag,
@@ -175,10 +172,25 @@ impl Run {
         })
     }
 
-    fn imported_from(&self) -> Option<String> {
-        let text = fs::read(self.path.join(checkpoint::IMPORT)).ok()?;
-        let import: Value = serde_json::from_slice(&text).ok()?;
-        import.get(IMPORTED_FROM)?.as_str().map(str::to_owned)
+    /// The commands that make it again, but for where things lie.
+    fn command(&self) -> Result<String> {
+        let mut lines = Vec::new();
+        let mut init = String::new();
+        if let Some(from) = &self.provenance {
+            let imported = from.init_step().is_none() || from.format() != "run";
+            if imported {
+                let generator = from.generator_source().map(|name| format!(" --generator {name}"));
+                let (source, generator) = (from.source(), generator.unwrap_or_default());
+                lines.push(format!("inazuma import {source}{generator} --out IMPORTED"));
+            }
+            let Some(step) = from.init_step() else { return Ok(code("sh", &lines.join("\n"))) };
+            let name = if imported { "IMPORTED" } else { from.source() };
+            init = format!(" --init {name} --init-step {step}");
+        }
+        lines.push(format!("inazuma pretrain --store STORE --config config.toml{init} --out RUN"));
+        let file = self.path.join(CONFIG);
+        let config = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        Ok(format!("{}\n`config.toml`:\n\n{}", code("sh", &lines.join("\n")), code("toml", &config)))
     }
 
     /// The lines of a file of JSON lines up to the checkpoint's step, without those that are damaged.
@@ -215,15 +227,29 @@ pub fn sizes(model: &ModelConfig) -> String {
     table(["what", "size"], rows.map(|(name, size)| (name.to_owned(), size.to_string())))
 }
 
-fn data(store: &StoreIdentity, tokenizer: &str) -> String {
+fn made_from(from: &Provenance) -> String {
     let rows = [
-        ("documents", store.documents.to_string()),
-        ("lines", store.lines.to_string()),
-        ("tokens", store.tokens.to_string()),
-        ("CRC-32 of the store's header, which has the checksums of the rest", store.crc.clone()),
-        ("SHA-256 of the tokenizer", tokenizer.to_owned()),
+        ("model", Some(from.source().to_owned())),
+        ("its generator", from.generator_source().map(str::to_owned)),
+        ("format", Some(from.format().to_owned())),
+        ("the schedule began at step", from.init_step().map(|step| step.to_string())),
     ];
-    table(["what", "value"], rows.map(|(name, value)| (name.to_owned(), value)))
+    table(["what", "value"], rows.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))))
+}
+
+/// The store may be unknown.
+fn data(store: Option<&StoreIdentity>, tokenizer: &str) -> String {
+    let rows = [
+        ("documents", store.map(|store| store.documents.to_string())),
+        ("lines", store.map(|store| store.lines.to_string())),
+        ("tokens", store.map(|store| store.tokens.to_string())),
+        (
+            "CRC-32 of the store's header, which has the checksums of the rest",
+            store.map(|store| store.crc.clone()),
+        ),
+        ("SHA-256 of the tokenizer", Some(tokenizer.to_owned())),
+    ];
+    table(["what", "value"], rows.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))))
 }
 
 /// At most ten lines of the losses on the way, evenly spread.

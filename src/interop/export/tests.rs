@@ -125,8 +125,7 @@ fn what_is_exported_is_read_back() {
         assert_eq!(first.len(), 3);
         let read = WeightFile::open(&out.join(WEIGHTS)).unwrap();
         assert_eq!(read.names().unwrap(), ["a.weight", "b"]);
-        let tensors = read.tensors().unwrap();
-        let view = tensors.tensor("b").unwrap();
+        let view = read.tensor("b").unwrap();
         assert_eq!((view.dtype(), view.shape()), (numbers.dtype(), &[2, 3][..]));
         assert_eq!(read.read("b").unwrap(), [1.25; 6]);
         let config: Value = serde_json::from_slice(&first[&out.join(CONFIG)]).unwrap();

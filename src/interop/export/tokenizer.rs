@@ -9,7 +9,6 @@ use crate::tokenizer::model_file::{ModelFile, ModelPiece, PieceKind};
 use crate::tokenizer::{SpecialIds, Tokenizer, charsmap};
 
 pub const TOKENIZER_JSON: &str = "tokenizer.json";
-pub const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
 /// Score of symbols that no text may become: below what any text of their characters comes to. (At 0, which the models
 /// hold, "<s>" in a text would become id 1.)

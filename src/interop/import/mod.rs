@@ -12,20 +12,21 @@ use serde::Serialize;
 use crate::files::write_atomically;
 use crate::model::{ModelConfig, parameters};
 use crate::plan::Parameter;
-use crate::tokenizer::{ReadyMade, SpecialIds, Tokenizer, Vocabulary};
+use crate::tokenizer::SpecialIds;
 
-use super::checkpoint::{self, State, StoreIdentity};
-use super::huggingface;
+use super::checkpoint::{self, State};
 use super::positions::{Extension, extend};
-use super::pretrained::TOKENIZERS;
+use super::provenance::{Provenance, file_name};
 use super::weights::Named;
 use origin::{Kind, Origin, Source};
 pub use sizes::Heads;
+use vocabulary::OwnVocabulary;
 
 mod origin;
 mod sizes;
 #[cfg(test)]
 mod tests;
+mod vocabulary;
 
 /// What `import` is asked to do.
 #[derive(Clone, Debug, Default)]
@@ -49,6 +50,8 @@ pub struct Report {
     /// Name of the source's file or folder, without its place.
     pub source: String,
     pub generator_source: Option<String>,
+    /// The model of others that this one is, or that the run began with.
+    pub base_model: Option<String>,
     /// `hugging-face`, `tensorflow` or `run`.
     pub format: &'static str,
     /// Tensors written, moments not counted.
@@ -110,6 +113,12 @@ pub fn import(options: &Options) -> Result<Report> {
     let report = Report {
         source: file_name(&options.source),
         generator_source: options.generator.as_deref().map(file_name),
+        base_model: match &source {
+            Source::Run { run, .. } => {
+                Provenance::read(run)?.and_then(|from| from.base_model().map(str::to_owned))
+            }
+            Source::HuggingFace(path) | Source::TensorFlow(path) => Some(file_name(path)),
+        },
         format: match source {
             Source::HuggingFace(_) => "hugging-face",
             Source::TensorFlow(_) => "tensorflow",
@@ -139,10 +148,6 @@ fn ensure_new(out: &Path) -> Result<()> {
             Ok(())
         }
     }
-}
-
-fn file_name(path: &Path) -> String {
-    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
 /// The source's files and sizes.
@@ -206,22 +211,27 @@ fn present(origin: &Origin, model: &ModelConfig) -> Result<(Vec<Parameter>, Vec<
     Ok((parameters, lacks))
 }
 
-/// Refuses two directories whose embeddings differ.
+/// Refuses two directories whose embeddings differ, and a generator whose output layer is no table of words.
 fn same_embeddings(origin: &Origin, parameters: &[Parameter]) -> Result<()> {
     let shared = parameters.iter().flat_map(|parameter| &parameter.parts);
     for part in shared.filter(|part| part.name.starts_with("discriminator.electra.embeddings.")) {
-        let Some(copy) = origin.generators_copy(&part.name, &part.shape)? else { continue };
+        let copies = origin.generators_copies(&part.name, &part.shape)?;
+        if copies.is_empty() {
+            continue;
+        }
         let own = origin.read(&part.name, Kind::Value, &part.shape)?;
-        let differences = own.iter().zip(&copy).filter(|(a, b)| a.to_bits() != b.to_bits());
-        let largest = differences
-            .map(|(a, b)| (a - b).abs())
-            .fold(None, |most: Option<f32>, x| Some(most.map_or(x, |most| if most >= x { most } else { x })));
-        if let Some(largest) = largest {
-            bail!(
-                "the two directories are not of one training: {} differs by up to {largest:e}; generator and \
-                 discriminator share their embeddings",
-                part.name
-            )
+        for (name, copy) in copies {
+            let differences = own.iter().zip(&copy).filter(|(a, b)| a.to_bits() != b.to_bits());
+            let largest = differences.map(|(a, b)| (a - b).abs()).fold(None, |most: Option<f32>, x| {
+                Some(most.map_or(x, |most| if most >= x { most } else { x }))
+            });
+            if let Some(largest) = largest {
+                bail!(
+                    "the two directories are not of one training: {name} differs by up to {largest:e} from {}; \
+                     generator and discriminator share their embeddings, and the generator's output layer has them too",
+                    part.name
+                )
+            }
         }
     }
     Ok(())
@@ -269,128 +279,22 @@ fn lengthen(
     Ok(())
 }
 
-/// What is known of the vocabulary.
-enum OwnVocabulary {
-    Model(Tokenizer),
-    ReadyMade(ReadyMade),
-}
-
-impl OwnVocabulary {
-    /// The tokenizer named or beside the source; else the special ids named or in its list of words.
-    fn find(
-        source: &Source,
-        options: &Options,
-        model: &ModelConfig,
-        notes: &mut Vec<String>,
-    ) -> Result<Self> {
-        let beside = match source {
-            Source::HuggingFace(directory) => {
-                TOKENIZERS.iter().map(|name| directory.join(name)).find(|p| p.is_file())
-            }
-            Source::Run { run, .. } => Some(run.join(checkpoint::TOKENIZER)).filter(|path| path.is_file()),
-            Source::TensorFlow(_) => None,
-        };
-        let beside = beside.filter(|_| options.special.is_none());
-        if let Some(path) = options.tokenizer.as_ref().or(beside.as_ref()) {
-            let lower = match source {
-                Source::Run { checkpoint, .. } => checkpoint::state(checkpoint)?.lower,
-                _ => true,
-            };
-            let tokenizer = Tokenizer::open(path, lower && !options.no_lower)?;
-            ensure!(
-                tokenizer.vocab_size() == model.vocab_size,
-                "{}: has {} pieces, the model {}; name its own tokenizer with --tokenizer",
-                path.display(),
-                tokenizer.vocab_size(),
-                model.vocab_size
-            );
-            note_padding(source, tokenizer.special_ids()?.pad, notes)?;
-            return Ok(OwnVocabulary::Model(tokenizer));
-        }
-        let special = match (options.special, source) {
-            (Some(special), _) => special,
-            (None, Source::Run { run, .. }) => match checkpoint::vocabulary(run)? {
-                Some(vocabulary) => vocabulary.special,
-                None => bail!("{}: has lost its tokenizer; name it with --tokenizer", run.display()),
-            },
-            (None, Source::HuggingFace(directory)) => listed(directory)?.with_context(|| {
-                format!(
-                    "{}: which ids are [PAD], [CLS], [SEP] and [MASK] is not known (no tokenizer.model, no vocab.txt); \
-                     say it with --tokenizer M or --special PAD=…,CLS=…,SEP=…,MASK=…",
-                    directory.display()
-                )
-            })?,
-            (None, Source::TensorFlow(prefix)) => bail!(
-                "{}: a TensorFlow checkpoint does not know its vocabulary; say it with --tokenizer M or \
-                 --special PAD=…,CLS=…,SEP=…,MASK=…",
-                prefix.display()
-            ),
-        };
-        let vocabulary = ReadyMade::new(model.vocab_size, special).context("--special")?;
-        note_padding(source, special.pad, notes)?;
-        notes.push(format!(
-            "no SentencePiece model: texts must come as ids (`inazuma prepare --ids`), with {special}"
-        ));
-        Ok(OwnVocabulary::ReadyMade(vocabulary))
-    }
-
-    fn vocabulary(&self) -> Vocabulary<'_> {
-        match self {
-            OwnVocabulary::Model(tokenizer) => Vocabulary::Model(tokenizer),
-            OwnVocabulary::ReadyMade(vocabulary) => Vocabulary::ReadyMade(vocabulary),
-        }
-    }
-}
-
-/// The special ids of a WordPiece model by its list of words, a word a line.
-fn listed(directory: &Path) -> Result<Option<SpecialIds>> {
-    let path = directory.join("vocab.txt");
-    if !path.is_file() {
-        return Ok(None);
-    }
-    let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let words: Vec<&[u8]> = text.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii).collect();
-    let find = |word: &str| words.iter().position(|found| *found == word.as_bytes()).map(|id| id as u32);
-    let [pad, cls, sep, mask] = ["[PAD]", "[CLS]", "[SEP]", "[MASK]"].map(find);
-    match (pad, cls, sep, mask) {
-        (Some(pad), Some(cls), Some(sep), Some(mask)) => Ok(Some(SpecialIds { pad, cls, sep, mask })),
-        _ => bail!(
-            "{}: lacks one of [PAD], [CLS], [SEP], [MASK]; say their ids with --special",
-            path.display()
-        ),
-    }
-}
-
-/// Says where a Hugging Face directory pads with another id than the vocabulary has for it.
-fn note_padding(source: &Source, pad: u32, notes: &mut Vec<String>) -> Result<()> {
-    if let Source::HuggingFace(directory) = source
-        && let Some(other) = huggingface::padding(directory)?.filter(|&other| other != u64::from(pad))
-    {
-        notes
-            .push(format!("config.json says pad_token_id {other}; [PAD] of the vocabulary, {pad}, is taken"));
-    }
-    Ok(())
-}
-
 fn state(source: &Source, origin: &Origin, vocabulary: &OwnVocabulary, options: &Options) -> Result<State> {
     let vocabulary = vocabulary.vocabulary();
     let hash = crate::tokenizer::hash(&vocabulary.bytes());
     if let Source::Run { checkpoint, .. } = source {
         let own = checkpoint::state(checkpoint)?;
         let lower = if options.no_lower { false } else { own.lower };
-        return Ok(State { tokenizer: hash, lower, interval: None, ..own });
+        let (interval, norms, rollbacks) = (None, Vec::new(), Vec::new());
+        return Ok(State { tokenizer: hash, lower, interval, norms, rollbacks, ..own });
     }
     Ok(State {
         step: origin.step.unwrap_or(0),
-        began: 0,
-        tokens: 0,
         seed: SEED,
         tokenizer: hash,
         lower: vocabulary.lower(),
-        store: StoreIdentity::default(),
-        loss_scaling: None,
-        interval: None,
         device: "imported".into(),
+        ..State::default()
     })
 }
 

@@ -201,20 +201,28 @@ impl Origin {
         }
     }
 
-    /// The generator's own copy of a part that both networks share, where its file has one.
-    pub fn generators_copy(&self, part: &str, shape: &[usize]) -> Result<Option<Vec<f32>>> {
-        let (Naming::HuggingFace, Some(file)) = (&self.naming, self.files.get(1)) else { return Ok(None) };
-        let name = part.strip_prefix("discriminator.").unwrap_or(part);
-        let Some(name) = huggingface_names(name).into_iter().find(|name| file.shape(name).is_some()) else {
-            return Ok(None);
+    /// The generator's own copies of a part that both networks share, by name, where its file has any: of the words there
+    /// is one in its output layer too.
+    pub fn generators_copies(&self, part: &str, shape: &[usize]) -> Result<Vec<(String, Vec<f32>)>> {
+        let (Naming::HuggingFace, Some(file)) = (&self.naming, self.files.get(1)) else {
+            return Ok(Vec::new());
         };
-        let held = file.shape(&name).unwrap_or_default();
-        ensure!(
-            held == shape,
-            "{}: tensor {name} has shape {held:?}, the discriminator's {shape:?}",
-            file.path().display()
-        );
-        file.read(&name).map(Some)
+        let mut names = huggingface_names(part.strip_prefix("discriminator.").unwrap_or(part));
+        if part.ends_with(".word_embeddings.weight") {
+            names.push(OUTPUT_LAYER.to_owned());
+        }
+        let mut copies = Vec::new();
+        for name in names {
+            let Some(held) = file.shape(&name) else { continue };
+            ensure!(
+                held == shape,
+                "{}: tensor {name} has shape {held:?}, the discriminator's {shape:?}",
+                file.path().display()
+            );
+            let values = file.read(&name)?;
+            copies.push((name, values));
+        }
+        Ok(copies)
     }
 
     /// Tensors that are none of these parts, and no copies of them either.
@@ -234,7 +242,7 @@ impl Origin {
                 );
             }
         }
-        let copies = ["global_step", "electra.embeddings.position_ids", "generator_lm_head.weight"];
+        let copies = ["global_step", "electra.embeddings.position_ids", OUTPUT_LAYER];
         let files = self.files.iter().enumerate();
         files
             .flat_map(|(file, tensors)| tensors.names().into_iter().map(move |name| (file, name)))
@@ -243,6 +251,9 @@ impl Origin {
             .collect()
     }
 }
+
+/// The generator's output layer, which is the table of words.
+const OUTPUT_LAYER: &str = "generator_lm_head.weight";
 
 /// A name of today's transformers, and what older ones and the bare encoder (`ElectraModel`) call it.
 fn huggingface_names(name: &str) -> Vec<String> {

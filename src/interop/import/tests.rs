@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use super::*;
+use crate::interop::huggingface;
 use crate::interop::weights::{self, WeightFile};
 
 fn model() -> ModelConfig {
@@ -274,6 +275,16 @@ fn what_does_not_fit_is_named() {
     folder.weights("g", &other);
     let error = failure(&options);
     assert!(error.contains("word_embeddings.weight differs by up to 2e0"), "{error}");
+    // An output layer that is no table of words, as of a model whose embeddings are not tied; tied, it is left out.
+    let mut own = network("generator.");
+    let words = own.iter().find(|(name, ..)| name.ends_with("word_embeddings.weight")).cloned().unwrap();
+    own.push(("generator_lm_head.weight".into(), words.1, words.2));
+    folder.weights("g", &own);
+    import(&folder.options("tied")).unwrap();
+    own.last_mut().unwrap().2[3] += 0.25;
+    folder.weights("g", &own);
+    let error = failure(&options);
+    assert!(error.contains("generator_lm_head.weight differs by up to 2.5e-1"), "{error}");
     other.retain(|(name, ..)| !name.ends_with("0.output.dense.weight"));
     folder.weights("g", &other);
     let error = failure(&options);

@@ -10,11 +10,12 @@ use anyhow::{Context, Result, bail, ensure};
 use memmap2::Mmap;
 
 use super::tensors::{Tensors, elements};
-use pickle::{Pickled, Tensor, Value};
+use values::{Pickled, Tensor, Value};
 
 mod pickle;
 #[cfg(test)]
 mod tests;
+mod values;
 mod zip;
 
 /// A pickle is no longer; those of state dicts have some 100 KB.
@@ -22,6 +23,9 @@ const LONGEST_PICKLE: usize = 16 << 20;
 
 /// What the first pickle of the older format holds: 0x1950a86a20f9469cfc6c.
 const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
+/// All tensors together are at most so many times as large as the file: some may share values (embeddings and the layer
+/// that is tied to them), but thousands that share one storage would unfold a small file into a large model.
+const MOST_SHARING: usize = 4;
 /// The version of the older format.
 const LEGACY_VERSION: i64 = 1001;
 
@@ -45,7 +49,7 @@ impl Contents {
         let (pickled, storages) =
             if zip::is_zip(bytes) { archive(bytes, checksums)? } else { legacy(bytes)? };
         let Value::Dict(items) = pickled.root() else { bail!("holds no dictionary of tensors") };
-        let mut tensors = BTreeMap::new();
+        let (mut tensors, mut total) = (BTreeMap::new(), 0usize);
         for &(key, value) in items {
             let (Value::Text(name), Value::Tensor(tensor)) = (pickled.get(key), pickled.get(value)) else {
                 bail!("holds something other than tensors by name; save the model's state_dict() alone")
@@ -54,6 +58,12 @@ impl Contents {
             let (range, _) =
                 stored.with_context(|| format!("tensor {name}: its values are not in the file"))?;
             check(tensor, range.len()).with_context(|| format!("tensor {name}"))?;
+            let size = elements(&tensor.shape).unwrap_or(0) * tensor.storage.stored.width();
+            total = total.saturating_add(size);
+            ensure!(
+                total <= bytes.len().saturating_mul(MOST_SHARING),
+                "its tensors share their values: together they are more than {MOST_SHARING} times as large as the file"
+            );
             tensors.insert(name.clone(), tensor.as_ref().clone());
         }
         Ok(Contents { tensors, storages })

@@ -1,104 +1,30 @@
 //! The little of Python's pickle format that `torch.save` writes for a dictionary of tensors.
 //!
 //! A pickle is a program for a stack machine that may call any function of Python. This machine calls nothing: it knows
-//! the few names below, each of which becomes a plain value, and refuses every other name and opcode. What is made lies
+//! the few names of [`GLOBALS`], each of which becomes a plain value, and refuses every other name and opcode. What is made lies
 //! in one list and is referred to by number, so that shared values and cycles cost nothing, and nothing here recurses.
-//! Each opcode makes one value at most, and there is a limit on those.
+//! Opcodes, values and the length of texts are limited, so that neither a short program that uses one value again and
+//! again nor a long one takes more than some 200 MB.
 
 use std::collections::HashMap;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::interop::tensors::Stored;
+use super::values::{GLOBALS, Global, Id, Pickled, Storage, Tensor, Value};
 
-/// Values of one pickle at most; a model of 24 layers needs about 8,000.
-const MOST_VALUES: usize = 1 << 20;
+/// Values of one pickle at most, of which an opcode makes one or none; two networks of 24 layers need about 16,000.
+const MOST_VALUES: usize = 1 << 17;
+/// Opcodes at most.
+const MOST_OPCODES: usize = 1 << 20;
+
+/// Longest text: names of parameters and storages.
+const LONGEST_TEXT: usize = 512;
 
 /// Longest name of a module or function.
 const LONGEST_NAME: usize = 256;
 
 /// Dimensions of a tensor at most.
 const MOST_DIMENSIONS: usize = 8;
-
-pub type Id = usize;
-
-/// A name that a pickle may mention.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Global {
-    OrderedDict,
-    RebuildTensor,
-    RebuildParameter,
-    Storage(Stored),
-}
-
-/// All of them: module, name, what it is here.
-const GLOBALS: &[(&str, &str, Global)] = &[
-    ("collections", "OrderedDict", Global::OrderedDict),
-    ("torch._utils", "_rebuild_tensor_v2", Global::RebuildTensor),
-    ("torch._utils", "_rebuild_parameter", Global::RebuildParameter),
-    ("torch", "DoubleStorage", Global::Storage(Stored::F64)),
-    ("torch", "FloatStorage", Global::Storage(Stored::F32)),
-    ("torch", "HalfStorage", Global::Storage(Stored::F16)),
-    ("torch", "BFloat16Storage", Global::Storage(Stored::Bf16)),
-    ("torch", "LongStorage", Global::Storage(Stored::I64)),
-    ("torch", "IntStorage", Global::Storage(Stored::Other(4))),
-    ("torch", "ShortStorage", Global::Storage(Stored::Other(2))),
-    ("torch", "CharStorage", Global::Storage(Stored::Other(1))),
-    ("torch", "ByteStorage", Global::Storage(Stored::Other(1))),
-    ("torch", "BoolStorage", Global::Storage(Stored::Other(1))),
-];
-
-/// A piece of memory that tensors look into: elements of one type, kept outside the pickle under `key`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Storage {
-    pub stored: Stored,
-    pub key: String,
-    pub elements: usize,
-}
-
-/// A view of a storage.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Tensor {
-    pub storage: Storage,
-    /// All in elements.
-    pub offset: usize,
-    pub shape: Vec<usize>,
-    pub strides: Vec<usize>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub enum Value {
-    None,
-    Bool(bool),
-    Int(i64),
-    /// An integer of more than 8 bytes: its bytes.
-    Long(Vec<u8>),
-    Float,
-    Text(String),
-    Tuple(Vec<Id>),
-    List(Vec<Id>),
-    Dict(Vec<(Id, Id)>),
-    Global(Global),
-    Storage(Box<Storage>),
-    Tensor(Box<Tensor>),
-}
-
-/// What a pickle made.
-#[derive(Debug)]
-pub struct Pickled {
-    values: Vec<Value>,
-    root: Id,
-}
-
-impl Pickled {
-    pub fn root(&self) -> &Value {
-        &self.values[self.root]
-    }
-
-    pub fn get(&self, id: Id) -> &Value {
-        &self.values[id]
-    }
-}
 
 /// Runs the pickle at the start of `bytes`; returns what it made and how many bytes it has.
 ///
@@ -112,15 +38,14 @@ pub fn read(bytes: &[u8]) -> Result<(Pickled, usize)> {
         marks: Vec::new(),
         memo: HashMap::new(),
     };
-    loop {
+    for _ in 0..MOST_OPCODES {
         let at = machine.at;
-        match machine.step().with_context(|| format!("pickle, byte {at}"))? {
-            Some(root) => return Ok((Pickled { values: machine.values, root }, machine.at)),
-            None => {
-                ensure!(machine.values.len() <= MOST_VALUES, "pickle: more than {MOST_VALUES} values");
-            }
+        if let Some(root) = machine.step().with_context(|| format!("pickle, byte {at}"))? {
+            return Ok((Pickled { values: machine.values, root }, machine.at));
         }
+        ensure!(machine.values.len() <= MOST_VALUES, "pickle: more than {MOST_VALUES} values");
     }
+    bail!("pickle: more than {MOST_OPCODES} opcodes")
 }
 
 struct Machine<'a> {
@@ -214,6 +139,7 @@ impl<'a> Machine<'a> {
 
     fn constant(&mut self, op: u8) -> Result<Value> {
         let text = |bytes: &[u8]| -> Result<Value> {
+            ensure!(bytes.len() <= LONGEST_TEXT, "a text of {} bytes is no name", bytes.len());
             Ok(Value::Text(std::str::from_utf8(bytes).context("a text that is not UTF-8")?.to_owned()))
         };
         Ok(match op {

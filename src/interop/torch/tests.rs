@@ -77,13 +77,21 @@ fn pickles_that_are_made_to_harm_are_refused() {
     assert_eq!((pickled.root(), length), (&Value::List(vec![0]), 7));
     // Doubled twenty million times by references, it would be endless; here each is a number.
     let many = b")".repeat((1 << 20) + 2);
-    assert!(refused(&many).contains("more than 1048576 values"));
+    assert!(refused(&many).contains("more than 131072 values"));
+    // Marks, and one value kept under number after number.
+    for endless in [b"(", b"\x94"] {
+        let program = [b")".to_vec(), endless.repeat(2 << 20)].concat();
+        assert!(refused(&program).contains("more than 1048576 opcodes"));
+    }
+    // A name of a megabyte that a short program would copy into as many storages as it likes.
+    let long = [b"X\x00\x00\x10\x00".to_vec(), b"k".repeat(1 << 20)].concat();
+    assert!(refused(&long).contains("a text of 1048576 bytes is no name"));
 }
 
 #[test]
 fn views_out_of_their_storage_are_refused() {
     let storage =
-        pickle::Storage { stored: super::super::tensors::Stored::F32, key: "0".into(), elements: 6 };
+        values::Storage { stored: super::super::tensors::Stored::F32, key: "0".into(), elements: 6 };
     let view = |offset, shape: &[usize], strides: &[usize]| {
         let tensor =
             Tensor { storage: storage.clone(), offset, shape: shape.to_vec(), strides: strides.to_vec() };
@@ -105,6 +113,27 @@ fn views_out_of_their_storage_are_refused() {
         assert!(view(offset, shape, strides).is_err(), "{offset} {shape:?} {strides:?}");
     }
     assert!(check(&Tensor { storage, offset: 0, shape: vec![1], strides: vec![1] }, 20).is_err());
+}
+
+/// A file of the older format with one storage of 1024 numbers that so many tensors look into.
+fn sharing(tensors: usize) -> Vec<u8> {
+    let text = |text: &str| [b"X", &(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat();
+    let mut file = [b"\x80\x02\x8a\x0a", &MAGIC[..], b".\x80\x02M\xe9\x03.\x80\x02}"].concat();
+    file.extend([&text("little_endian")[..], b"\x88s.\x80\x02}("].concat());
+    file.extend([&text("0")[..], b"ctorch._utils\n_rebuild_tensor_v2\n((", &text("storage")].concat());
+    file.extend([b"ctorch\nFloatStorage\n", &text("0")[..], &text("cpu"), b"M\x00\x04NtQK\x00"].concat());
+    file.extend(b"M\x00\x04\x85K\x01\x85\x89ccollections\nOrderedDict\n)RtRq\x02");
+    (1..tensors).for_each(|number| file.extend([&text(&number.to_string())[..], b"h\x02"].concat()));
+    file.extend([b"u.\x80\x02](", &text("0")[..], b"e."].concat());
+    file.extend(1024i64.to_le_bytes());
+    file.extend([0; 4096]);
+    file
+}
+
+#[test]
+fn storages_that_thousands_of_tensors_share_are_refused() {
+    assert_eq!(Contents::read(&sharing(3)).unwrap().names().count(), 3);
+    assert!(failure(&sharing(100)).contains("more than 4 times as large as the file"));
 }
 
 /// Members that share their bytes would make a small file unfold into a large one.

@@ -57,6 +57,10 @@ impl AttentionTape<'_> {
     pub fn backward(self, builder: &mut PlanBuilder, context_gradient: TensorId) -> TensorId {
         let AttentionLayer { label, packed, hidden, heads, dropout } = self.layer;
         let rows = packed.tokens;
+        let head_size = hidden / heads;
+        let columns = AttentionGradient::partial_columns(rows, packed.max_length, heads, head_size);
+        let partials =
+            (!builder.is_half()).then(|| builder.scratch(&format!("{label}.partials"), rows, columns));
         let delta = builder.scratch(&format!("{label}.delta"), rows, heads);
         let qkv_gradient = builder.gradient(&format!("{label}.qkv.gradient"), rows, 3 * hidden);
         builder.push(
@@ -68,12 +72,13 @@ impl AttentionTape<'_> {
                 log_sum_exp: self.log_sum_exp,
                 context_gradient,
                 delta,
+                partials,
                 qkv_gradient,
                 tokens: rows,
                 sequences: packed.sequence_rows,
                 max_length: packed.max_length,
                 heads,
-                head_size: hidden / heads,
+                head_size,
                 dropout,
             },
         );

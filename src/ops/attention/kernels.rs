@@ -10,13 +10,13 @@ use super::{Attention, AttentionGradient};
 /// What one workgroup takes on: its rows (queries, or keys in the second kernel of backward), and the vectors of four
 /// that its memory holds in a tiled kernel's last product.
 #[derive(Clone, Copy)]
-struct Block {
-    rows: usize,
-    vectors: usize,
+pub(super) struct Block {
+    pub rows: usize,
+    pub vectors: usize,
 }
 
 /// All kernels but the next.
-const QUERIES: Block = Block { rows: 64, vectors: 1024 };
+pub(super) const QUERIES: Block = Block { rows: 64, vectors: 1024 };
 /// The tiled gradient of keys and values: half the memory of a workgroup for each.
 const KEYS: Block = Block { rows: 32, vectors: 384 };
 
@@ -49,10 +49,10 @@ fn limits(head_size: usize) -> Vec<Limit> {
 }
 
 /// What all kernels share.
-struct Launch {
+pub(super) struct Launch {
     strategy: Strategy,
     head_size: usize,
-    constants: Vec<(&'static str, u32)>,
+    pub constants: Vec<(&'static str, u32)>,
     immediates: Immediates,
     sequences: Rows,
     max_length: usize,
@@ -79,7 +79,7 @@ impl Launch {
         Launch { strategy, head_size, constants, immediates, sequences, max_length, heads }
     }
 
-    fn dispatch(&self, shader: &'static str, block: Block, bindings: Vec<Binding>) -> Dispatch {
+    pub fn dispatch(&self, shader: &'static str, block: Block, bindings: Vec<Binding>) -> Dispatch {
         let mut constants = self.constants.clone();
         if let Strategy::Tiled = self.strategy {
             // Rows of the head staged at a time, each with its part of the tile: a power of two up to 32.
@@ -178,6 +178,7 @@ impl Kernels for AttentionGradient {
         ];
         let launch = of_rows(self.launch(Strategy::Registers));
         let mut candidates = cooperative::candidates(self.head_size, &kernels, launch);
+        candidates.extend(self.fused(self.launch(Strategy::Registers)));
         candidates.extend(both(|strategy| {
             let launch = self.launch(strategy);
             let (query, key_value, keys) = match strategy {

@@ -23,6 +23,7 @@ use super::{Describe, TensorUse};
 
 mod cooperative;
 mod cpu;
+mod fused;
 mod kernels;
 #[cfg(test)]
 mod tests;
@@ -58,6 +59,9 @@ pub struct AttentionGradient {
     pub context_gradient: TensorId,
     /// `[T, heads]`, scratch: row sums of context_gradient ∘ context.
     pub delta: TensorId,
+    /// `[T, partial_columns]`, scratch: the gradients of keys and values from each part of the queries. Not in plans of
+    /// half precision (`fused.rs`).
+    pub partials: Option<TensorId>,
     /// `[T, 3H]`, written for every row in use.
     pub qkv_gradient: TensorId,
     pub tokens: Rows,
@@ -130,7 +134,7 @@ impl Describe for AttentionGradient {
 
     fn tensors(&self) -> Vec<TensorUse> {
         let (tokens, hidden) = (self.tokens, self.hidden());
-        vec![
+        let mut tensors = vec![
             read("qkv", self.qkv, Activation, (tokens, 3 * hidden)),
             read("starts", self.starts, Uint, starts(self.sequences)),
             read("context", self.context, Activation, (tokens, hidden)),
@@ -138,7 +142,10 @@ impl Describe for AttentionGradient {
             read("context_gradient", self.context_gradient, Activation, (tokens, hidden)),
             write("qkv_gradient", self.qkv_gradient, Activation, (tokens, 3 * hidden)),
             scratch("delta", self.delta, Exact, (tokens, self.heads)),
-        ]
+        ];
+        let columns = Self::partial_columns(tokens, self.max_length, self.heads, self.head_size);
+        tensors.extend(self.partials.map(|partials| scratch("partials", partials, Exact, (tokens, columns))));
+        tensors
     }
 
     fn check(&self) -> Result<()> {

@@ -129,6 +129,8 @@ impl Case {
             all.resize(tokens.capacity * columns, S::of(f64::NAN));
             Buffer::Float(all.into())
         };
+        let max_length = *self.lengths.iter().max().unwrap();
+        let partials = AttentionGradient::partial_columns(tokens, max_length, heads, self.head_size);
         let buffers = vec![
             float(&self.qkv, 3 * hidden),
             Buffer::Uint(starts.into()),
@@ -137,9 +139,9 @@ impl Case {
             float(&self.upstream, hidden),
             float(&[], heads),
             float(&[], 3 * hidden),
+            float(&[], partials),
         ];
-        let ids: Vec<TensorId> = (0..7).map(TensorId).collect();
-        let max_length = *self.lengths.iter().max().unwrap();
+        let ids: Vec<TensorId> = (0..8).map(TensorId).collect();
         let forward = Attention {
             qkv: ids[0],
             starts: ids[1],
@@ -159,6 +161,7 @@ impl Case {
             log_sum_exp: ids[3],
             context_gradient: ids[4],
             delta: ids[5],
+            partials: Some(ids[7]),
             qkv_gradient: ids[6],
             tokens,
             sequences,

@@ -12,10 +12,16 @@ use crate::store::{Store, Stores};
 
 use super::super::config::{Surroundings, TrainConfig};
 use super::super::init::Init;
+use super::super::key::Resume;
+use super::super::settings::Change;
 use super::{METRICS, Options};
 
-/// The run's own configuration; flags that contradict it are refused by name.
-pub fn resumed_config(options: &Options, surroundings: Surroundings<'_>) -> Result<TrainConfig> {
+/// The run's own configuration, and what of it was changed because the user says so; other flags that contradict it are
+/// refused by name.
+pub fn resumed_config(
+    options: &Options,
+    surroundings: Surroundings<'_>,
+) -> Result<(TrainConfig, Vec<Change>)> {
     let path = options.out.join(checkpoint::CONFIG);
     let saved = TrainConfig::load(&path).context("--resume")?;
     let sources = &options.sources;
@@ -27,17 +33,20 @@ pub fn resumed_config(options: &Options, surroundings: Surroundings<'_>) -> Resu
     }
     TrainConfig::keep_sizes(&mut settings, &saved)?;
     let config = TrainConfig::resolve(settings, surroundings)?;
-    let contradictions = config.settings().contradictions(&saved);
+    let (asked, fixed): (Vec<_>, Vec<_>) =
+        config.settings().changes(&saved).into_iter().partition(|change| change.key.resume == Resume::Asked);
+    let refused = if options.allow_change || !fixed.is_empty() { &fixed } else { &asked };
+    let hint = if fixed.is_empty() { " (--allow-change allows it)" } else { "" };
     ensure!(
-        contradictions.is_empty(),
-        "--resume continues {} as it began: {}",
+        refused.is_empty(),
+        "--resume continues {} as it began: {}{hint}",
         path.display(),
-        contradictions.join("; ")
+        refused.iter().map(Change::to_string).collect::<Vec<_>>().join("; ")
     );
     config
         .check(surroundings.room, options.eval_store.is_some())
         .with_context(|| format!("--resume continues {} as it began", path.display()))?;
-    Ok(config)
+    Ok((config, asked))
 }
 
 /// Where a run goes on, said on stderr; nothing where it begins.
@@ -82,6 +91,8 @@ pub fn start(
         store: StoreIdentity::of(stores),
         loss_scaling: None,
         interval: None,
+        norms: Vec::new(),
+        rollbacks: Vec::new(),
         device: executor.identity().device(),
     };
     let write_config =
@@ -108,7 +119,7 @@ pub fn start(
     let step = init.step(options.init_step, config.steps)?;
     init.load(executor, step)?;
     let state = State { step, began: step, tokens: init.tokens(step), ..fresh };
-    init.pass_on(out)?;
+    init.pass_on(out, step)?;
     write_vocabulary()?;
     Snapshot::of(executor, &state)?.write(out, || Ok(()))?;
     // Last of all: who resumes finds what the run began with, or no run.

@@ -1,21 +1,23 @@
 //! A training run from its first step or its last checkpoint to its end.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
 use serde::Serialize;
+use serde_json::json;
 
 use crate::device::{Device, DeviceChoice, Peaks};
 use crate::files::{JsonLines, write_atomically};
 use crate::gpu::DeviceLost;
-use crate::interop::checkpoint::{self, State};
+use crate::interop::checkpoint::{self, Rollback, State};
 use crate::plan::InFlight;
 use crate::store::{Stores, WeightedPath};
 
 use super::config::{Sources, Surroundings, TrainConfig};
+use super::divergence::MOST_ROLLBACKS;
 use super::evaluate::{Evaluation, Evaluator};
 use super::examples::Batcher;
 use super::feeding::Feeding;
@@ -23,13 +25,16 @@ use super::init::Init;
 use super::metrics::MetricsRecord;
 use super::profile::StepProfiler;
 use super::progress::Progress;
+use super::settings::Change;
 
 mod begin;
+mod incident;
 mod lock;
 mod saving;
 mod training;
 
 use begin::{found, resumed_config, start};
+use incident::Diverged;
 pub use lock::Claim;
 use saving::Saving;
 use training::Run;
@@ -51,6 +56,8 @@ pub struct Options {
     /// How often a lost device is opened again, from one checkpoint to the next.
     pub retries: u32,
     pub resume: bool,
+    /// With `resume`: keys that decide what is computed may have other values.
+    pub allow_change: bool,
     /// A run, a checkpoint or an imported model that this one begins with.
     pub init: Option<PathBuf>,
     /// With `init`: the step at which the schedule begins.
@@ -120,37 +127,58 @@ impl Report {
 /// opened again and training goes on from the last checkpoint.
 pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
     let mut options = options.clone();
+    let mut rollbacks: Vec<Rollback> = Vec::new();
     let (mut tries, mut saved) = (0, None);
     loop {
-        let error = match attempt(&options, stop) {
-            Err(error) if error.downcast_ref::<DeviceLost>().is_some() => error,
+        let error = match attempt(&options, &rollbacks, stop) {
+            Err(error) => error,
             ended => return ended,
         };
         let reached = checkpoint::latest(&options.out).ok();
-        tries = if reached == saved { tries + 1 } else { 1 };
-        saved = reached;
-        if tries > options.retries {
-            return Err(error.context(match options.retries {
-                0 => "--retries is 0".to_owned(),
-                retries => format!("given up after {retries} retries (--retries)"),
-            }));
+        if let Some(diverged) = error.downcast_ref::<Diverged>() {
+            let step = checkpoint::newest(&options.out)?.map_or(0, |found| found.checkpoint.state.step);
+            let again = rollbacks.iter().filter(|rollback| rollback.step == step).count();
+            if again >= MOST_ROLLBACKS {
+                return Err(error.context(format!("given up after {again} rollbacks to step {step}")));
+            }
+            let Diverged { step: diverged_at, batch, rate, .. } = *diverged;
+            rollbacks.push(Rollback { step, diverged_at, batch, rate });
+            note!(
+                "inazuma: {error:#}; going back to step {step} without batch {batch}, learning rate × {rate}"
+            );
+        } else if error.downcast_ref::<DeviceLost>().is_some() {
+            tries = if reached == saved { tries + 1 } else { 1 };
+            saved = reached;
+            if tries > options.retries {
+                return Err(error.context(match options.retries {
+                    0 => "--retries is 0".to_owned(),
+                    retries => format!("given up after {retries} retries (--retries)"),
+                }));
+            }
+            note!(
+                "inazuma: {error:#}; going on from the last checkpoint (try {tries} of {})",
+                options.retries
+            );
+            // A driver that is reset needs a moment.
+            for _ in 0..10 * tries {
+                if stop.load(Ordering::Relaxed) {
+                    return Err(error);
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        } else {
+            return Err(error);
         }
-        note!("inazuma: {error:#}; going on from the last checkpoint (try {tries} of {})", options.retries);
-        // What is left of a run that had begun says how it goes on; a driver that is reset needs a moment.
+        // What is left of a run that had begun says how it goes on.
         if options.out.join(checkpoint::CONFIG).is_file() {
             options.resume = true;
             options.sources = Sources::default();
         }
-        for _ in 0..10 * tries {
-            if stop.load(Ordering::Relaxed) {
-                return Err(error);
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
     }
 }
 
-fn attempt(options: &Options, stop: &AtomicBool) -> Result<Report> {
+/// Trains from the first step or the last checkpoint. `rollbacks` has those since this process began.
+fn attempt(options: &Options, rollbacks: &[Rollback], stop: &AtomicBool) -> Result<Report> {
     let stopped = || stop.load(Ordering::Relaxed);
     let claim = if options.resume { Claim::resumed } else { Claim::fresh };
     let _claim = claim(&options.out)?;
@@ -159,7 +187,7 @@ fn attempt(options: &Options, stop: &AtomicBool) -> Result<Report> {
     let device = Device::new(&options.device, options.threads)?.with_memory_limit(options.memory_limit);
     let surroundings = Surroundings { vocab_size: store.vocab_size(), room: device.room() };
     let init = options.init.as_deref().map(Init::open).transpose()?;
-    let config = if options.resume {
+    let (config, changes) = if options.resume {
         resumed_config(options, surroundings)?
     } else {
         let sizes = init.as_ref().map_or(Ok(Vec::new()), Init::sizes)?;
@@ -167,7 +195,7 @@ fn attempt(options: &Options, stop: &AtomicBool) -> Result<Report> {
         notes.iter().for_each(|note| note!("{note}"));
         let config = TrainConfig::resolve(settings, surroundings)?;
         config.check(surroundings.room, options.eval_store.is_some())?;
-        config
+        (config, Vec::new())
     };
     let found = if options.resume { found(&options.out)? } else { None };
     if let Some(init) = &init {
@@ -194,7 +222,7 @@ fn attempt(options: &Options, stop: &AtomicBool) -> Result<Report> {
     if stopped() {
         return Ok(Report::not_begun());
     }
-    let state = start(options, init.as_ref(), found, &config, &stores, executor.as_mut())?;
+    let mut state = start(options, init.as_ref(), found, &config, &stores, executor.as_mut())?;
     if let (Some(tensor), Some(scaling)) = (executor.plan().loss_scale, state.loss_scaling) {
         scaling.write(executor.as_mut(), tensor)?;
     }
@@ -202,6 +230,7 @@ fn attempt(options: &Options, stop: &AtomicBool) -> Result<Report> {
         write_atomically(&kernels, &serde_json::to_vec_pretty(&used)?)?;
     }
     let out = &options.out;
+    record_history(out, &mut state, rollbacks, &changes)?;
     note!("{}: step {} of {} on {}", out.display(), state.step, config.steps, executor.identity());
     let run = Run {
         metrics: JsonLines::open(&out.join(METRICS), state.step)?,
@@ -220,10 +249,33 @@ fn attempt(options: &Options, stop: &AtomicBool) -> Result<Report> {
         executor,
         evaluator,
         evaluation: None,
+        skipped: 0,
         state,
     };
     let watch = |step| options.watch.iter().for_each(|watch| watch.0(step, &device));
     run.train(batcher, stop, &watch)
+}
+
+/// Adds what has happened to the run since its checkpoint was written, to its state and to `history.jsonl`.
+fn record_history(out: &Path, state: &mut State, rollbacks: &[Rollback], changes: &[Change]) -> Result<()> {
+    let new = rollbacks.iter().filter(|rollback| !state.rollbacks.contains(rollback));
+    let new: Vec<Rollback> = new.cloned().collect();
+    if new.is_empty() && changes.is_empty() {
+        return Ok(());
+    }
+    let mut history = JsonLines::open(&out.join("history.jsonl"), state.step)?;
+    for Change { key, from, to } in changes {
+        note!("{} is {to} from step {} on, it was {from}", key.name, state.step);
+        let event = json!({"step": state.step, "event": "changed", "key": key.name, "from": from, "to": to});
+        history.append(&event)?;
+    }
+    for rollback in &new {
+        let mut event = serde_json::to_value(rollback)?;
+        event["event"] = "rollback".into();
+        history.append(&event)?;
+    }
+    state.rollbacks.extend(new);
+    history.finish()
 }
 
 /// The step whose evaluation and earlier ones stay in the file; a finished run that is resumed makes its last

@@ -166,6 +166,7 @@ fn resumed_after(harm: impl Fn(&Path), says: std::result::Result<u64, &[&str]>) 
     let scratch = Scratch::new();
     random_store(&scratch, 40, 1);
     let mut options = options(&scratch, &["checkpoint_every=2"]);
+    options.eval_store = None;
     run(&options, &AtomicBool::new(false)).unwrap();
     let (expected, lines) = (checkpoints(&options.out), metrics(&options.out));
     harm(&options.out);
@@ -247,6 +248,7 @@ fn a_directory_in_use_is_refused() {
     let scratch = Scratch::new();
     random_store(&scratch, 40, 1);
     let mut options = options(&scratch, &[]);
+    options.eval_store = None;
     let claim = Claim::fresh(&options.out).unwrap();
     let never = AtomicBool::new(false);
     assert!(failure(run(&options, &never)).contains("run is in use by process "));
@@ -258,4 +260,102 @@ fn a_directory_in_use_is_refused() {
     assert!(error.contains(&format!("run is in use by process {} on ", std::process::id())), "{error}");
     drop(claim);
     run(&options, &never).unwrap();
+}
+
+fn incidents(options: &Options) -> Vec<serde_json::Value> {
+    let mut paths: Vec<_> = fs::read_dir(options.out.join("incidents"))
+        .map_or(Vec::new(), |entries| entries.map(|e| e.unwrap().path()).collect());
+    paths.sort();
+    paths.iter().map(|path| serde_json::from_slice(&fs::read(path).unwrap()).unwrap()).collect()
+}
+
+fn whole(options: &Options) -> [Vec<u8>; 3] {
+    let last = checkpoint::latest(&options.out).unwrap();
+    ["model.safetensors", "optimizer.safetensors", "state.json"]
+        .map(|name| fs::read(last.join(name)).unwrap())
+}
+
+/// Norms a little above the median are called no good: steps with them change nothing, however the run is cut.
+#[test]
+fn skipped_steps_change_nothing_and_are_the_same_after_a_resume() {
+    let scratch = Scratch::new();
+    random_store(&scratch, 60, 1);
+    let set = ["steps=30", "on_divergence=skip", "norm_factor=1.02", "checkpoint_every=7", "log_every=5"];
+    let options = options(&scratch, &set);
+    let report = run(&options, &AtomicBool::new(false)).unwrap();
+    let seen = incidents(&options);
+    assert!(!seen.is_empty() && seen.len() < 15, "{} of 30 steps", seen.len());
+    assert!(
+        seen.iter().all(|incident| incident["action"] == "skip" && incident["cause"] == "norm_beyond_range")
+    );
+    let first = &seen[0];
+    assert!(first["gradient_norm"].as_f64().unwrap() > first["norm_limit"].as_f64().unwrap(), "{first}");
+    assert!(first["norms"].as_object().unwrap().len() > 20, "{first}");
+    assert_eq!(report.metrics.unwrap().step, 30);
+    let expected = whole(&options);
+    let metrics = fs::read_to_string(options.out.join("metrics.jsonl")).unwrap();
+    assert!(metrics.contains("\"skipped_steps\""), "{metrics}");
+
+    // From the checkpoint before the last.
+    fs::remove_dir_all(options.out.join("checkpoints/step-00000030")).unwrap();
+    fs::write(options.out.join("latest"), "checkpoints/step-00000028\n").unwrap();
+    let resumed = Options { resume: true, ..options.clone() };
+    run(&resumed, &AtomicBool::new(false)).unwrap();
+    assert!(whole(&options) == expected, "resumed");
+}
+
+/// A rollback leaves the batch out, scales the rate, and both stay in the run.
+#[test]
+fn a_rollback_goes_on_without_the_batch() {
+    let scratch = Scratch::new();
+    random_store(&scratch, 60, 1);
+    let set =
+        ["steps=30", "on_divergence=rollback", "norm_factor=1.1", "checkpoint_every=6", "rollback_rate=0.25"];
+    let options = options(&scratch, &set);
+    let ended = run(&options, &AtomicBool::new(false));
+    let seen = incidents(&options);
+    assert!(!seen.is_empty());
+    let history = fs::read_to_string(options.out.join("history.jsonl")).unwrap();
+    let first: serde_json::Value = serde_json::from_str(history.lines().next().unwrap()).unwrap();
+    assert_eq!((&first["event"], &first["rate"]), (&"rollback".into(), &0.25.into()));
+    match ended {
+        Ok(report) => {
+            let state = checkpoint::state(&checkpoint::latest(&options.out).unwrap()).unwrap();
+            assert_eq!((report.step, state.rollbacks.len()), (30, history.lines().count()));
+            let lr = report.metrics.unwrap().lr;
+            assert!(lr < 5e-4 * 0.25 * (1.0 - 29.0 / 30.0) + 1e-9, "{lr}");
+        }
+        Err(error) => assert!(format!("{error:#}").contains("given up after 3 rollbacks"), "{error:#}"),
+    }
+
+    // What diverges at once cannot be helped by going back.
+    let set = ["steps=4", "on_divergence=rollback", "learning_rate=1e30"];
+    let hopeless = Options { out: scratch.path("hopeless"), ..self::options(&scratch, &set) };
+    let error = failure(run(&hopeless, &AtomicBool::new(false)));
+    assert!(error.contains("given up after 3 rollbacks to step 0"), "{error}");
+}
+
+#[test]
+fn what_is_computed_changes_only_if_the_user_says_so() {
+    let scratch = Scratch::new();
+    random_store(&scratch, 60, 1);
+    let options = options(&scratch, &[]);
+    run(&options, &AtomicBool::new(false)).unwrap();
+    let mut longer = Options { resume: true, ..options.clone() };
+    longer.sources =
+        Sources { set: vec!["steps=6".into(), "learning_rate=1e-4".into()], ..Sources::default() };
+    let error = failure(run(&longer, &AtomicBool::new(false)));
+    assert!(
+        error.contains("steps is 6, in the run 4") && error.contains("--allow-change allows it"),
+        "{error}"
+    );
+    longer.allow_change = true;
+    assert_eq!(run(&longer, &AtomicBool::new(false)).unwrap().step, 6);
+    let history = fs::read_to_string(options.out.join("history.jsonl")).unwrap();
+    assert!(history.contains("\"key\":\"steps\",\"from\":\"4\",\"to\":\"6\""), "{history}");
+    assert_eq!(history.lines().count(), 2, "{history}");
+    // It stays so, and sizes are what they are.
+    longer.sources.set = vec!["model.layers=2".into()];
+    let error = failure(run(&longer, &AtomicBool::new(false)));
+    assert!(error.contains("model.layers is 2, in the run 1") && !error.contains("allows it"), "{error}");
 }

@@ -11,6 +11,7 @@ use crate::interop::checkpoint::{self, LossScalingState, Snapshot, State};
 use crate::plan::{Executor, IN_FLIGHT, InFlight};
 
 use super::super::config::TrainConfig;
+use super::super::divergence::{Cause, MOST_SKIPPED, OnDivergence, norm_limit, remember_norm};
 use super::super::evaluate::{Evaluation, Evaluator};
 use super::super::examples::{Batcher, Feeder, StepBatch};
 use super::super::feeding::Feeding;
@@ -18,6 +19,7 @@ use super::super::profile::StepProfiler;
 use super::super::progress::{Progress, Submitted};
 use super::super::schedule;
 use super::Report;
+use super::incident::{Diverged, Incident};
 use super::saving::Saving;
 
 /// A run whose first step comes next.
@@ -38,6 +40,8 @@ pub struct Run<'a> {
     /// Step of the checkpoint that it began with, or whose writing was begun last.
     pub saved: Option<u64>,
     pub saving: Saving,
+    /// Steps in a row that were no good and were skipped.
+    pub skipped: u32,
 }
 
 impl Run<'_> {
@@ -45,15 +49,16 @@ impl Run<'_> {
     /// updated finished, and all saved. `watch` is called before each step.
     pub fn train(mut self, batcher: Batcher, stop: &AtomicBool, watch: &dyn Fn(u64)) -> Result<Report> {
         let config = self.config;
-        let mut feeder = Feeder::start(batcher, self.state.step..config.steps)?;
+        let mut feeder = self.feeder(batcher)?;
         let mut interrupted = false;
         if self.owes_evaluation() {
             interrupted = !self.evaluate(stop)?;
         }
         while self.state.step < config.steps && !interrupted {
             // What a step needs cannot be had (a damaged store): what has been learnt is not lost with it.
-            let batch = feeder.next_step().map_err(|error| self.saved_before(error))?;
-            watch(batch.step);
+            let mut batch = feeder.next_step().map_err(|error| self.saved_before(error))?;
+            batch.norm_limit = norm_limit(&self.state, config.norm_factor);
+            watch(self.state.step);
             let made = self.step(&batch, stop)?;
             let step = self.state.step;
             interrupted = !made || stop.load(Ordering::Relaxed) && step < config.steps;
@@ -86,17 +91,25 @@ impl Run<'_> {
         })
     }
 
+    /// Makes the batches of the steps that are left.
+    fn feeder(&self, batcher: Batcher) -> Result<Feeder> {
+        let (state, steps) = (self.state.clone(), self.state.step..self.config.steps);
+        Feeder::start(batcher, steps.map(move |step| state.batch_of(step)))
+    }
+
     /// Submits one update and takes what results of earlier ones have arrived. False where it was given up for `stop`:
     /// then it has changed nothing.
     fn step(&mut self, batch: &StepBatch, stop: &AtomicBool) -> Result<bool> {
         let config = self.config;
+        let step = self.state.step;
         let rate = schedule::learning_rate(
-            batch.step,
+            step,
             config.learning_rate,
             config.steps,
             config.warmup_steps,
             config.lr_decay_power,
         );
+        let rate = (f64::from(rate) * self.state.rate()) as f32;
         let executor = self.executor.as_mut();
         match &mut self.profiler {
             Some(profiler) => {
@@ -111,9 +124,10 @@ impl Run<'_> {
                 }
             }
         }
-        let submitted = Submitted { step: batch.step, totals: batch.totals, learning_rate: rate };
+        let (totals, norm_limit) = (batch.totals, batch.norm_limit);
+        let submitted = Submitted { step, batch: batch.step, totals, learning_rate: rate, norm_limit };
         self.in_flight.submitted(executor, &self.feeding.reported(), submitted)?;
-        self.state.step = batch.step + 1;
+        self.state.step += 1;
         self.state.tokens += batch.totals.tokens;
         self.collect(IN_FLIGHT)?;
         Ok(true)
@@ -122,17 +136,57 @@ impl Run<'_> {
     /// Takes results until at most `waiting` steps are in flight, and all that have arrived.
     fn collect(&mut self, waiting: usize) -> Result<()> {
         while let Some((submitted, words)) = self.in_flight.next(self.executor.as_mut(), waiting)? {
-            let arrived = self.progress.arrived(submitted, &words);
-            if let Some(record) = arrived.map_err(|error| self.advise(error))? {
+            let arrived = self.progress.arrived(&submitted, &words)?;
+            match arrived.cause {
+                None => {
+                    self.skipped = 0;
+                    remember_norm(&mut self.state, submitted.step, arrived.norm);
+                }
+                Some(cause) => self.diverged(&submitted, cause, arrived.norm)?,
+            }
+            if let Some(record) = arrived.record {
                 note!("{}", self.progress.line(&record));
+                if let Some(warning) = self.progress.warning(&record) {
+                    note!("{warning}");
+                }
                 self.metrics.append(&record)?;
             }
         }
         Ok(())
     }
 
-    /// What to do about a loss that is not a number.
-    fn advise(&mut self, error: anyhow::Error) -> anyhow::Error {
+    /// A step that is no good: it is written down, and the run goes on, goes back or ends as the configuration says.
+    fn diverged(&mut self, submitted: &Submitted, cause: Cause, norm: f32) -> Result<()> {
+        let action = self.config.on_divergence;
+        let (limit, seen_at) = (submitted.norm_limit, self.state.step);
+        let incident = Incident { submitted, cause, norm, limit, action, seen_at };
+        if let Err(error) = incident.write(self.out, self.executor.as_mut()) {
+            note!("warning: {error:#}");
+        }
+        let done = submitted.step + 1;
+        match action {
+            OnDivergence::Rollback => {
+                // The checkpoint to go back to may be on its way.
+                if let Err(error) = self.saving.end() {
+                    note!("note: {error:#}");
+                }
+                let rate = self.config.rollback_rate;
+                Err(Diverged { step: submitted.step, batch: submitted.batch, rate, cause }.into())
+            }
+            OnDivergence::Skip if self.skipped < MOST_SKIPPED => {
+                self.skipped += 1;
+                note!("warning: step {done}: {cause}; skipped, it changes nothing");
+                Ok(())
+            }
+            OnDivergence::Skip => {
+                Err(self.advise(&format!("step {done}: {cause}, as in the {MOST_SKIPPED} steps before it")))
+            }
+            OnDivergence::Stop => Err(self.advise(&format!("step {done}: {cause}"))),
+        }
+    }
+
+    /// What to do about a step that is no good.
+    fn advise(&mut self, what: &str) -> anyhow::Error {
         // The last one may be on its way.
         if let Err(error) = self.saving.end() {
             note!("note: {error:#}");
@@ -141,7 +195,10 @@ impl Run<'_> {
             Ok(path) => format!("the last checkpoint stays: {}", path.display()),
             Err(_) => "there is no checkpoint yet".to_owned(),
         };
-        anyhow::anyhow!("{error:#}; {kept}; start again with a lower learning_rate or more warmup_steps")
+        anyhow::anyhow!(
+            "{what}; {kept}; go on with --resume and on_divergence=rollback or a lower learning_rate (--allow-change), or \
+             begin again with more warmup_steps"
+        )
     }
 
     /// The error, after the steps before it were saved.

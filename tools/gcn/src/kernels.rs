@@ -99,11 +99,16 @@ impl Step {
     }
 }
 
-/// The part of an op's FLOPs that a dispatch of it does, and that it does with what is computed anew. The two kernels
-/// of attention's backward share five products; the first does three, the second four: both need q·kᵀ and dO·vᵀ.
+/// Whether it only adds up the partial sums of an op's first kernel.
+pub fn adds_up(shader: &str) -> bool {
+    matches!(shader, "matmul_sum_splits" | "attention_gradient_fused_sum")
+}
+
+/// The part of an op's FLOPs that a dispatch of it does, and that it does with what is computed anew. Where two kernels of
+/// attention's backward share its five products, the first does three, the second four: both need q·kᵀ and dO·vᵀ.
 fn shares(shader: &str) -> (f64, f64) {
     match shader {
-        "matmul_sum_splits" => (0.0, 0.0),
+        _ if adds_up(shader) => (0.0, 0.0),
         _ if shader.starts_with("attention_gradient_query") => (3.0 / 7.0, 3.0 / 5.0),
         _ if shader.starts_with("attention_gradient_key_value") => (4.0 / 7.0, 4.0 / 5.0),
         _ => (1.0, 1.0),

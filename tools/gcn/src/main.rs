@@ -12,7 +12,8 @@
 //! | `memory` | bytes / (bandwidth · 0.8) |
 //! | `issue` | workgroups · waves · cycles of all vector arithmetic of the kernel / (SIMDs · clock · fill · hiding) |
 //!
-//! - FLOPs done: those of the op, and what is computed twice (attention's backward) or beyond the edges of a matrix.
+//! - FLOPs done: those of the op, and what is computed twice (in two kernels of attention's backward) or beyond the edges
+//!   of a matrix.
 //! - peak: of multiply-adds in f32, one an instruction; where a kernel has matrix instructions, of these.
 //! - useful share: cycles of multiply-adds (of matrix instructions, where there are any) among the cycles of the smallest
 //!   loop around them. Attention has several such loops, which do equal parts of the work: their times are added. A wave of

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::cards::Card;
 use crate::isa::Code;
-use crate::kernels::{Kernel, Step};
+use crate::kernels::{Kernel, Step, adds_up};
 use crate::predict::{self, Occupancy, Time, Work};
 
 /// The budget of a kernel: no spill, this many waves of 64 lanes on every 16 lanes of a SIMD (twice as many on RDNA's 32),
@@ -100,7 +100,7 @@ pub fn label(shader: &str, constants: &[(&str, u32)]) -> String {
 }
 
 fn is_product(shader: &str) -> bool {
-    (shader.starts_with("matmul_") && !shader.contains("sum_splits")) || shader.starts_with("attention_")
+    ["matmul_", "attention_"].iter().any(|kind| shader.starts_with(kind)) && !adds_up(shader)
 }
 
 /// What breaks the budget.
