@@ -83,7 +83,10 @@ fn trained_while(name: &str, change: impl FnOnce(&Path)) -> (Option<i32>, String
         .expect("the binary starts");
     let began = Instant::now();
     let metrics = || fs::metadata(out.join("metrics.jsonl")).map_or(0, |metadata| metadata.len());
-    while metrics() == 0 && began.elapsed() < Duration::from_secs(120) {
+    while metrics() == 0
+        && began.elapsed() < Duration::from_secs(120)
+        && child.try_wait().expect("waited").is_none()
+    {
         std::thread::sleep(Duration::from_millis(10));
     }
     change(&path);
@@ -101,8 +104,8 @@ fn a_store_that_changes_under_a_run_ends_it_with_one_line() {
     };
     let overwritten = |path: &Path| write_over(path, tokens.offset, &vec![0xff; tokens.length as usize]);
     for (name, change, words) in [
-        ("cut", &cut as &dyn Fn(&Path), "cut short while it was in use"),
-        ("overwritten", &overwritten, "changed while it was in use"),
+        ("store-cut", &cut as &dyn Fn(&Path), "cut short while it was in use"),
+        ("store-overwritten", &overwritten, "changed while it was in use"),
     ] {
         let (code, errors) = trained_while(name, change);
         // A signal would leave no code.

@@ -64,6 +64,11 @@ pub fn hparams(bytes: &[u8]) {
     let _ = Sources { hparams: Some(text), ..Sources::default() }.settings();
 }
 
+/// A store as it comes: most are refused for their header.
+pub fn store_header(bytes: &[u8]) {
+    with_file("store", bytes, |path| drop(Store::open(path)));
+}
+
 /// A whole store: opened, and everything in it read. Its checksums are made to fit first, or nothing would get past them.
 pub fn store(bytes: &[u8]) {
     let mut bytes = bytes.to_vec();

@@ -15,4 +15,4 @@ macro_rules! replayed {
     };
 }
 
-replayed!(configuration set hparams store safetensors records sentencepiece data lines tf_record ready_made);
+replayed!(configuration set hparams store_header store safetensors records sentencepiece data lines tf_record ready_made);
