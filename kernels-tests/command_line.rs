@@ -38,6 +38,16 @@ pub fn refused(folder: &Path, arguments: &str, words: &[&str]) {
     }
 }
 
+/// Runs it and expects exit status 2, for a command line that is wrong, with all of `words` on stderr.
+pub fn misused(folder: &Path, arguments: &str, words: &[&str]) {
+    let output = inazuma(folder, arguments);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "inazuma {arguments}\n{errors}");
+    for word in words {
+        assert!(errors.contains(word), "inazuma {arguments}: no `{word}` in: {errors}");
+    }
+}
+
 /// A folder with text, tokenizer and store of the articles in `data/`, made once.
 pub fn prepared() -> &'static Path {
     static FOLDER: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
@@ -233,12 +243,6 @@ fn bad_input_is_one_line() {
     bad_text_is_one_line(folder);
     refused(folder, "prepare text --tokenizer nowhere.model --out s", &["nowhere.model"]);
     refused(folder, "pretrain --store nowhere --out r", &["nowhere"]);
-    refused(folder, "pretrain --store store --out r --preset smal", &["smal", "small"]);
-    refused(
-        folder,
-        "pretrain --store store --out r --set learning_rat=1",
-        &["learning_rat", "learning_rate"],
-    );
     refused(folder, &format!("{TRAIN} --out nan --set learning_rate=1e30 --set warmup_steps=0"), &["step"]);
     fs::write(folder.join("not.store"), b"something else").expect("written");
     refused(folder, "pretrain --store not.store --out r", &["not.store"]);

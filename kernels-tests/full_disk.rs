@@ -2,8 +2,10 @@
 //! a limit on the size of files: no privileges are needed for that.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -15,16 +17,27 @@ use crate::testing::skipped;
 struct Run {
     folder: tempfile::TempDir,
     child: Child,
+    /// What it said so far, through a pipe: a file would have the limit too.
+    said: Arc<Mutex<String>>,
 }
 
 impl Run {
     fn start(settings: &str) -> Run {
         let folder = tempfile::tempdir().expect("a folder");
-        let run = Self::started(folder.path(), "run", settings);
-        Run { folder, child: run }
+        let mut command = Self::command(folder.path(), "run", settings);
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("bash starts");
+        let errors = child.stderr.take().expect("piped");
+        let said = Arc::<Mutex<String>>::default();
+        let heard = said.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(errors).lines().map_while(Result::ok) {
+                *heard.lock().expect("held") += &(line + "\n");
+            }
+        });
+        Run { folder, child, said }
     }
 
-    fn started(folder: &Path, out: &str, settings: &str) -> Child {
+    fn command(folder: &Path, out: &str, settings: &str) -> Command {
         let script = format!(
             "trap '' XFSZ; exec {} pretrain --store {} --out {out} --preset tiny --device cpu --threads 1 \
              --set batch_size=2 --set micro_batch=2 --set max_length=32 --set model.layers=1 \
@@ -32,14 +45,21 @@ impl Run {
             env!("CARGO_BIN_EXE_inazuma"),
             prepared().join("store").display()
         );
-        let errors = fs::File::create(folder.join(format!("{out}.stderr"))).expect("created");
         let mut command = Command::new("bash");
-        command.args(["-c", &script]).current_dir(folder).stdout(Stdio::null()).stderr(errors);
-        command.spawn().expect("bash starts")
+        command.args(["-c", &script]).current_dir(folder).stdout(Stdio::null());
+        command
     }
 
     fn said(&self) -> String {
-        fs::read_to_string(self.folder.path().join("run.stderr")).expect("read")
+        self.said.lock().expect("held").clone()
+    }
+
+    /// All of it, once the process has ended.
+    fn all_said(&self) -> String {
+        while Arc::strong_count(&self.said) > 1 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.said()
     }
 
     fn lines(&self) -> Vec<u64> {
@@ -95,7 +115,7 @@ fn a_disk_that_is_full_for_a_while_costs_nothing() {
     run.wait_for("a checkpoint again", |run| run.said().contains(&again));
     Command::new("kill").args(["-INT", &run.child.id().to_string()]).status().expect("signalled");
     assert_eq!(run.child.wait().expect("waited").code(), Some(130), "{}", run.said());
-    let said = run.said();
+    let said = run.all_said();
     assert!(said.contains("metrics.jsonl can be written again; it has all lines"), "{said}");
     assert!(said.contains("warning: the checkpoint of step "), "{said}");
     assert!(said.contains(" takes ") && said.contains(" free: cannot write "), "{said}");
@@ -108,7 +128,7 @@ fn a_disk_that_is_full_for_a_while_costs_nothing() {
 /// The last checkpoint must be there; where it cannot be, that is the run's end, and what was there stays.
 #[test]
 fn a_disk_that_stays_full_is_an_error_at_the_end() {
-    let mut run = Run::start("--set steps=300 --set checkpoint_every=1000");
+    let mut run = Run::start("--set steps=100 --set checkpoint_every=1000");
     run.wait_for("a line", |run| !run.lines().is_empty());
     if !run.limit("100000") {
         let _ = run.child.kill();
@@ -117,12 +137,12 @@ fn a_disk_that_stays_full_is_an_error_at_the_end() {
         return;
     }
     assert_eq!(run.child.wait().expect("waited").code(), Some(1), "{}", run.said());
-    let said = run.said();
+    let said = run.all_said();
     let last = said.lines().last().expect("an error");
-    assert!(last.starts_with("inazuma: error: the checkpoint of step 300 takes "), "{said}");
+    assert!(last.starts_with("inazuma: error: the checkpoint of step 100 takes "), "{said}");
     assert!(last.contains(" MB free: cannot write "), "{said}");
     assert_eq!(run.checkpoints(), ["step-00000000"]);
-    assert_eq!(run.lines().len(), 300);
+    assert_eq!(run.lines().len(), 100);
 }
 
 /// Of several that begin in one directory one trains; the others are told which.
@@ -134,7 +154,10 @@ fn of_several_that_begin_at_once_one_trains() {
         // Different names of one directory, so that each has its own stderr.
         fs::create_dir_all(folder.path().join("run")).expect("created");
         std::os::unix::fs::symlink("run", &link).expect("linked");
-        Run::started(folder.path(), &format!("run-{number}"), "--set steps=200 --set checkpoint_every=50")
+        let errors = fs::File::create(folder.path().join(format!("run-{number}.stderr"))).expect("created");
+        let settings = "--set steps=200 --set checkpoint_every=50";
+        let mut command = Run::command(folder.path(), &format!("run-{number}"), settings);
+        command.stderr(errors).spawn().expect("bash starts")
     };
     let mut all: Vec<Child> = (0..4).map(start).collect();
     let codes: Vec<_> = all.iter_mut().map(|child| child.wait().expect("waited").code()).collect();

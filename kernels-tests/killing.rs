@@ -65,7 +65,7 @@ struct Job {
 
 impl Job {
     fn new(name: &str, stores: &str, device: &str, settings: &str) -> Job {
-        let stores = stores.replace("store", &prepared().join("store").display().to_string());
+        let stores = stores.replace("STORE", &prepared().join("store").display().to_string());
         let held_out = prepared().join("store.held-out");
         let seed = name.bytes().fold(0, |seed, byte| seed * 31 + u64::from(byte));
         let mut job = Job {
@@ -266,8 +266,8 @@ fn without_rates(lines: &[u8]) -> Vec<u8> {
     lines.collect::<String>().into_bytes()
 }
 
-const ONE: &str = "--store store";
-const MIXED: &str = "--store store:3 --store store.held-out:1";
+const ONE: &str = "--store STORE";
+const MIXED: &str = "--store STORE:3 --store STORE.held-out:1";
 
 /// Several times over and longer where a table was asked for.
 fn long() -> Option<PathBuf> {
@@ -303,17 +303,17 @@ fn a_run_killed_at_any_moment_ends_as_one_that_was_not() {
             kill("processor, two stores, 2 threads", MIXED, &cpu(2), "--set steps=30", &[], 4);
         }
         Some(_) => {
-            kill("processor", ONE, &cpu(1), "--set steps=150", &AIMED, 8);
-            kill("processor, 2 threads", ONE, &cpu(2), "--set steps=150", &AIMED, 4);
-            kill("processor, two stores", MIXED, &cpu(1), "--set steps=150", &[], 8);
-            kill("processor, two stores, 3 threads", MIXED, &cpu(3), "--set steps=150", &AIMED, 6);
+            kill("processor", ONE, &cpu(1), "--set steps=60", &AIMED, 8);
+            kill("processor, 2 threads", ONE, &cpu(2), "--set steps=60", &AIMED, 4);
+            kill("processor, two stores", MIXED, &cpu(1), "--set steps=60", &[], 8);
+            kill("processor, two stores, 3 threads", MIXED, &cpu(3), "--set steps=60", &AIMED, 6);
         }
     }
     let capabilities = &crate::harness::gpu().capabilities;
     let name = capabilities.name.split_whitespace().next().expect("a name");
     let device = format!("--device {name}");
     let many = long().is_some();
-    let steps = if many { "--set steps=30" } else { "--set steps=13" };
+    let steps = if many { "--set steps=20" } else { "--set steps=13" };
     let (aimed, random) = if many { (&AIMED[..], 2) } else { (&AIMED[3..4], 2) };
     kill(&format!("{name}, two stores"), MIXED, &device, steps, aimed, random);
     if capabilities.half {

@@ -9,6 +9,7 @@ mod decay;
 mod embedding;
 mod executor;
 mod exporting;
+mod faults;
 mod fine_tuning;
 mod finetune_golden;
 mod finetune_steps;

@@ -1,12 +1,13 @@
 //! The inputs of `fuzz/corpus`, and changed copies of them, through what the fuzz targets run: in bounded time, without
 //! nightly or libFuzzer.
 
+mod readers;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::corpus::{Headings, Italics, Style, read_xml, wikitext};
 use crate::interop::{tensorflow, torch};
-use crate::store::Store;
 
 /// Changed copies of each input; more where `INAZUMA_FUZZ_COPIES` says so.
 const COPIES: usize = 300;
@@ -94,16 +95,6 @@ fn corpus_xml() {
         let (lines, _) = read_xml(bytes, Style::PROSE);
         assert!(std::str::from_utf8(&lines).is_ok());
         assert!(lines.is_empty() || lines.ends_with(b"\n"));
-    });
-}
-
-#[test]
-fn corpus_store_header() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("store");
-    replay("store_header", |bytes| {
-        std::fs::write(&path, bytes).unwrap();
-        let _ = Store::open(&path);
     });
 }
 

@@ -21,7 +21,7 @@
 //!   ↓
 //!  batch      masking, packed micro-batches
 //!   ↓
-//!  store      the memory-mapped token store      plan   ops in order, their memory, shapes checked
+//!  store      the token store, read in place     plan   ops in order, their memory, shapes checked
 //!   ↓                                             ↓
 //!  corpus     dump → text                        ops    shapes, FLOPs, CPU code, kernels as data
 //!  tokenizer  SentencePiece                       ↓
@@ -42,6 +42,8 @@ pub mod cpu;
 pub mod device;
 mod files;
 pub mod finetune;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod gpu;
 pub mod interop;
 pub mod model;

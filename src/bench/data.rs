@@ -70,10 +70,10 @@ pub fn run(options: &Options) -> Result<Report> {
     let (mut seconds, mut tokens, mut positions) = (Vec::new(), 0, 0);
     let mut examples = options.examples.as_deref().map(ExampleFile::create).transpose()?;
     // Made once before it is timed: the first step counts an epoch's examples, and touches the store's pages.
-    batcher.step(0);
+    batcher.step(0)?;
     for step in 0..options.steps as u64 {
         let since = Instant::now();
-        let batch = std::hint::black_box(batcher.step(step));
+        let batch = std::hint::black_box(batcher.step(step)?);
         seconds.push(since.elapsed().as_secs_f64());
         tokens += batch.totals.tokens;
         positions += batch.totals.positions;

@@ -94,7 +94,7 @@ fn pretraining(device: &Device, set: &[&str], precision: Precision, report: &mut
     let surroundings = Surroundings { vocab_size: 517, room: device.room() };
     let config = TrainConfig::resolve(sources.settings()?.0, surroundings)?;
     let feeding = Feeding::of(config.plan()?.tensors);
-    let batch = Batcher::full_length(&config)?.step(1);
+    let batch = Batcher::full_length(&config)?.step(1)?;
     let run = Run::pretraining(&feeding, &batch, 1e-3);
     compare_all(device, &|| Ok(config.plan()?.plan), &run, report)
 }

@@ -49,7 +49,7 @@ pub fn run(device: &Device, config: &TrainConfig, limit: Duration) -> Result<Rep
         bail!("--tune chooses among kernels, and the CPU executor has one way to compute each op");
     };
     let since = Instant::now();
-    let batch = Batcher::full_length(config)?.step(1);
+    let batch = Batcher::full_length(config)?.step(1)?;
     let mut ops: BTreeMap<String, Vec<Measured>> = BTreeMap::new();
     let mut unmeasured = 0;
     let mut before: Option<Vec<&'static str>> = None;

@@ -18,8 +18,8 @@ pub struct DeviceArgs {
     /// auto, cpu, gpu, gpu:N, or part of an adapter's name
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
-    /// Threads of the CPU executor; 0 means one for each core
-    #[arg(long, default_value_t = 0)]
+    /// Threads of the CPU executor, up to 1024; 0 means one for each core
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1024).map(usize::from))]
     pub threads: usize,
 }
 
@@ -86,6 +86,11 @@ pub struct PrecisionArgs {
     /// f32; or f16: activations in half precision, on GPUs that have it
     #[arg(long, default_value = "f32", value_parser = precisions())]
     pub precision: Precision,
+}
+
+/// A number of things from 1 to `most`, in words that name both.
+pub fn count_to(most: u64) -> impl TypedValueParser<Value = usize> {
+    clap::value_parser!(u64).range(1..=most).map(|count| count as usize)
 }
 
 /// What `--precision` takes.

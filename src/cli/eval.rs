@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 
 use crate::finetune::apply::Model;
-use crate::finetune::predictions::{shown, write_predictions};
+use crate::finetune::predictions::{shown, write_predictions_to};
 use crate::tasks::source::Source;
 use crate::tasks::table::Selection;
 use crate::tasks::task::Task;
@@ -35,7 +35,7 @@ pub struct Args {
     limit: Option<usize>,
     #[command(flatten)]
     columns: ColumnArgs,
-    /// Write the predictions: squad {"id": "text"}, and the n-best beside it; others an object a line
+    /// Write the predictions to this file: squad {"id": "text"}, and the n-best beside it; others an object a line
     #[arg(long, value_name = "OUT")]
     predictions: Option<PathBuf>,
     #[command(flatten)]
@@ -60,7 +60,7 @@ pub fn run(args: Args) -> Result<()> {
     let source = Source { path: args.data.clone(), columns, selection: args.selection, limit };
     let outcome = model.evaluate(&source, &args.prediction.settings(task)?)?;
     if let Some(path) = &args.predictions {
-        write_predictions(outcome.predictions.as_ref(), path)?;
+        write_predictions_to(outcome.predictions.as_ref(), path)?;
     }
     ensure!(
         !outcome.scores.is_empty() || args.predictions.is_some(),

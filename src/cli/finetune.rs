@@ -14,7 +14,7 @@ use crate::tasks::table::{Columns, Selection};
 use crate::tasks::task::Task;
 
 use super::Interrupted;
-use super::arguments::{DeviceArgs, MemoryArgs, OutputArgs, PrecisionArgs, interruptible};
+use super::arguments::{DeviceArgs, MemoryArgs, OutputArgs, PrecisionArgs, count_to, interruptible};
 use super::tasks::{PredictionOptions, TaskOptions, defaults_by_task, task_parser};
 
 /// Fine-tune an encoder on a task
@@ -80,10 +80,10 @@ pub struct Args {
     #[arg(long, help = format!(
         "Passes over the training data [default: {}; 10 for under 1,000 examples]",
         defaults_by_task(|defaults| defaults.epochs)
-    ))]
+    ), value_parser = count_to(1_000_000))]
     epochs: Option<usize>,
     /// Examples (of squad: windows) a step
-    #[arg(long, default_value_t = 32)]
+    #[arg(long, default_value_t = 32, value_parser = count_to(1 << 20))]
     batch_size: usize,
     #[arg(long, help = format!("[default: {}]", defaults_by_task(|defaults| format!("{:e}", defaults.learning_rate))))]
     learning_rate: Option<f64>,
@@ -111,7 +111,7 @@ pub struct Args {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Train so many times, with seeds that follow each other; mean and spread are reported
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = count_to(10_000))]
     trials: usize,
     #[command(flatten)]
     task_options: TaskOptions,
@@ -194,15 +194,6 @@ impl Args {
         ] {
             if !holds {
                 bail!("{name} is {value}; it must be {allowed}")
-            }
-        }
-        for (name, value) in [
-            ("--batch-size", self.batch_size),
-            ("--trials", self.trials),
-            ("--epochs", self.epochs.unwrap_or(1)),
-        ] {
-            if value == 0 {
-                bail!("{name} is 0; it must be 1 or more")
             }
         }
         Ok(())

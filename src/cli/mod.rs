@@ -1,10 +1,12 @@
 //! The command line: one thin file per subcommand.
 //!
-//! Exit status: 0 done, 1 failed (one line on stderr), 2 wrong usage (clap), 130 interrupted after saving.
+//! Exit status: 0 done, 1 failed (one line on stderr), 2 wrong usage (clap's, and of `--set`), 130 interrupted after saving.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use crate::train::config::WrongUsage;
 
 mod arguments;
 mod bench;
@@ -119,5 +121,5 @@ fn report(error: &anyhow::Error) -> ExitCode {
     }
     let line = format!("{error:#}").replace('\n', " ");
     note!("inazuma: error: {line}");
-    ExitCode::FAILURE
+    if error.downcast_ref::<WrongUsage>().is_some() { ExitCode::from(2) } else { ExitCode::FAILURE }
 }

@@ -14,7 +14,7 @@ use crate::tasks::data::read_text;
 use crate::tasks::source::Line;
 use crate::tasks::squad::{Answer, Answers, Squad};
 
-use super::arguments::{DeviceArgs, OutputArgs};
+use super::arguments::{DeviceArgs, OutputArgs, count_to};
 use super::predict_ids;
 use super::tasks::{PredictionOptions, inputs_by_task};
 
@@ -46,7 +46,7 @@ pub struct Args {
     #[command(flatten)]
     prediction: PredictionOptions,
     /// Lines that are predicted together
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 256, value_parser = count_to(100_000))]
     batch: usize,
     #[command(flatten)]
     device: DeviceArgs,
@@ -55,7 +55,11 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    ensure!(args.batch > 0, "--batch is 0; it must be 1 or more");
+    let asked = args.question.as_deref();
+    ensure!(
+        asked.is_none_or(|text| !text.trim().is_empty()),
+        "--question is empty; there is nothing to answer"
+    );
     if args.ids
         && let Some((run, checkpoint)) = locate(&args.model)?
     {

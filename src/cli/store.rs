@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Subcommand;
 use serde_json::Value;
 
-use super::arguments::OutputArgs;
+use super::arguments::{OutputArgs, count_to};
 use crate::store::{Store, tfrecord, verify};
 use crate::tokenizer::Tokenizer;
 
@@ -49,7 +49,7 @@ enum Command {
         #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u16).range(5..))]
         max_length: u16,
         /// Files that the examples are dealt to in turn
-        #[arg(long, default_value_t = 1)]
+        #[arg(long, default_value_t = 1, value_parser = count_to(1000))]
         files: usize,
         #[arg(long, default_value_t = 0)]
         seed: u64,
@@ -79,7 +79,7 @@ enum Command {
 pub fn run(args: Args) -> Result<()> {
     match args.command {
         Command::Info { store, output } => {
-            let info = verify::info(&Store::open(&store)?);
+            let info = verify::info(&Store::open(&store)?)?;
             output.show(&info, |out| print(out, "", &info))?;
         }
         Command::Export { store, out, max_length, files, seed, epoch, .. } => {
@@ -93,7 +93,12 @@ pub fn run(args: Args) -> Result<()> {
             note!("wrote {}: {} examples, {} tokens", out.display(), imported.records, imported.tokens);
         }
         Command::Verify { store, output } => {
-            let store = verify::verify(&store)?;
+            let store = verify::verify(&store).or_else(|error| {
+                // On stderr it is said as well, as that of any command.
+                let report = serde_json::json!({"ok": false, "error": format!("{error:#}")});
+                output.show_json(&report)?;
+                Err(error)
+            })?;
             let (documents, tokens) = (store.documents(), store.tokens());
             let report = serde_json::json!({"ok": true, "documents": documents, "tokens": tokens});
             output.show(&report, |out| {

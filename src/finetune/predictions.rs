@@ -20,14 +20,19 @@ pub fn shown(scores: &[Score]) -> String {
 }
 
 /// Writes predictions beside `stem`, in the files of their task (question answering: `.json` in the official form
-/// and `.nbest.json`; others: `.jsonl`). A `stem` that has an extension is the main file itself.
+/// and `.nbest.json`; others: `.jsonl`).
 pub fn write_predictions(predictions: &dyn Predictions, stem: &Path) -> Result<()> {
+    let files = predictions.files()?.into_iter();
+    files
+        .into_iter()
+        .try_for_each(|(extension, bytes)| write_atomically(&stem.with_extension(extension), &bytes))
+}
+
+/// Writes the main file of the predictions to `path`, whatever it is called, and the others beside it.
+pub fn write_predictions_to(predictions: &dyn Predictions, path: &Path) -> Result<()> {
     for (index, (extension, bytes)) in predictions.files()?.into_iter().enumerate() {
-        let path = match stem.extension() {
-            Some(_) if index == 0 => stem.to_owned(),
-            _ => stem.with_extension(extension),
-        };
-        write_atomically(&path, &bytes)?;
+        let file = if index == 0 { path.to_owned() } else { path.with_extension(extension) };
+        write_atomically(&file, &bytes)?;
     }
     Ok(())
 }

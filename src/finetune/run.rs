@@ -116,6 +116,12 @@ fn fit_length(description: &mut Description, model: &ModelConfig, asked: Option<
 impl<'a> Setting<'a> {
     fn new(options: &'a Options) -> Result<Self> {
         let (pretrained, model, tokenizer) = begin(options)?;
+        ensure!(
+            options.redraw_layers <= model.layers,
+            "--redraw-layers is {}, but the model has {} layers",
+            options.redraw_layers,
+            model.layers
+        );
         let mut description = options.description.clone();
         description.lower = tokenizer.lower();
         fit_length(&mut description, &model, options.max_length)?;

@@ -77,7 +77,11 @@ impl Tuning {
 pub(super) fn write(path: &std::path::Path, content: &[u8]) -> Result<()> {
     let folder = path.parent().context("a file without a folder")?;
     fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let written = tempfile::NamedTempFile::new_in(folder).and_then(|mut file| {
+    let mut new = tempfile::Builder::new();
+    // As the umask has it, which is taken away from this; by itself a temporary file is its owner's alone.
+    #[cfg(unix)]
+    new.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let written = new.tempfile_in(folder).and_then(|mut file| {
         std::io::Write::write_all(&mut file, content)?;
         file.persist(path).map_err(|error| error.error)
     });

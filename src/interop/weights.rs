@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use memmap2::Mmap;
-use safetensors::tensor::{Dtype, SafeTensors, TensorInfo, TensorView};
+use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo, TensorView};
 
 use crate::plan::{Executor, Parameter};
 use crate::tensor::TensorId;
@@ -184,25 +184,32 @@ pub fn collect(
     Ok(tensors)
 }
 
+/// Bytes of a file of these tensors.
+pub fn size(tensors: &[Named]) -> Result<u64> {
+    let views = in_order(views(tensors)?);
+    let data: usize = views.iter().map(|(_, view)| view.data().len()).sum();
+    Ok((8 + header(&views, None)?.len() + data) as u64)
+}
+
+fn views(tensors: &[Named]) -> Result<Vec<(&str, TensorView<'_>)>> {
+    let views = tensors.iter().map(|(name, shape, values)| {
+        let bytes = bytemuck::cast_slice(values);
+        Ok((name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes)?))
+    });
+    views.collect()
+}
+
 /// Writes tensors into a file and to the disk, and returns its sums. `format` goes into the metadata (`pt` for Hugging
 /// Face): one key, because safetensors writes several in random order.
 pub fn write(path: &Path, tensors: &[Named], format: Option<&str>) -> Result<FileSum> {
-    let views: Vec<(&str, TensorView<'_>)> = tensors
-        .iter()
-        .map(|(name, shape, values)| {
-            let bytes = bytemuck::cast_slice(values);
-            Ok((name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes)?))
-        })
-        .collect::<Result<_>>()?;
-    write_views(path, views, format)
+    write_views(path, views(tensors)?, format)
 }
 
 /// As [`write`], of tensors of any type. To the byte what safetensors itself writes, but for the file's mode, which
 /// follows the umask, and for sums on the way.
 pub fn write_views(path: &Path, views: Vec<(&str, TensorView<'_>)>, format: Option<&str>) -> Result<FileSum> {
     let shown = path.display();
-    let mut views = views;
-    views.sort_by(|(name, view), (other, than)| than.dtype().cmp(&view.dtype()).then(name.cmp(other)));
+    let views = in_order(views);
     let header = header(&views, format).with_context(|| format!("cannot write {shown}"))?;
     let write = || -> std::io::Result<FileSum> {
         let mut file = BufWriter::with_capacity(1 << 20, Summing::new(File::create(path)?));
@@ -219,6 +226,12 @@ pub fn write_views(path: &Path, views: Vec<(&str, TensorView<'_>)>, format: Opti
         let _ = std::fs::remove_file(path);
         format!("cannot write {shown}")
     })
+}
+
+/// Tensors as they lie in a file: of large elements first, then by name.
+fn in_order<'a>(mut views: Vec<(&'a str, TensorView<'a>)>) -> Vec<(&'a str, TensorView<'a>)> {
+    views.sort_by(|(name, view), (other, than)| than.dtype().cmp(&view.dtype()).then(name.cmp(other)));
+    views
 }
 
 /// The header of a file of these tensors, which lie in it in this order.
@@ -272,7 +285,9 @@ mod tests {
         let other = folder.path().join("other");
         std::fs::write(&other, b"").unwrap();
         let path = folder.path().join("file");
-        write(&path, &[("a".into(), vec![1], vec![1.0])], None).unwrap();
+        let tensors = [("b".into(), vec![1], vec![1.0]), ("a".into(), vec![900], vec![1.0; 900])];
+        let sum = write(&path, &tensors, None).unwrap();
+        assert_eq!(sum.bytes, size(&tensors).unwrap());
         assert_eq!(mode(&path), mode(&other));
     }
 }

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use rayon::prelude::*;
 
-use super::Store;
+use super::{Boundaries, Store};
 use crate::tensor::draws::{EXAMPLE_CUT, EXAMPLE_ORDER, EXAMPLE_TARGET, EXAMPLES, LAST_EXAMPLE};
 use crate::tensor::random::{Stream, derive, root};
 
@@ -39,7 +39,7 @@ const NO_LIMIT_PROBABILITY: f64 = 0.1;
 const SECOND_LINE_PROBABILITY: f64 = 0.5;
 
 /// Documents cut together by one thread: fixed, so that the order does not depend on the threads.
-const DOCUMENTS_PER_TASK: usize = 512;
+const DOCUMENTS_PER_TASK: u64 = 512;
 
 /// One example as the model reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,35 +80,32 @@ pub struct EpochIndex {
 impl EpochIndex {
     /// Cuts the store for an epoch and shuffles the examples. `max_length` counts `[CLS]` and `[SEP]`; it is
     /// brought into `MIN_LENGTH..=MAX_LENGTH` here, and `ExampleStream::new` refuses one outside.
-    pub fn build(store: &Store, seed: u64, epoch: u64, max_length: usize) -> EpochIndex {
+    ///
+    /// Errors: damaged boundaries.
+    pub fn build(store: &Store, seed: u64, epoch: u64, max_length: usize) -> Result<EpochIndex> {
         let cutter = Cutter::new(store, seed, epoch, max_length);
-        let tasks = cutter.tasks();
-        let parts: Vec<Vec<Entry>> = (0..tasks)
-            .into_par_iter()
-            .map(|task| {
-                let mut entries = Vec::new();
-                cutter.cut_task(task, |entry| entries.push(entry));
-                entries
-            })
-            .collect();
+        let cut = |task| {
+            let mut entries = Vec::new();
+            cutter.cut_task(task, |entry| entries.push(entry))?;
+            Ok(entries)
+        };
+        let parts = cutter.tasks().map(cut).collect::<Result<Vec<Vec<Entry>>>>()?;
         let mut entries = Vec::with_capacity(parts.iter().map(Vec::len).sum());
         parts.iter().for_each(|part| entries.extend_from_slice(part));
         drop(parts);
         shuffle(&mut entries, derive(cutter.key, EXAMPLE_ORDER, 0));
-        EpochIndex { entries }
+        Ok(EpochIndex { entries })
     }
 
     /// How many examples `build` would make, without keeping them.
-    pub fn count(store: &Store, seed: u64, epoch: u64, max_length: usize) -> u64 {
+    pub fn count(store: &Store, seed: u64, epoch: u64, max_length: usize) -> Result<u64> {
         let cutter = Cutter::new(store, seed, epoch, max_length);
-        (0..cutter.tasks())
-            .into_par_iter()
-            .map(|task| {
-                let mut count = 0u64;
-                cutter.cut_task(task, |_| count += 1);
-                count
-            })
-            .sum()
+        let cut = |task| {
+            let mut count = 0u64;
+            cutter.cut_task(task, |_| count += 1)?;
+            Ok(count)
+        };
+        cutter.tasks().map(cut).try_reduce(|| 0, |left, right| Ok(left + right))
     }
 
     pub fn len(&self) -> usize {
@@ -136,21 +133,23 @@ impl EpochIndex {
     }
 
     /// The nth example of the epoch, in its shuffled order. `n` must be below `len`.
-    pub fn example(&self, store: &Store, n: usize) -> Example {
+    ///
+    /// Errors: damaged tokens, or such as are not of the vocabulary.
+    pub fn example(&self, store: &Store, n: usize) -> Result<Example> {
         let entry = self.entries[n];
         let special = store.special_ids();
-        let (first, second) = (u64::from(entry.first), u64::from(entry.second));
-        let middle = entry.start() + first;
-        let mut ids = Vec::with_capacity(entry.pieces() as usize + 3);
+        let tokens = store.read_tokens(entry.start()..entry.start() + entry.pieces())?;
+        let (first, second) = tokens.split_at(usize::from(entry.first));
+        let mut ids = Vec::with_capacity(tokens.len() + 3);
         ids.push(special.cls);
-        store.read_tokens(entry.start()..middle, &mut ids);
+        ids.extend_from_slice(first);
         ids.push(special.sep);
         let first_segment = ids.len();
-        if second > 0 {
-            store.read_tokens(middle..middle + second, &mut ids);
+        if !second.is_empty() {
+            ids.extend_from_slice(second);
             ids.push(special.sep);
         }
-        Example { ids, first_segment }
+        Ok(Example { ids, first_segment })
     }
 }
 
@@ -173,8 +172,7 @@ fn shuffle(entries: &mut [Entry], key: [u32; 2]) {
 
 /// Cuts documents of one epoch.
 struct Cutter<'a> {
-    line_ends: &'a [u64],
-    document_ends: &'a [u64],
+    store: &'a Store,
     /// Key of (seed, epoch).
     key: [u32; 2],
     max_length: usize,
@@ -184,30 +182,35 @@ impl<'a> Cutter<'a> {
     fn new(store: &'a Store, seed: u64, epoch: u64, max_length: usize) -> Self {
         let run = derive(root(seed), EXAMPLES, 0);
         Cutter {
-            line_ends: store.line_ends(),
-            document_ends: store.document_ends(),
+            store,
             key: derive(run, epoch as u32, (epoch >> 32) as u32),
             max_length: max_length.clamp(MIN_LENGTH, MAX_LENGTH),
         }
     }
 
-    fn tasks(&self) -> usize {
-        self.document_ends.len().div_ceil(DOCUMENTS_PER_TASK)
+    fn tasks(&self) -> impl IndexedParallelIterator<Item = u64> {
+        (0..self.store.documents().div_ceil(DOCUMENTS_PER_TASK) as usize)
+            .into_par_iter()
+            .map(|task| task as u64)
     }
 
-    fn cut_task(&self, task: usize, mut emit: impl FnMut(Entry)) {
-        let start = task * DOCUMENTS_PER_TASK;
-        let end = (start + DOCUMENTS_PER_TASK).min(self.document_ends.len());
-        for document in start..end {
-            self.cut_document(document, &mut emit);
+    fn cut_task(&self, task: u64, mut emit: impl FnMut(Entry)) -> Result<()> {
+        let first = task * DOCUMENTS_PER_TASK;
+        let documents = first..(first + DOCUMENTS_PER_TASK).min(self.store.documents());
+        let Boundaries { mut start, line_ends, document_ends } = self.store.boundaries(documents.clone())?;
+        let mut line = 0;
+        for (document, end) in documents.zip(document_ends) {
+            let lines = &line_ends[line..end];
+            self.cut_document(document, start, lines, &mut emit);
+            start = lines.last().copied().unwrap_or(start);
+            line = end;
         }
+        Ok(())
     }
 
-    fn cut_document(&self, document: usize, emit: &mut impl FnMut(Entry)) {
-        let start_of = |ends: &[u64], index: usize| if index == 0 { 0 } else { ends[index - 1] };
-        let mut line = start_of(self.document_ends, document) as usize;
-        let mut position = start_of(self.line_ends, line);
-        let ends = &self.line_ends[..self.document_ends[document] as usize];
+    /// Cuts the document that starts at a token and whose lines end at `ends`.
+    fn cut_document(&self, document: u64, start: u64, ends: &[u64], emit: &mut impl FnMut(Entry)) {
+        let (mut line, mut position) = (0, start);
         let mut target = match document {
             0 => self.max_length,
             _ => self.target_after(document - 1, LAST_EXAMPLE),
@@ -232,7 +235,7 @@ impl<'a> Cutter<'a> {
         ends: &[u64],
         position: u64,
         target: usize,
-        document: usize,
+        document: u64,
         example: u32,
     ) -> (usize, usize) {
         let mut draws = Stream::new(self.draw_key(EXAMPLE_CUT, document, example));
@@ -264,7 +267,7 @@ impl<'a> Cutter<'a> {
     }
 
     /// The target of the example that follows `example` of `document` (`LAST_EXAMPLE`: its last one).
-    fn target_after(&self, document: usize, example: u32) -> usize {
+    fn target_after(&self, document: u64, example: u32) -> usize {
         let mut draws = Stream::new(self.draw_key(EXAMPLE_TARGET, document, example));
         match draws.uniform() < SHORT_TARGET_PROBABILITY {
             true => MIN_LENGTH + draws.below((self.max_length - MIN_LENGTH + 1) as u32) as usize,
@@ -272,8 +275,8 @@ impl<'a> Cutter<'a> {
         }
     }
 
-    fn draw_key(&self, purpose: u32, document: usize, example: u32) -> [u32; 2] {
-        let document_key = derive(self.key, document as u32, (document as u64 >> 32) as u32);
+    fn draw_key(&self, purpose: u32, document: u64, example: u32) -> [u32; 2] {
+        let document_key = derive(self.key, document as u32, (document >> 32) as u32);
         derive(document_key, purpose, example)
     }
 }
@@ -294,13 +297,13 @@ pub struct ExampleStream {
 }
 
 impl ExampleStream {
-    /// Errors: a max length outside 5..=65535, a store without an example.
+    /// Errors: a max length outside 5..=65535, a store without an example, damaged boundaries.
     pub fn new(store: Arc<Store>, seed: u64, max_length: usize) -> Result<Self> {
         ensure!(
             (MIN_LENGTH..=MAX_LENGTH).contains(&max_length),
             "max_length is {max_length}; it must lie in {MIN_LENGTH}..={MAX_LENGTH}"
         );
-        let index = EpochIndex::build(&store, seed, 0, max_length);
+        let index = EpochIndex::build(&store, seed, 0, max_length)?;
         ensure!(
             !index.is_empty(),
             "{}: no document yields an example; prepare the store from text that is not empty",
@@ -311,8 +314,8 @@ impl ExampleStream {
     }
 
     /// Example number `n` of the run.
-    pub fn example(&mut self, n: u64) -> Example {
-        self.seek(n);
+    pub fn example(&mut self, n: u64) -> Result<Example> {
+        self.seek(n)?;
         let within = n - self.starts[self.epoch as usize];
         self.index.example(&self.store, within as usize)
     }
@@ -323,19 +326,19 @@ impl ExampleStream {
     }
 
     /// Makes `index` the one of the epoch that holds number `n`.
-    fn seek(&mut self, n: u64) {
+    fn seek(&mut self, n: u64) -> Result<()> {
         let mut built = None;
         while self.starts[self.starts.len() - 1] <= n {
             let epoch = self.starts.len() as u64 - 1;
             let start = self.starts[epoch as usize];
             // Most often the epoch that comes next is the one wanted: build it at once rather than count first.
             let length = if epoch == self.epoch + 1 {
-                let index = self.build(epoch);
+                let index = self.build(epoch)?;
                 let length = index.len() as u64;
                 built = Some((epoch, index));
                 length
             } else {
-                EpochIndex::count(&self.store, self.seed, epoch, self.max_length)
+                EpochIndex::count(&self.store, self.seed, epoch, self.max_length)?
             };
             self.starts.push(start + length);
         }
@@ -343,13 +346,14 @@ impl ExampleStream {
         if epoch != self.epoch {
             self.index = match built.take() {
                 Some((of, index)) if of == epoch => index,
-                _ => self.build(epoch),
+                _ => self.build(epoch)?,
             };
             self.epoch = epoch;
         }
+        Ok(())
     }
 
-    fn build(&self, epoch: u64) -> EpochIndex {
+    fn build(&self, epoch: u64) -> Result<EpochIndex> {
         EpochIndex::build(&self.store, self.seed, epoch, self.max_length)
     }
 }

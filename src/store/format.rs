@@ -1,4 +1,4 @@
-//! The layout of a token store: one file, little-endian, read through a memory map.
+//! The layout of a token store: one file, little-endian, read in place.
 //!
 //! ```text
 //! offset 0      header, HEADER_LENGTH bytes (struct Header below; its CRC-32 is its last field)
@@ -12,7 +12,7 @@
 //!
 //! The *body* is everything from HEADER_LENGTH up to the checksums, the zeros between sections included,
 //! so that every byte of the file is under a checksum: the header by its own, the body chunk by chunk,
-//! the checksums by `Header::checksums_crc`. Lines and documents are never empty: a line of no pieces
+//! the checksums by `Header::checksums_crc`; format 1 has had them from the start. Lines and documents are never empty: a line of no pieces
 //! and a document of no lines are not stored, so both kinds of ends rise strictly.
 
 use bytemuck::{Pod, Zeroable};
@@ -30,6 +30,9 @@ pub const FLAG_LOWER: u32 = 1;
 pub const FLAG_PARAGRAPHS: u32 = 2;
 /// The documents came as ids: the section of the tokenizer holds a `tokenizer::ReadyMade` in JSON.
 pub const FLAG_READY_MADE: u32 = 4;
+
+/// The largest vocabulary: what is counted by id fits into memory.
+pub const LARGEST_VOCABULARY: u32 = 1 << 24;
 
 /// `Header::unk` where the id of `<unk>` is not known.
 pub const NO_UNKNOWN: u32 = u32::MAX;

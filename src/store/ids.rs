@@ -64,7 +64,7 @@ pub fn prepare(
 }
 
 /// The ids of a document, and how many each of its sentences has.
-fn document(line: &[u8], vocabulary: &ReadyMade) -> Result<(Vec<u32>, Vec<u32>)> {
+pub fn document(line: &[u8], vocabulary: &ReadyMade) -> Result<(Vec<u32>, Vec<u32>)> {
     let wanted = r#"not a document such as {"ids":[[17,5],[9]]}, one list a sentence"#;
     let Line { ids } = serde_json::from_slice(line).context(wanted)?;
     let (mut tokens, mut lines) = (Vec::new(), Vec::new());
@@ -127,11 +127,9 @@ mod tests {
         let store = verify(&folder.path().join("store")).unwrap();
         assert!(store.is_ready_made() && !store.lower());
         assert_eq!((store.vocab_size(), store.special_ids(), store.unknown()), (97, vocabulary().special, 0));
-        let mut tokens = Vec::new();
-        store.read_tokens(0..4, &mut tokens);
-        assert_eq!(tokens, [10, 11, 12, 96]);
+        assert_eq!(store.read_tokens(0..4).unwrap(), [10, 11, 12, 96]);
         assert_eq!(ReadyMade::from_json(store.tokenizer_model()).unwrap(), vocabulary());
-        let info = crate::store::verify::info(&store);
+        let info = crate::store::verify::info(&store).unwrap();
         assert_eq!(
             (info["ready_made_ids"].as_bool(), info["special_ids"]["<unk>"].is_null()),
             (Some(true), true)
@@ -146,8 +144,7 @@ mod tests {
         let tokens = |text: &str| {
             let (summary, folder) = prepared(text, 0.2).unwrap();
             let held_out = Store::open(&folder.path().join("store.held-out")).unwrap();
-            let mut tokens = Vec::new();
-            held_out.read_tokens(0..held_out.tokens(), &mut tokens);
+            let tokens = held_out.read_tokens(0..held_out.tokens()).unwrap();
             let mut pairs: Vec<Vec<u32>> = tokens.chunks(2).map(<[u32]>::to_vec).collect();
             pairs.sort();
             assert_eq!(summary.store.documents + pairs.len() as u64, 400);

@@ -1,9 +1,10 @@
-//! The memory-mapped token store: what `prepare` writes and `pretrain` reads.
+//! The token store: what `prepare` writes and `pretrain` reads, in place, a piece at a time.
 //!
-//! `format` documents the file, `reader` opens it, `writer` makes it, `verify` checks every byte,
+//! `format` documents the file, `reader` opens it, `blocks` lets out nothing that is damaged, `writer` makes it, `verify` checks every byte,
 //! `examples` cuts training examples from it, afresh for every epoch; `mixture` draws them from several stores;
 //! `prepare` fills it from text, `ids` from what another tokenizer made of it, `tfrecord` from and to the reference implementation's files.
 
+mod blocks;
 pub mod examples;
 pub mod format;
 pub mod ids;
@@ -20,4 +21,4 @@ pub mod verify;
 pub mod writer;
 
 pub use mixture::{Stores, WeightedPath};
-pub use reader::{Lines, Store};
+pub use reader::{Boundaries, Lines, Store};

@@ -21,13 +21,13 @@ fn rates() {
     println!("open: {:.1} ms", start.elapsed().as_secs_f64() * 1e3);
     for max_length in [128, 512] {
         let start = Instant::now();
-        let index = EpochIndex::build(&store, 1, 0, max_length);
+        let index = EpochIndex::build(&store, 1, 0, max_length).unwrap();
         let built = start.elapsed().as_secs_f64();
         let mut stream = ExampleStream::new(store.clone(), 1, max_length).unwrap();
         let start = Instant::now();
         let mut ids = 0;
         for n in 0..index.len() as u64 {
-            ids += std::hint::black_box(stream.example(n)).ids.len();
+            ids += std::hint::black_box(stream.example(n).unwrap()).ids.len();
         }
         let cut = start.elapsed().as_secs_f64();
         println!(

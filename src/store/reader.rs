@@ -1,16 +1,18 @@
-//! Opening a store, and looking into it without copying.
+//! Opening a store, and reading from it: nothing of it is given out that was not checked (`blocks`).
 
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
-use memmap2::Mmap;
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use rayon::prelude::*;
+use sha2::{Digest, Sha256};
 
+use super::blocks::{Blocks, numbers, read};
 use super::format::{
     ALIGNMENT, BYTE_ORDER, CHECKSUMS, CHUNK, DOCUMENT_ENDS, FLAG_LOWER, FLAG_PARAGRAPHS, FLAG_READY_MADE,
-    HEADER_LENGTH, Header, LINE_ENDS, MAGIC, SECTION_NAMES, TOKENIZER, TOKENS, VERSION, token_width,
+    HEADER_LENGTH, Header, LARGEST_VOCABULARY, LINE_ENDS, MAGIC, SECTION_NAMES, TOKENIZER, TOKENS, VERSION,
+    token_width,
 };
 use crate::tokenizer::SpecialIds;
 
@@ -23,32 +25,44 @@ pub enum Lines {
     Paragraph,
 }
 
-/// An open token store. Cheap to open: the tokens are mapped, not read; only the boundaries are looked at.
+/// An open token store. Quick to open whatever its size: only the header, the checksums and the tokenizer are read then.
 pub struct Store {
     path: PathBuf,
-    map: Mmap,
+    blocks: Blocks,
     header: Header,
+    tokenizer: Vec<u8>,
     tokenizer_hash: String,
 }
 
+/// Where the lines and documents of a part of a store end.
+pub struct Boundaries {
+    /// The first token of the part.
+    pub start: u64,
+    /// Where each of its lines ends, in tokens of the store.
+    pub line_ends: Vec<u64>,
+    /// Where each of its documents ends, in lines of the part.
+    pub document_ends: Vec<usize>,
+}
+
 impl Store {
-    /// Opens a store and checks its header and its boundaries (not the tokens: that is `verify`).
+    /// Opens a store. What is read later is checked then; `verify` reads all of it.
     ///
     /// Errors, one line each: not there, not a store, another version or byte order, cut short, a damaged
-    /// header, boundaries out of order.
+    /// header, damaged checksums, a damaged tokenizer.
     pub fn open(path: &Path) -> Result<Store> {
-        let store = Store::map(path)?;
-        let name = path.display();
-        let header = &store.header;
-        check_boundaries(store.line_ends(), header.tokens)
-            .with_context(|| format!("{name}: damaged line ends; prepare the store again"))?;
-        check_boundaries(store.document_ends(), header.lines)
-            .with_context(|| format!("{name}: damaged document ends; prepare the store again"))?;
+        let mut store = Store::open_unread(path)?;
+        store.tokenizer = store.blocks.read(TOKENIZER, 0..store.header.sections[TOKENIZER].length)?;
+        let hash: [u8; 32] = Sha256::digest(&store.tokenizer).into();
+        ensure!(
+            hash == store.header.tokenizer_sha256,
+            "{}: the tokenizer inside is not the one of the header; prepare the store again",
+            path.display()
+        );
         Ok(store)
     }
 
-    /// Maps the file and checks the header alone, so that `verify` can say more about a damaged one.
-    pub(super) fn map(path: &Path) -> Result<Store> {
+    /// Reads the header and the checksums alone, so that `verify` can say more about a damaged store.
+    pub(super) fn open_unread(path: &Path) -> Result<Store> {
         let name = path.display();
         let file = File::open(path).with_context(|| format!("cannot open the store {name}"))?;
         let metadata = file.metadata().with_context(|| format!("cannot read {name}"))?;
@@ -58,13 +72,11 @@ impl Store {
             "{name} is not a token store: {} bytes, less than a header",
             metadata.len()
         );
-        // SAFETY: a mapping of a file that someone else truncates or rewrites while it is open is undefined;
-        // stores are written to another name and renamed, never changed in place.
-        let map = unsafe { Mmap::map(&file) }.with_context(|| format!("cannot map {name}"))?;
-        let header: Header = bytemuck::pod_read_unaligned(&map[..HEADER_LENGTH as usize]);
+        let header: Header = bytemuck::pod_read_unaligned(&read(path, &file, 0..HEADER_LENGTH)?);
         check_header(&header, metadata.len()).with_context(|| name.to_string())?;
+        let blocks = Blocks::open(path, file, &header).with_context(|| name.to_string())?;
         let tokenizer_hash = crate::tokenizer::hex(&header.tokenizer_sha256);
-        Ok(Store { path: path.to_path_buf(), map, header, tokenizer_hash })
+        Ok(Store { path: path.to_path_buf(), blocks, header, tokenizer: Vec::new(), tokenizer_hash })
     }
 
     pub fn path(&self) -> &Path {
@@ -75,15 +87,8 @@ impl Store {
         &self.header
     }
 
-    /// The whole file, mapped.
-    pub(super) fn bytes(&self) -> &[u8] {
-        &self.map
-    }
-
-    pub(super) fn section(&self, index: usize) -> &[u8] {
-        let section = self.header.sections[index];
-        // The bounds were checked when the store was opened.
-        &self.map[section.offset as usize..(section.offset + section.length) as usize]
+    pub(super) fn blocks(&self) -> &Blocks {
+        &self.blocks
     }
 
     /// The ids of the special symbols, as the tokenizer has them.
@@ -107,7 +112,7 @@ impl Store {
 
     /// The bytes of the tokenizer's model file, or what stands for it where ids came ready-made.
     pub fn tokenizer_model(&self) -> &[u8] {
-        self.section(TOKENIZER)
+        &self.tokenizer
     }
 
     /// Whether the text was lower-cased before SentencePiece.
@@ -141,76 +146,135 @@ impl Store {
         self.header.unknown
     }
 
-    /// Where each line ends, in tokens.
-    pub fn line_ends(&self) -> &[u64] {
-        cast(self.section(LINE_ENDS))
+    /// Where each line ends, in tokens: all of them.
+    pub fn line_ends(&self) -> Result<Vec<u64>> {
+        Ok(self.ends(LINE_ENDS, 0..self.lines())?.1)
     }
 
-    /// Where each document ends, in lines.
-    pub fn document_ends(&self) -> &[u64] {
-        cast(self.section(DOCUMENT_ENDS))
+    /// Where each document ends, in lines: all of them.
+    pub fn document_ends(&self) -> Result<Vec<u64>> {
+        Ok(self.ends(DOCUMENT_ENDS, 0..self.documents())?.1)
     }
 
-    /// The lines of a document, as indices into `line_ends`.
-    pub fn document_lines(&self, document: usize) -> Range<usize> {
-        let ends = self.document_ends();
-        let start = if document == 0 { 0 } else { ends[document - 1] };
-        start as usize..ends[document] as usize
+    /// The lines of some documents.
+    pub fn boundaries(&self, documents: Range<u64>) -> Result<Boundaries> {
+        let (first, ends) = self.ends(DOCUMENT_ENDS, documents)?;
+        let last = ends.last().copied().unwrap_or(first);
+        let (start, line_ends) = self.ends(LINE_ENDS, first..last)?;
+        let document_ends = ends.into_iter().map(|end| (end - first) as usize).collect();
+        Ok(Boundaries { start, line_ends, document_ends })
     }
 
-    /// Appends the tokens of a range to `out`, widened to u32.
-    pub fn read_tokens(&self, range: Range<u64>, out: &mut Vec<u32>) {
-        let (start, end) = (range.start as usize, range.end as usize);
-        let bytes = self.section(TOKENS);
-        match self.header.token_width {
-            2 => out.extend(cast::<u16>(bytes)[start..end].iter().map(|&id| u32::from(id))),
-            _ => out.extend_from_slice(&cast::<u32>(bytes)[start..end]),
+    /// Ends of lines or documents, and the one before them (0 before the first).
+    ///
+    /// Errors: damaged, or not rising strictly from above 0 to what they count, as those of every store do.
+    fn ends(&self, section: usize, range: Range<u64>) -> Result<(u64, Vec<u64>)> {
+        let (count, total) = match section {
+            LINE_ENDS => (self.lines(), self.tokens()),
+            _ => (self.documents(), self.lines()),
+        };
+        let first = range.start.saturating_sub(1);
+        let bytes = self.blocks.read(section, first * 8..range.end * 8)?;
+        let mut ends: Vec<u64> = numbers(&bytes, u64::from_ne_bytes).collect();
+        let before = if range.start == 0 || ends.is_empty() { 0 } else { ends.remove(0) };
+        let mut previous = before;
+        for (index, &end) in ends.iter().enumerate() {
+            let (number, name) = (range.start + index as u64, SECTION_NAMES[section]);
+            let rises = previous < end && if number + 1 == count { end == total } else { end < total };
+            ensure!(
+                rises,
+                "{}: wrong {name}: number {number} of {count} ends at {end}, the one before it at {previous}, the last \
+                 should at {total}; prepare the store again",
+                self.path.display()
+            );
+            previous = end;
         }
+        Ok((before, ends))
+    }
+
+    /// The tokens of a range, widened to u32.
+    ///
+    /// Errors: damaged, changed since the store was opened, an id outside of the vocabulary.
+    pub fn read_tokens(&self, range: Range<u64>) -> Result<Vec<u32>> {
+        let width = u64::from(self.header.token_width);
+        let bytes = self.blocks.read(TOKENS, range.start * width..range.end * width)?;
+        let ids: Vec<u32> = match width {
+            2 => numbers(&bytes, u16::from_ne_bytes).map(u32::from).collect(),
+            _ => numbers(&bytes, u32::from_ne_bytes).collect(),
+        };
+        if let Some(place) = ids.iter().position(|&id| id >= self.header.vocab_size) {
+            return Err(self.outside(range.start + place as u64, ids[place]));
+        }
+        Ok(ids)
+    }
+
+    /// Names the place of an id that lies outside of the vocabulary.
+    fn outside(&self, token: u64, id: u32) -> anyhow::Error {
+        let place = self.place(token).map_or(String::new(), |(document, within)| {
+            format!(", number {within} of document {document} (all counted from 0)")
+        });
+        anyhow!(
+            "{}: token {token}{place} is {id}, outside of the vocabulary of {} pieces: a store that was written wrong; \
+             prepare it again",
+            self.path.display(),
+            self.header.vocab_size
+        )
+    }
+
+    /// The document that a token belongs to, and which of its tokens it is.
+    fn place(&self, token: u64) -> Result<(u64, u64)> {
+        let end = |section, index: u64| Ok::<u64, anyhow::Error>(self.ends(section, index..index + 1)?.1[0]);
+        let line = first_above(self.lines(), |line| Ok(end(LINE_ENDS, line)? > token))?;
+        let document = first_above(self.documents(), |document| Ok(end(DOCUMENT_ENDS, document)? > line))?;
+        let start = self.boundaries(document..document + 1)?.start;
+        Ok((document, token - start))
     }
 
     /// Entropy of the distribution of single tokens, in nats: what a model that knows only how frequent each
     /// piece is would score. Reads all tokens, on all cores; the same bits for any number of threads.
-    pub fn unigram_entropy(&self) -> f64 {
-        let counts = self.token_counts();
+    pub fn unigram_entropy(&self) -> Result<f64> {
+        let counts = self.token_counts()?;
         let total = counts.iter().sum::<u64>() as f64;
         let share = |&count: &u64| count as f64 / total;
-        counts.iter().filter(|&&count| count > 0).map(|count| -share(count) * share(count).ln()).sum()
+        Ok(counts.iter().filter(|&&count| count > 0).map(|count| -share(count) * share(count).ln()).sum())
     }
 
-    /// How often each id occurs; ids outside the vocabulary (a damaged file) are not counted.
-    pub fn token_counts(&self) -> Vec<u64> {
-        let bytes = self.section(TOKENS);
-        match self.header.token_width {
-            2 => count_ids(cast::<u16>(bytes), self.vocab_size()),
-            _ => count_ids(cast::<u32>(bytes), self.vocab_size()),
+    /// How often each id occurs, up to the highest that does. Reads all tokens, on all cores.
+    pub fn token_counts(&self) -> Result<Vec<u64>> {
+        let count = |mut counts: Vec<u64>, part: u64| -> Result<Vec<u64>> {
+            let tokens = part * TOKENS_AT_ONCE..((part + 1) * TOKENS_AT_ONCE).min(self.tokens());
+            let ids = self.read_tokens(tokens)?;
+            let highest = ids.iter().max().map_or(0, |&id| id as usize + 1);
+            counts.resize(highest.max(counts.len()), 0);
+            ids.into_iter().for_each(|id| counts[id as usize] += 1);
+            Ok(counts)
+        };
+        let add = |mut left: Vec<u64>, mut right: Vec<u64>| {
+            if left.len() < right.len() {
+                std::mem::swap(&mut left, &mut right);
+            }
+            left.iter_mut().zip(right).for_each(|(l, r)| *l += r);
+            Ok(left)
+        };
+        let parts = (0..self.tokens().div_ceil(TOKENS_AT_ONCE)).into_par_iter();
+        parts.try_fold(Vec::new, count).try_reduce(Vec::new, add)
+    }
+}
+
+/// Tokens that are counted at once.
+const TOKENS_AT_ONCE: u64 = 1 << 21;
+
+/// The first number below `count` of which `above` holds; it holds of all that follow it.
+fn first_above(count: u64, above: impl Fn(u64) -> Result<bool>) -> Result<u64> {
+    let (mut low, mut high) = (0, count);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        match above(middle)? {
+            true => high = middle,
+            false => low = middle + 1,
         }
     }
-}
-
-/// The section as numbers. The map starts at a page and sections are aligned and a whole number of elements
-/// long (checked when the store was opened), so this cannot fail.
-fn cast<T: bytemuck::Pod>(bytes: &[u8]) -> &[T] {
-    bytemuck::cast_slice(bytes)
-}
-
-fn count_ids<T: Copy + Into<u32> + Sync>(ids: &[T], vocab_size: usize) -> Vec<u64> {
-    ids.par_chunks(1 << 22)
-        .map(|chunk| {
-            let mut counts = vec![0u64; vocab_size];
-            for &id in chunk {
-                if let Some(count) = counts.get_mut(id.into() as usize) {
-                    *count += 1;
-                }
-            }
-            counts
-        })
-        .reduce(
-            || vec![0; vocab_size],
-            |mut left, right| {
-                left.iter_mut().zip(right).for_each(|(l, r)| *l += r);
-                left
-            },
-        )
+    Ok(low)
 }
 
 fn check_header(header: &Header, file_length: u64) -> Result<()> {
@@ -239,6 +303,17 @@ fn check_header(header: &Header, file_length: u64) -> Result<()> {
 /// makes these hold for any file of ours; they are for files made to harm.
 fn check_sections(header: &Header) -> Result<()> {
     ensure!(
+        header.vocab_size <= LARGEST_VOCABULARY,
+        "damaged header: a vocabulary of {} pieces; there are at most {LARGEST_VOCABULARY}",
+        header.vocab_size
+    );
+    let special = [header.pad, header.cls, header.sep, header.mask];
+    ensure!(
+        special.iter().all(|&id| id < header.vocab_size),
+        "damaged header: special ids {special:?} of a vocabulary of {} pieces",
+        header.vocab_size
+    );
+    ensure!(
         header.token_width == token_width(header.vocab_size as usize),
         "damaged header: tokens of {} bytes for {} pieces",
         header.token_width,
@@ -259,6 +334,19 @@ fn check_sections(header: &Header) -> Result<()> {
             header.sections[index].length
         );
     }
+    ensure!(
+        header.documents <= header.lines && header.lines <= header.tokens,
+        "damaged header: {} documents of {} lines of {} tokens",
+        header.documents,
+        header.lines,
+        header.tokens
+    );
+    ensure!(
+        (header.tokens > 0) == (header.documents > 0),
+        "damaged header: {} tokens in {} documents",
+        header.tokens,
+        header.documents
+    );
     let mut position = HEADER_LENGTH;
     for (section, name) in header.sections.iter().zip(SECTION_NAMES) {
         let end = section.offset.checked_add(section.length);
@@ -268,21 +356,6 @@ fn check_sections(header: &Header) -> Result<()> {
             bail!("damaged header: the section of {name} is out of place");
         };
         position = end;
-    }
-    Ok(())
-}
-
-/// Ends rise strictly from above 0 to `total`.
-fn check_boundaries(ends: &[u64], total: u64) -> Result<()> {
-    ensure!(
-        ends.last().copied().unwrap_or(0) == total,
-        "the last end is {}, should be {total}",
-        ends.last().copied().unwrap_or(0)
-    );
-    ensure!(ends.first() != Some(&0), "number 0 is empty");
-    let bad = ends.par_windows(2).position_first(|pair| pair[0] >= pair[1]);
-    if let Some(index) = bad {
-        bail!("number {} ends at {}, the one before it at {}", index + 1, ends[index + 1], ends[index]);
     }
     Ok(())
 }

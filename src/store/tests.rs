@@ -3,11 +3,14 @@
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use super::examples::EpochIndex;
+use super::format::{LINE_ENDS, SECTION_NAMES, TOKENIZER, TOKENS};
 use super::prepare::{Options, prepare};
 use super::verify::verify;
 use super::writer::StoreWriter;
 use super::{Lines, Store};
 use crate::corpus::input::Documents;
+use crate::fuzzing::fit_checksums;
 use crate::tensor::random::Stream;
 use crate::tokenizer::{Tokenizer, train};
 
@@ -76,16 +79,15 @@ fn a_store_gives_back_what_was_written() {
     writer.finish().unwrap();
     let store = verify(&path).unwrap();
     assert_eq!((store.documents(), store.lines(), store.tokens(), store.unknown()), (2, 3, 4, 1));
-    assert_eq!((store.line_ends(), store.document_ends()), ([2, 3, 4].as_slice(), [2, 3].as_slice()));
-    let mut tokens = Vec::new();
-    store.read_tokens(1..4, &mut tokens);
-    assert_eq!(tokens, [11, 0, 12]);
+    assert_eq!(store.line_ends().unwrap(), [2, 3, 4]);
+    assert_eq!(store.document_ends().unwrap(), [2, 3]);
+    assert_eq!(store.read_tokens(1..4).unwrap(), [11, 0, 12]);
     assert_eq!(store.tokenizer_model(), scratch.tokenizer.model());
     assert_eq!(store.tokenizer_hash(), scratch.tokenizer.hash());
     assert_eq!(store.special_ids(), scratch.tokenizer.special_ids().unwrap());
     assert_eq!((store.vocab_size(), store.lower(), store.lines_mode()), (60, true, Lines::Paragraph));
-    assert!((store.unigram_entropy() - 4f64.ln()).abs() < 1e-12);
-    let info = super::verify::info(&store);
+    assert!((store.unigram_entropy().unwrap() - 4f64.ln()).abs() < 1e-12);
+    let info = super::verify::info(&store).unwrap();
     assert_eq!(info["tokens"], 4);
     assert_eq!(info["examples"][0]["tokens_used"], 1.0);
 }
@@ -97,7 +99,7 @@ fn any_flipped_byte_is_found_and_any_cut() {
     let whole = std::fs::read(store.path()).unwrap();
     let path = scratch.path("damaged.store");
     std::fs::write(&path, &whole).unwrap();
-    let model = store.header().sections[super::format::TOKENIZER];
+    let model = store.header().sections[TOKENIZER];
     let model = model.offset as usize + 64..(model.offset + model.length) as usize - 64;
     let mut file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
     let mut put = |place: usize, byte: u8| {
@@ -125,6 +127,94 @@ fn any_flipped_byte_is_found_and_any_cut() {
     assert!(failure(Store::open(Path::new("/nowhere"))).contains("/nowhere"));
 }
 
+/// A store of several chunks: damage is found by whoever first reads something of its chunk, and by nobody before.
+#[test]
+fn damage_is_found_where_it_is_read() {
+    let scratch = Scratch::new();
+    let path = scratch.path("large.store");
+    let mut writer = StoreWriter::create(&path, &scratch.tokenizer, Lines::Sentence).unwrap();
+    for document in 0..3000u32 {
+        let lengths: Vec<u32> = (0..90).map(|line| 1 + (document + line) % 9).collect();
+        let tokens: Vec<u32> = (0..lengths.iter().sum()).map(|n| 7 + (n + document) % 53).collect();
+        writer.push_document(&tokens, &lengths).unwrap();
+    }
+    writer.finish().unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    let sections = verify(&path).unwrap().header().sections;
+    let read = |place: u64| {
+        let mut bytes = whole.clone();
+        bytes[place as usize] ^= 8;
+        std::fs::write(&path, bytes).unwrap();
+        let store = Store::open(&path)?;
+        let index = EpochIndex::build(&store, 0, 0, 128)?;
+        (0..index.len()).try_for_each(|n| index.example(&store, n).map(|_| ()))
+    };
+    for (section, opened) in [(TOKENS, true), (LINE_ENDS, true), (TOKENIZER, false)] {
+        let place = sections[section].offset + sections[section].length / 2;
+        let message = failure(read(place));
+        let [start, end] = ["between bytes ", " and "].map(|word| {
+            let rest = message.split(word).nth(1).unwrap();
+            rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse::<u64>().unwrap()
+        });
+        assert!((start..end).contains(&place) && message.contains(SECTION_NAMES[section]), "{message}");
+        assert!(message.contains("`inazuma store verify"), "{message}");
+        assert_eq!(Store::open(&path).is_ok(), opened, "{message}");
+    }
+}
+
+/// What was read once is compared again whenever it is read: the file may be changed, cut, or not be what was opened.
+#[test]
+fn a_store_that_changes_is_found_out() {
+    let scratch = Scratch::new();
+    let store = random_store(&scratch, 20, 4);
+    let tokens = store.read_tokens(0..store.tokens()).unwrap();
+    let whole = std::fs::read(store.path()).unwrap();
+    let place = store.header().sections[TOKENS].offset as usize;
+    let mut file = std::fs::OpenOptions::new().write(true).open(store.path()).unwrap();
+    let mut put = |place: usize, bytes: &[u8]| {
+        file.seek(SeekFrom::Start(place as u64)).unwrap();
+        file.write_all(bytes).unwrap();
+    };
+    put(place, &[0xff]);
+    assert!(
+        failure(store.read_tokens(0..9))
+            .contains("changed while it was in use, between bytes 512 and 4608 (tokens")
+    );
+    put(place, &whole[place..place + 1]);
+    assert_eq!(store.read_tokens(0..9).unwrap(), tokens[..9]);
+    put(store.header().sections[LINE_ENDS].offset as usize, &[0xff]);
+    assert!(failure(EpochIndex::build(&store, 0, 0, 64).map(|_| ())).contains("changed while it was in use"));
+    std::fs::OpenOptions::new().write(true).open(store.path()).unwrap().set_len(700).unwrap();
+    assert!(failure(store.read_tokens(200..300)).contains("random.store: cut short while it was in use"));
+}
+
+/// Ids and boundaries that no `prepare` writes, under checksums that are right.
+#[test]
+fn what_was_written_wrong_is_named_with_its_place() {
+    let scratch = Scratch::new();
+    let path = scratch.path("wrong.store");
+    let mut writer = StoreWriter::create(&path, &scratch.tokenizer, Lines::Sentence).unwrap();
+    writer.push_document(&[10, 11, 12], &[2, 1]).unwrap();
+    writer.push_document(&[13, 60, 14], &[3]).unwrap();
+    writer.finish().unwrap();
+    let store = Store::open(&path).unwrap();
+    assert_eq!(store.read_tokens(0..4).unwrap(), [10, 11, 12, 13]);
+    let message = failure(store.read_tokens(0..6));
+    assert!(message.contains("token 4, number 1 of document 1") && message.contains("is 60"), "{message}");
+    assert!(message.contains("60 pieces"), "{message}");
+    let message = failure(verify(&path));
+    assert!(message.contains("inconsistent") && message.contains("is 60"), "{message}");
+
+    let mut bytes = std::fs::read(&path).unwrap();
+    let ends = store.header().sections[LINE_ENDS].offset as usize;
+    bytes[ends] = 7;
+    fit_checksums(&mut bytes);
+    std::fs::write(&path, bytes).unwrap();
+    let store = Store::open(&path).unwrap();
+    let message = failure(EpochIndex::build(&store, 0, 0, 64).map(|_| ()));
+    assert!(message.contains("wrong line ends: number 0 of 3 ends at 7"), "{message}");
+}
+
 /// Headers made to harm, with a checksum that fits: refused, never a panic.
 #[test]
 fn forged_headers_are_refused() {
@@ -140,7 +230,7 @@ fn forged_headers_are_refused() {
         bytes[508..512].copy_from_slice(&crc.to_le_bytes());
         std::fs::write(&path, &bytes).unwrap();
         if let Ok(store) = Store::open(&path) {
-            super::verify::info(&store);
+            let _ = super::verify::info(&store);
             let _ = verify(&path);
         }
     }

@@ -16,7 +16,7 @@ use prost::Message;
 use super::examples::EpochIndex;
 use super::writer::StoreWriter;
 use super::{Lines, Store};
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{SpecialIds, Tokenizer};
 
 /// `tf.train.Example` and what is in it; other kinds of features are not ours and stay unread.
 #[derive(Clone, PartialEq, Message)]
@@ -112,24 +112,39 @@ impl Records {
 
     /// The next record's bytes; nothing at the end of the file.
     fn next_bytes(&mut self) -> Result<Option<Vec<u8>>> {
-        let mut head = Vec::with_capacity(12);
-        (&mut self.file).take(12).read_to_end(&mut head).context("cannot read on")?;
-        if head.is_empty() {
-            return Ok(None);
-        }
-        ensure!(head.len() == 12, "the file ends within the length of a record");
-        let (length, crc) = head.split_at(8);
-        ensure!(masked_crc(length) == word(crc), "the checksum of a record's length is wrong");
-        let length = u64::from_le_bytes(length.try_into().unwrap_or_default());
-        ensure!(length <= LONGEST, "a record of {length} bytes is too long to be an example");
-        let mut body = Vec::with_capacity(length as usize + 4);
-        (&mut self.file).take(length + 4).read_to_end(&mut body).context("cannot read on")?;
-        ensure!(body.len() as u64 == length + 4, "the file ends within a record");
-        let crc = body.split_off(length as usize);
-        ensure!(masked_crc(&body) == word(&crc), "the checksum of a record is wrong");
-        self.offset += length + 16;
-        Ok(Some(body))
+        let bytes = next_bytes(&mut self.file, masked_crc)?;
+        self.offset += bytes.as_ref().map_or(0, |bytes| bytes.len() as u64 + 16);
+        Ok(bytes)
     }
+}
+
+/// The bytes of the next record, compared with what `checksum` says; nothing at the end.
+fn next_bytes(file: &mut impl Read, checksum: impl Fn(&[u8]) -> u32) -> Result<Option<Vec<u8>>> {
+    let mut head = Vec::with_capacity(12);
+    file.by_ref().take(12).read_to_end(&mut head).context("cannot read on")?;
+    if head.is_empty() {
+        return Ok(None);
+    }
+    ensure!(head.len() == 12, "the file ends within the length of a record");
+    let (length, crc) = head.split_at(8);
+    ensure!(checksum(length) == word(crc), "the checksum of a record's length is wrong");
+    let length = u64::from_le_bytes(length.try_into().unwrap_or_default());
+    ensure!(length <= LONGEST, "a record of {length} bytes is too long to be an example");
+    // Grows with what is there, whatever the length says.
+    let mut body = Vec::new();
+    file.by_ref().take(length + 4).read_to_end(&mut body).context("cannot read on")?;
+    ensure!(body.len() as u64 == length + 4, "the file ends within a record");
+    let crc = body.split_off(length as usize);
+    ensure!(checksum(&body) == word(&crc), "the checksum of a record is wrong");
+    Ok(Some(body))
+}
+
+/// All documents in any bytes, for fuzz targets: checksums are taken as 0, so that none stands before what is behind it.
+pub fn read_all(mut bytes: &[u8], vocabulary: u32, special: &SpecialIds) -> usize {
+    let records = std::iter::from_fn(|| next_bytes(&mut bytes, |_| 0).ok()?);
+    let documents =
+        records.filter_map(|bytes| document(&Record::decode(&bytes).ok()?, vocabulary, special).ok());
+    documents.count()
 }
 
 fn word(bytes: &[u8]) -> u32 {
@@ -199,10 +214,10 @@ pub fn export(
     files: usize,
 ) -> Result<usize> {
     ensure!(files > 0, "the examples need at least one file");
-    let index = EpochIndex::build(store, seed, epoch, max_length);
+    let index = EpochIndex::build(store, seed, epoch, max_length)?;
     let mut writers = RecordWriters::create(out, files)?;
     for number in 0..index.len() {
-        let example = index.example(store, number);
+        let example = index.example(store, number)?;
         let length = example.ids.len();
         let padded = |value: &dyn Fn(usize) -> u32| {
             (0..max_length).map(|at| if at < length { value(at) } else { 0 }).collect::<Vec<u32>>()
@@ -236,22 +251,7 @@ pub fn import(inputs: &[PathBuf], tokenizer: &Tokenizer, out: &Path) -> Result<I
         for (number, record) in Records::open(path)?.enumerate() {
             let record = record?;
             let place = || format!("{}: record {number}", path.display());
-            let length = record.input_mask.iter().take_while(|&&mask| mask == 1).count();
-            let (ids, segments) = (&record.input_ids[..length], &record.segment_ids[..length]);
-            if let Some(id) = ids.iter().find(|&&id| id >= vocabulary) {
-                bail!("{}: id {id} is not among the tokenizer's {vocabulary} pieces", place());
-            }
-            ensure!(
-                ids.first() == Some(&special.cls) && ids.last() == Some(&special.sep),
-                "{}: does not begin with [CLS] and end with [SEP] (ids {} and {} of this tokenizer)",
-                place(),
-                special.cls,
-                special.sep
-            );
-            let second = segments.iter().position(|&segment| segment == 1).unwrap_or(length);
-            let lines = [&ids[1..second - 1], &ids[second.min(length - 1)..length - 1]];
-            let lengths = lines.map(|line| line.len() as u32);
-            let tokens = lines.concat();
+            let (tokens, lengths) = document(&record, vocabulary, &special).with_context(place)?;
             writer.push_document(&tokens, &lengths)?;
             imported.records += 1;
             imported.tokens += tokens.len() as u64;
@@ -260,6 +260,25 @@ pub fn import(inputs: &[PathBuf], tokenizer: &Tokenizer, out: &Path) -> Result<I
     ensure!(imported.tokens > 0, "the records hold no text");
     writer.finish()?;
     Ok(imported)
+}
+
+/// The tokens of a record without the special ones, and how many each of its segments has.
+fn document(record: &Record, vocabulary: u32, special: &SpecialIds) -> Result<(Vec<u32>, [u32; 2])> {
+    let length = record.input_mask.iter().take_while(|&&mask| mask == 1).count();
+    let (ids, segments) = (&record.input_ids[..length], &record.segment_ids[..length]);
+    if let Some(id) = ids.iter().find(|&&id| id >= vocabulary) {
+        bail!("id {id} is not among the tokenizer's {vocabulary} pieces");
+    }
+    ensure!(
+        length > 1 && ids[0] == special.cls && ids[length - 1] == special.sep,
+        "does not begin with [CLS] and end with [SEP] (ids {} and {} of this tokenizer)",
+        special.cls,
+        special.sep
+    );
+    let second = segments.iter().position(|&segment| segment == 1).unwrap_or(length);
+    ensure!(second > 1 && ids[second - 1] == special.sep, "its first segment is not [CLS], text, [SEP]");
+    let lines = [&ids[1..second - 1], &ids[second.min(length - 1)..length - 1]];
+    Ok((lines.concat(), lines.map(|line| line.len() as u32)))
 }
 
 /// The files named, and of directories those called `*.tfrecord*`, in order of their names.
@@ -319,14 +338,14 @@ mod tests {
         let store = random_store(&scratch, 40, 3);
         let out = scratch.path("records");
         let count = export(&store, &out, 7, 0, 64, 3).unwrap();
-        let index = EpochIndex::build(&store, 7, 0, 64);
+        let index = EpochIndex::build(&store, 7, 0, 64).unwrap();
         assert_eq!(count, index.len());
         let mut files: Vec<Records> = (0..3)
             .map(|n| Records::open(&out.join(format!("pretrain_data.tfrecord-{n}-of-3"))).unwrap())
             .collect();
         for n in 0..count {
             let record = files[n % 3].next().unwrap().unwrap();
-            let example = index.example(&store, n);
+            let example = index.example(&store, n).unwrap();
             assert_eq!(record.input_ids[..example.ids.len()], example.ids);
             assert_eq!(record.input_mask.iter().sum::<u32>() as usize, example.ids.len());
             assert_eq!(record.input_ids.len(), 64);

@@ -1,46 +1,28 @@
 //! Looking at a whole store: every byte against its checksum, and what it holds in figures.
 
+use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use rayon::prelude::*;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use super::examples::EpochIndex;
-use super::format::{CHECKSUMS, CHUNK, HEADER_LENGTH, NO_UNKNOWN, SECTION_NAMES, TOKENIZER};
+use super::format::NO_UNKNOWN;
 use super::reader::{Lines, Store};
 
 /// Reads the whole store. The error names the first damaged place and the sections it touches.
 pub fn verify(path: &Path) -> Result<Store> {
     let name = path.display();
-    let store = Store::map(path)?;
-    let header = store.header();
-    let checksums = store.section(CHECKSUMS);
-    ensure!(
-        crc32fast::hash(checksums) == header.checksums_crc,
-        "{name}: damaged in the checksums (bytes {}..{}); prepare the store again",
-        header.sections[CHECKSUMS].offset,
-        header.file_length
-    );
-    let expected: &[u32] = bytemuck::cast_slice(checksums);
-    let end = header.sections[CHECKSUMS].offset as usize;
-    let body = &store.bytes()[HEADER_LENGTH as usize..end];
-    let bad: Vec<usize> = body
-        .par_chunks(CHUNK as usize)
-        .zip(expected)
-        .enumerate()
-        .filter(|(_, (chunk, checksum))| crc32fast::hash(chunk) != **checksum)
-        .map(|(index, _)| index)
-        .collect();
-    if let Some(&first) = bad.first() {
-        let start = HEADER_LENGTH + first as u64 * CHUNK;
-        let stop = (start + CHUNK).min(end as u64);
+    let unread = Store::open_unread(path)?;
+    let blocks = unread.blocks();
+    let damaged = blocks.damaged()?;
+    if let Some(&first) = damaged.first() {
+        let Range { start, end } = blocks.chunk(first);
         bail!(
-            "{name}: damaged between bytes {start} and {stop} ({}), {} of {} chunks in all; prepare it again",
-            sections_in(&store, start, stop),
-            bad.len(),
-            expected.len()
+            "{name}: damaged between bytes {start} and {end} ({}), {} of {} chunks in all; prepare it again",
+            blocks.sections_in(start..end),
+            damaged.len(),
+            blocks.chunks()
         );
     }
     let store = Store::open(path)?;
@@ -48,44 +30,35 @@ pub fn verify(path: &Path) -> Result<Store> {
     Ok(store)
 }
 
-fn sections_in(store: &Store, start: u64, stop: u64) -> String {
-    let touched =
-        |section: &super::format::Section| section.offset < stop && section.offset + section.length > start;
-    let sections = store.header().sections.iter().zip(SECTION_NAMES);
-    let names: Vec<&str> = sections.filter(|(section, _)| touched(section)).map(|(_, name)| name).collect();
-    names.join(", ")
-}
-
 /// What checksums cannot see: a store that was written wrong.
 fn verify_contents(store: &Store) -> Result<()> {
-    let hash: [u8; 32] = Sha256::digest(store.section(TOKENIZER)).into();
-    ensure!(hash == store.header().tokenizer_sha256, "the tokenizer inside is not the one of the header");
-    let counts = store.token_counts();
-    let inside: u64 = counts.iter().sum();
-    ensure!(inside == store.tokens(), "{} tokens lie outside the vocabulary", store.tokens() - inside);
+    store.document_ends()?;
+    store.line_ends()?;
+    let counts = store.token_counts()?;
     let unknown = match store.header().unk {
-        NO_UNKNOWN => Some(0),
-        id => counts.get(id as usize).copied(),
+        NO_UNKNOWN => 0,
+        id => counts.get(id as usize).copied().unwrap_or(0),
     };
     ensure!(
-        unknown == Some(store.unknown()),
-        "the header counts {} unknown tokens, there are {unknown:?}",
+        unknown == store.unknown(),
+        "the header counts {} unknown tokens, there are {unknown}",
         store.unknown()
     );
     Ok(())
 }
 
 /// What `store info` shows.
-pub fn info(store: &Store) -> Value {
+pub fn info(store: &Store) -> Result<Value> {
     let header = store.header();
     let share = |part: u64, whole: u64| {
         if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
     };
-    let line_lengths = differences(store.line_ends().iter().copied());
-    let end_of_line = |line: &u64| store.line_ends()[*line as usize - 1];
-    let document_lengths = differences(store.document_ends().iter().map(end_of_line));
-    let examples = [128usize, 512].map(|length| examples_at(store, length));
-    json!({
+    let line_ends = store.line_ends()?;
+    let line_lengths = differences(line_ends.iter().copied());
+    let end_of_line = |line: &u64| line_ends[*line as usize - 1];
+    let document_lengths = differences(store.document_ends()?.iter().map(end_of_line));
+    let examples = [examples_at(store, 128)?, examples_at(store, 512)?];
+    Ok(json!({
         "path": store.path().display().to_string(),
         "format": header.version,
         "bytes": header.file_length,
@@ -94,7 +67,7 @@ pub fn info(store: &Store) -> Value {
         "tokens": store.tokens(),
         "unknown": store.unknown(),
         "unknown_rate": share(store.unknown(), store.tokens()),
-        "unigram_entropy": store.unigram_entropy(),
+        "unigram_entropy": store.unigram_entropy()?,
         "token_bytes": header.token_width,
         "vocab_size": store.vocab_size(),
         "special_ids": {
@@ -113,7 +86,7 @@ pub fn info(store: &Store) -> Value {
         "tokens_per_line": histogram(&line_lengths),
         "tokens_per_document": histogram(&document_lengths),
         "examples": examples,
-    })
+    }))
 }
 
 /// The lengths between rising ends, from 0.
@@ -123,16 +96,16 @@ fn differences(ends: impl Iterator<Item = u64>) -> Vec<u64> {
 }
 
 /// How the examples of the first epoch of seed 0 use the store at a length.
-fn examples_at(store: &Store, max_length: usize) -> Value {
-    let index = EpochIndex::build(store, 0, 0, max_length);
+fn examples_at(store: &Store, max_length: usize) -> Result<Value> {
+    let index = EpochIndex::build(store, 0, 0, max_length)?;
     let count = index.len().max(1) as f64;
-    json!({
+    Ok(json!({
         "max_length": max_length,
         "examples": index.len(),
         "tokens_used": index.pieces() as f64 / store.tokens().max(1) as f64,
         "filled": index.ids() as f64 / (count * max_length as f64),
         "with_second_segment": index.with_second_segment() as f64 / count,
-    })
+    }))
 }
 
 /// Counts of lengths by powers of two (`le`: up to and including), with the mean and the longest.

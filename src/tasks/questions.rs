@@ -36,13 +36,18 @@ pub struct Question {
 impl Question {
     /// A question that was asked, without known answers.
     ///
-    /// Errors: a line without question or context.
+    /// Errors: a line without question or context, or with an empty one.
     pub fn asked(line: &Line) -> Result<Question> {
+        let text = |key| {
+            let text = line.text(key)?;
+            ensure!(!text.trim().is_empty(), "line {}: \"{key}\" is empty", line.number);
+            Ok(text)
+        };
         Ok(Question {
             id: line.id(),
             title: String::new(),
-            question: line.text("question")?,
-            context: line.text("context")?.into(),
+            question: text("question")?,
+            context: text("context")?.into(),
             answers: Vec::new(),
             impossible: false,
         })

@@ -70,6 +70,8 @@ impl Tokenizer {
     pub fn from_model(path: &Path, model: Vec<u8>, lower: bool) -> Result<Tokenizer> {
         let name = path.display();
         ensure!(!model.is_empty(), "{name} is empty, not a SentencePiece model");
+        model_file::ModelFile::check(&model)
+            .with_context(|| format!("{name} is not a SentencePiece model, or is damaged"))?;
         let processor = match ffi::Processor::load(&model) {
             Ok(processor) if processor.size() > 0 => processor,
             Ok(_) => bail!("{name} is not a SentencePiece model: it has no pieces"),

@@ -3,8 +3,10 @@
 //! The library computes with all of it but hands little of it out; other programs' formats need it. The fields are
 //! those of `sentencepiece_model.proto`, of SentencePiece 0.2.1.
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, ensure};
 use prost::Message;
+
+use super::charsmap;
 
 #[derive(Clone, PartialEq, Message)]
 struct ModelProto {
@@ -91,7 +93,47 @@ pub struct ModelFile {
     pub escape_spaces: bool,
 }
 
+/// Pieces of which each begins the next, at most: the library has room for so many.
+const MOST_NESTED: usize = 64;
+
 impl ModelFile {
+    /// Refuses a model that the library, which believes what it reads, might not survive.
+    ///
+    /// Errors: no SentencePiece model, pieces that are empty, equal or have scores that are no numbers, rules that lead
+    /// nowhere.
+    pub fn check(bytes: &[u8]) -> Result<()> {
+        let proto = ModelProto::decode(bytes).map_err(|_| anyhow!("not a SentencePiece model"))?;
+        let algorithm = proto.trainer.as_ref().and_then(|trainer| trainer.model_type).unwrap_or(1);
+        ensure!((1..=4).contains(&algorithm), "a SentencePiece model of no known kind");
+        for (id, piece) in proto.pieces.iter().enumerate() {
+            let text = piece.piece.as_deref().unwrap_or_default();
+            ensure!(!text.is_empty() && !text.contains('\0'), "piece {id} is empty, or holds a NUL");
+            ensure!(piece.score.unwrap_or(0.0).is_finite(), "the score of piece {id} is not a number");
+            ensure!((1..=6).contains(&piece.kind.unwrap_or(1)), "piece {id} is of no known kind");
+        }
+        let model = Self::read(bytes)?;
+        charsmap::check(&model.charsmap)?;
+        let mut whole: Vec<&str> = model
+            .pieces
+            .iter()
+            .filter(|piece| piece.kind == PieceKind::UserDefined)
+            .map(|piece| piece.text.as_str())
+            .collect();
+        whole.sort_unstable();
+        let mut nested: Vec<&str> = Vec::new();
+        for piece in whole {
+            while nested.last().is_some_and(|start| !piece.starts_with(start)) {
+                nested.pop();
+            }
+            nested.push(piece);
+            ensure!(
+                nested.len() <= MOST_NESTED,
+                "more than {MOST_NESTED} pieces of which each begins the next"
+            );
+        }
+        Ok(())
+    }
+
     /// Reads the bytes of a model.
     ///
     /// Errors: what is no SentencePiece model.

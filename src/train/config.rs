@@ -1,5 +1,6 @@
 //! What a run does: presets, TOML, `--hparams` and `--set`, in this order of precedence (docs/spec.md §2, docs/cli.md).
 
+use std::fmt::{self, Display, Formatter};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
@@ -34,6 +35,16 @@ pub struct Sources {
     pub set: Vec<String>,
 }
 
+/// Says that an error is one of the command line: what the user typed there, under which option.
+#[derive(Clone, Copy, Debug)]
+pub struct WrongUsage(pub &'static str);
+
+impl Display for WrongUsage {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
 /// A key of the model's sizes and its value.
 pub type Size = (String, u64);
 
@@ -50,7 +61,8 @@ impl Sources {
         // A command line of the reference means its defaults, which are those of the paper.
         let default =
             if given.as_ref().is_some_and(|given| given.command_line) { "small-128" } else { DEFAULT_PRESET };
-        let mut settings = preset(self.preset.as_deref().unwrap_or(default))?;
+        let name = self.preset.as_deref().unwrap_or(default);
+        let mut settings = preset(name).context(WrongUsage("--preset"))?;
         let sizes = if self.preset.is_none() { sizes } else { &[] };
         for (name, size) in sizes.iter().filter(|(name, _)| name != "model.vocab_size") {
             settings.set_value(name, Value::Whole(*size))?;
@@ -66,9 +78,16 @@ impl Sources {
         Ok((settings, notes))
     }
 
+    /// The keys of a configuration file, as a run would write them.
+    pub fn rewritten(text: &str) -> Result<String> {
+        let mut settings = Settings::default();
+        settings.set_toml(text)?;
+        Ok(settings.to_toml())
+    }
+
     /// Applies `--set` alone.
     pub fn assign(&self, settings: &mut Settings) -> Result<()> {
-        settings.set_texts(self.set.iter().map(String::as_str)).context("--set")
+        settings.set_texts(self.set.iter().map(String::as_str)).context(WrongUsage("--set"))
     }
 }
 

@@ -75,8 +75,8 @@ impl Evaluator {
             trained_on.tokenizer_hash()
         );
         let (executor, plan) = Feeding::open(device, config.evaluation_plan()?)?;
-        let unigram_entropy = store.unigram_entropy();
-        let examples = EpochIndex::count(&store, config.seed, 0, config.max_length);
+        let unigram_entropy = store.unigram_entropy()?;
+        let examples = EpochIndex::count(&store, config.seed, 0, config.max_length)?;
         let sequences = config.eval_sequences.min(examples as usize);
         let batcher = Batcher::new(&store.into(), config)?;
         Ok(Evaluator { executor, plan, batcher, config: config.clone(), sequences, unigram_entropy })
@@ -96,7 +96,7 @@ impl Evaluator {
         for (number, first) in (0..self.sequences).step_by(self.config.batch_size).enumerate() {
             let count = self.config.batch_size.min(self.sequences - first);
             let key = derive(key, number as u32, 0);
-            let batch = self.batcher.examples(number as u64, key, first as u64, count);
+            let batch = self.batcher.examples(number as u64, key, first as u64, count)?;
             let executor = self.executor.as_mut();
             // A plan of the forward pass has no update.
             if !self.plan.step_until(executor, &batch, 0.0, stop)? {

@@ -143,23 +143,25 @@ impl Batcher {
     }
 
     /// The batch of step `step` (updates already made): examples step · batch_size and those that follow.
-    pub fn step(&mut self, step: u64) -> StepBatch {
+    ///
+    /// Errors: a store that is damaged, or was changed while it is in use.
+    pub fn step(&mut self, step: u64) -> Result<StepBatch> {
         let key = derive(self.root, step as u32, (step >> 32) as u32);
         self.examples(step, key, step * self.batch_size as u64, self.batch_size)
     }
 
     /// A batch of `count` examples from number `first` on, its draws made with `key`.
-    pub fn examples(&mut self, step: u64, key: [u32; 2], first: u64, count: usize) -> StepBatch {
-        let masked: Vec<_> = (0..count)
+    pub fn examples(&mut self, step: u64, key: [u32; 2], first: u64, count: usize) -> Result<StepBatch> {
+        let masked = (0..count)
             .map(|sequence| {
                 let number = first + sequence as u64;
                 let example = match &mut self.source {
-                    Source::Stores(mixture) => mixture.example(number),
+                    Source::Stores(mixture) => mixture.example(number)?,
                     Source::Random(examples) => examples.example(number),
                 };
-                self.masker.mask(&example, key, sequence)
+                Ok(self.masker.mask(&example, key, sequence))
             })
-            .collect();
+            .collect::<Result<Vec<_>>>()?;
         let groups = masked.chunks(self.micro_batch).enumerate();
         let micro: Vec<_> = groups
             .map(|(index, group)| match self.padding {
@@ -174,13 +176,13 @@ impl Batcher {
             positions: (count * self.max_length) as u64,
             squared_lengths: lengths().map(|length| length * length).sum(),
         };
-        StepBatch { step, key, micro, totals, norm_limit: 0.0 }
+        Ok(StepBatch { step, key, micro, totals, norm_limit: 0.0 })
     }
 }
 
 /// A thread that makes batches in order, a few ahead of who takes them.
 pub struct Feeder {
-    receiver: Option<Receiver<StepBatch>>,
+    receiver: Option<Receiver<Result<StepBatch>>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -190,8 +192,10 @@ impl Feeder {
         let (sender, receiver) = sync_channel(AHEAD);
         let make = move || {
             for number in numbers {
+                let batch = batcher.step(number);
+                let failed = batch.is_err();
                 // The taker has gone: the run was stopped.
-                if sender.send(batcher.step(number)).is_err() {
+                if sender.send(batch).is_err() || failed {
                     return;
                 }
             }
@@ -201,9 +205,11 @@ impl Feeder {
     }
 
     /// The next step's batch; waits for it.
+    ///
+    /// Errors: that it could not be made.
     pub fn next_step(&mut self) -> Result<StepBatch> {
         let received = self.receiver.as_ref().and_then(|receiver| receiver.recv().ok());
-        received.ok_or_else(|| anyhow!("the thread that makes batches has stopped; please report this"))
+        received.ok_or_else(|| anyhow!("the thread that makes batches has stopped; please report this"))?
     }
 }
 
@@ -236,9 +242,9 @@ mod tests {
     #[test]
     fn measured_batches_are_full() {
         let mut batcher = Batcher::full_length(&config(8)).unwrap();
-        let batch = batcher.step(3);
-        assert_eq!(batch, Batcher::full_length(&config(8)).unwrap().step(3));
-        assert_ne!(batch.micro, batcher.step(4).micro);
+        let batch = batcher.step(3).unwrap();
+        assert_eq!(batch, Batcher::full_length(&config(8)).unwrap().step(3).unwrap());
+        assert_ne!(batch.micro, batcher.step(4).unwrap().micro);
         assert_eq!((batch.totals.tokens, batch.totals.masked), (8 * 128, 8 * 19));
         assert!(batch.micro[0].input_ids.iter().all(|&id| id < 60));
     }
@@ -248,7 +254,7 @@ mod tests {
         let scratch = Scratch::new();
         let store = Arc::new(random_store(&scratch, 200, 1));
         let mut batcher = Batcher::new(&store.clone().into(), &config(8)).unwrap();
-        let steps: Vec<_> = (0..4).map(|step| batcher.step(step)).collect();
+        let steps: Vec<_> = (0..4).map(|step| batcher.step(step).unwrap()).collect();
         let mut feeder =
             Feeder::start(Batcher::new(&store.clone().into(), &config(8)).unwrap(), 2..4).unwrap();
         assert_eq!(feeder.next_step().unwrap(), steps[2]);
@@ -256,7 +262,7 @@ mod tests {
         assert!(feeder.next_step().is_err());
 
         let mut split = Batcher::new(&store.into(), &config(3)).unwrap();
-        let (whole, parts) = (&steps[1], split.step(1));
+        let (whole, parts) = (&steps[1], split.step(1).unwrap());
         assert_eq!((parts.totals, parts.key, parts.micro.len()), (whole.totals, whole.key, 3));
         let ids: Vec<u32> = parts.micro.iter().flat_map(|batch| batch.input_ids.clone()).collect();
         assert_eq!(ids, whole.micro[0].input_ids);

@@ -192,7 +192,8 @@ impl Key {
     }
 
     pub fn refuse<T>(&self, shown: &str) -> Result<T> {
-        bail!("{} is {shown}; it must be {}", self.name, self.kind)
+        let bound = if matches!(self.kind, Kind::Whole(1.., MOST)) { ", below 2^63" } else { "" };
+        bail!("{} is {shown}; it must be {}{bound}", self.name, self.kind)
     }
 
     /// The default value, if it is one.

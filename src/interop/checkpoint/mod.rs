@@ -136,7 +136,13 @@ pub fn write_vocabulary(run: &Path, ready_made: bool, bytes: &[u8]) -> Result<()
 /// The folder of the run that a checkpoint lies in: RUN/checkpoints/step-N.
 pub fn run_of(checkpoint: &Path) -> Result<PathBuf> {
     let run = checkpoint.canonicalize().ok().and_then(|path| Some(path.parent()?.parent()?.to_owned()));
-    run.with_context(|| format!("{}: lies in no run; name the run's directory", checkpoint.display()))
+    run.filter(|run| run.join(CONFIG).is_file()).with_context(|| {
+        format!(
+            "{}: lies in no run (there is no `{CONFIG}` two folders above it); name the run's directory, or put the \
+             checkpoint back into RUN/{CHECKPOINTS}",
+            checkpoint.display()
+        )
+    })
 }
 
 #[cfg(test)]

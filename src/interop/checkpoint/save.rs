@@ -50,10 +50,9 @@ impl Snapshot {
         Snapshot { state: state.clone(), values: Vec::new(), moments: Vec::new() }
     }
 
-    /// Bytes of its tensors.
+    /// Bytes of its files of tensors.
     pub fn bytes(&self) -> u64 {
-        let tensors = self.values.iter().chain(&self.moments);
-        tensors.map(|(_, _, values)| 4 * values.len() as u64).sum()
+        bytes(&self.values, &self.moments)
     }
 
     /// Writes it into a run. `before` is called when it is on the disk and not there yet: what must be on the disk too
@@ -74,9 +73,11 @@ impl Snapshot {
 /// Saves tensors that no executor holds. `moments` has names with `m.` and `v.` before them, or nothing where the
 /// optimiser has not begun.
 pub fn save_tensors(run: &Path, state: &State, values: &[Named], moments: &[Named]) -> Result<()> {
-    let tensors = values.iter().chain(moments);
-    let bytes = tensors.map(|(_, _, values)| 4 * values.len() as u64).sum();
-    place(run, state, bytes, |directory| write_tensors(directory, values, moments))
+    place(run, state, bytes(values, moments), |directory| write_tensors(directory, values, moments))
+}
+
+fn bytes(values: &[Named], moments: &[Named]) -> u64 {
+    [values, moments].into_iter().filter_map(|tensors| weights::size(tensors).ok()).sum()
 }
 
 fn write_tensors(directory: &Path, values: &[Named], moments: &[Named]) -> Result<Files> {

@@ -15,7 +15,6 @@ use crate::plan::Parameter;
 use crate::tokenizer::SpecialIds;
 
 use super::checkpoint::{self, State};
-use super::huggingface;
 use super::positions::{Extension, extend};
 use super::provenance::{Provenance, file_name};
 use super::weights::Named;

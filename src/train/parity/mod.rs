@@ -3,16 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use safetensors::tensor::TensorView;
 
 use crate::batch::MaskedExample;
 use crate::device::DeviceChoice;
+use crate::interop::weights;
 use crate::tensor::Precision;
 use crate::tolerances::StepTolerances;
 
 mod compare;
-mod golden;
+pub(crate) mod golden;
 mod report;
 mod step;
 
@@ -132,8 +133,7 @@ fn write(path: &Path, golden: &Golden, computed: &Computed) -> Result<()> {
     }
     let views = data
         .iter()
-        .map(|(name, kind, shape, bytes)| Ok((name.clone(), TensorView::new(*kind, shape.clone(), bytes)?)))
-        .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()?;
-    safetensors::serialize_to_file(views, None, path)
-        .with_context(|| format!("{}: cannot write", path.display()))
+        .map(|(name, kind, shape, bytes)| Ok((name.as_str(), TensorView::new(*kind, shape.clone(), bytes)?)))
+        .collect::<Result<Vec<_>>>()?;
+    weights::write_views(path, views, None).map(drop)
 }

@@ -45,6 +45,16 @@ impl Saving {
         Ok(())
     }
 
+    /// Says what became of a checkpoint that could not be written, as soon as that is known, or waits until it is. It is
+    /// no reason to stop training: the next one is tried where it is due.
+    pub fn take_stock(&mut self, wait: bool) {
+        if (wait || self.thread.as_ref().is_some_and(JoinHandle::is_finished))
+            && let Err(error) = self.end()
+        {
+            note!("warning: {error:#}; training goes on, and the next checkpoint is tried");
+        }
+    }
+
     /// Waits until the checkpoint that is being written is there.
     ///
     /// # Errors

@@ -60,6 +60,7 @@ impl Run<'_> {
             batch.norm_limit = norm_limit(&self.state, config.norm_factor);
             watch(self.state.step);
             let made = self.step(&batch, stop)?;
+            self.saving.take_stock(false);
             let step = self.state.step;
             interrupted = !made || stop.load(Ordering::Relaxed) && step < config.steps;
             if step.is_multiple_of(config.checkpoint_every) || step == config.steps || interrupted {
@@ -212,15 +213,12 @@ impl Run<'_> {
         }
     }
 
-    /// Begins to save the run as it stands; the last time, waits for it. One that cannot be written is no reason to stop
-    /// training: it is tried again where the next one is due.
+    /// Begins to save the run as it stands; the last time, waits for it.
     fn save(&mut self, last: bool) -> Result<()> {
         self.collect(0)?;
         if self.saved != Some(self.state.step) {
             let since = Instant::now();
-            if let Err(error) = self.saving.end() {
-                note!("warning: {error:#}; training goes on, without that checkpoint");
-            }
+            self.saving.take_stock(true);
             if let Some(tensor) = self.executor.plan().loss_scale {
                 self.state.loss_scaling = Some(LossScalingState::read(self.executor.as_mut(), tensor)?);
             }
