@@ -95,14 +95,20 @@ impl Run {
     }
 }
 
+impl Drop for Run {
+    /// A test that fails leaves no run behind.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 #[test]
 fn a_disk_that_is_full_for_a_while_costs_nothing() {
     let mut run = Run::start("--set steps=1000000 --set checkpoint_every=5");
     run.wait_for("a checkpoint", |run| run.said().contains("step 5 saved: "));
     // Room for lines, not for a checkpoint.
     if !run.limit("100000") {
-        let _ = run.child.kill();
-        let _ = run.child.wait();
         skipped("a full disk: no `prlimit`");
         return;
     }
@@ -131,8 +137,6 @@ fn a_disk_that_stays_full_is_an_error_at_the_end() {
     let mut run = Run::start("--set steps=100 --set checkpoint_every=1000");
     run.wait_for("a line", |run| !run.lines().is_empty());
     if !run.limit("100000") {
-        let _ = run.child.kill();
-        let _ = run.child.wait();
         skipped("a full disk: no `prlimit`");
         return;
     }
