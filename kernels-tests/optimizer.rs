@@ -4,7 +4,7 @@ use inazuma::cpu::CpuExecutor;
 use inazuma::ops::loss_scaling::LossScaling;
 use inazuma::ops::optimizer::{Adam, BLOCK, Clear, Cleared, ClipFactor, SquaredNorm};
 use inazuma::plan::{Executor, Plan, PlanBuilder};
-use inazuma::tensor::{Element, Role, Rows, TensorId};
+use inazuma::tensor::{Element, Role, Rows, StepValues, TensorId};
 
 use crate::harness::{Case, Fill, compare, step};
 use crate::tolerances::{ELEMENTWISE, EXACT, LOSS};
@@ -157,10 +157,10 @@ fn the_scale_is_what_the_next_step_is_scaled_with() {
     }
 }
 
-/// A gradient that is not finite changes nothing and is told.
-#[test]
-fn a_gradient_that_is_not_finite_is_skipped() {
-    for bad in [f32::NAN, f32::INFINITY] {
+/// Norm, clipping and Adam of 64 parameters of 2, on the GPU and on the processor: parameters and metrics after a step
+/// with these gradients and this limit.
+fn updated(gradient: &[f32], norm_limit: f32) -> (Vec<f32>, Vec<f32>) {
+    let run = |open: &dyn Fn(Plan) -> Box<dyn Executor>| {
         let mut builder = PlanBuilder::new();
         let [p, g, m, v, partials, metrics] = ["p", "g", "m", "v", "partials", "metrics"].map(|name| {
             let elements = match name {
@@ -186,14 +186,39 @@ fn a_gradient_that_is_not_finite_is_skipped() {
             rate: 1.0,
         };
         builder.push("adam", adam);
-        let plan = builder.build(&[]).expect("a plan");
-        let mut executor = crate::steps::open_gpu(plan);
+        let mut executor = open(builder.build(&[]).expect("a plan"));
+        executor.write(p, &[2.0; 64]).expect("written");
+        executor.write(g, gradient).expect("written");
+        let values = StepValues { norm_limit, ..step(1, 1, 0) };
+        executor.run(0..3, &values, &[]).expect("runs");
+        (executor.read(p).expect("read"), executor.read(metrics).expect("read"))
+    };
+    let gpu = run(&|plan| crate::steps::open_gpu(plan));
+    let cpu = run(&|plan| Box::new(CpuExecutor::<f32>::new(plan, 1).expect("threads start")));
+    assert_eq!((gpu.0 == vec![2.0; 64], gpu.1[10]), (cpu.0 == vec![2.0; 64], cpu.1[10]));
+    gpu
+}
+
+/// A gradient that is not finite changes nothing and is told, whatever the limit.
+#[test]
+fn a_gradient_that_is_not_finite_is_skipped() {
+    for (bad, limit) in [(f32::NAN, 0.0), (f32::INFINITY, 0.0), (f32::NAN, 1e30), (f32::INFINITY, 1.0)] {
         let mut gradient = vec![0.5; 64];
         gradient[17] = bad;
-        executor.write(p, &[2.0; 64]).expect("written");
-        executor.write(g, &gradient).expect("written");
-        executor.run(0..3, &step(1, 1, 0), &[]).expect("runs");
-        assert_eq!(executor.read(p).expect("read"), vec![2.0; 64], "{bad}");
-        assert_eq!(executor.read(metrics).expect("read")[10], 1.0, "{bad}");
+        let (parameters, metrics) = updated(&gradient, limit);
+        assert_eq!((parameters, metrics[10]), (vec![2.0; 64], 1.0), "{bad}, limit {limit}");
+    }
+}
+
+/// 64 gradients of 0.5 have a norm of 4: beyond a limit below that they change nothing, which is told.
+#[test]
+fn a_norm_beyond_the_limit_is_refused() {
+    let (changed, metrics) = updated(&[0.5; 64], 0.0);
+    assert!(changed.iter().all(|&p| p < 2.0) && metrics[8] == 4.0 && metrics[10] == 0.0, "{metrics:?}");
+    for (limit, refused) in [(4.0, false), (4.5, false), (3.9, true), (1e-30, true)] {
+        let (parameters, metrics) = updated(&[0.5; 64], limit);
+        let expected = if refused { &vec![2.0; 64] } else { &changed };
+        assert_eq!((&parameters, metrics[10]), (expected, if refused { 2.0 } else { 0.0 }), "limit {limit}");
+        assert_eq!(metrics[8], 4.0);
     }
 }

@@ -105,7 +105,8 @@ fn command_line(text: &str, program: Program) -> Result<Given> {
 
 /// The words of a command line, as a shell splits them; variables stay as they are written.
 fn split(text: &str) -> Result<Vec<String>> {
-    shlex::split(text)
+    // A line that goes on: shlex would make a word of it.
+    shlex::split(&text.replace("\\\n", ""))
         .context("a quotation mark of the command line is not closed, or it ends in a backslash")
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::json;
 
@@ -263,7 +263,10 @@ fn record_history(out: &Path, state: &mut State, rollbacks: &[Rollback], changes
     if new.is_empty() && changes.is_empty() {
         return Ok(());
     }
-    let mut history = JsonLines::open(&out.join("history.jsonl"), state.step)?;
+    let path = out.join("history.jsonl");
+    let mut history = JsonLines::open(&path, state.step)?;
+    let written =
+        std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     for Change { key, from, to } in changes {
         note!("{} is {to} from step {} on, it was {from}", key.name, state.step);
         let event = json!({"step": state.step, "event": "changed", "key": key.name, "from": from, "to": to});
@@ -272,7 +275,10 @@ fn record_history(out: &Path, state: &mut State, rollbacks: &[Rollback], changes
     for rollback in &new {
         let mut event = serde_json::to_value(rollback)?;
         event["event"] = "rollback".into();
-        history.append(&event)?;
+        // Until a checkpoint has it, each attempt comes here with it.
+        if !written.lines().any(|line| line == event.to_string()) {
+            history.append(&event)?;
+        }
     }
     state.rollbacks.extend(new);
     history.finish()
