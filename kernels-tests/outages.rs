@@ -243,3 +243,77 @@ fn memory_that_is_not_allowed_is_not_taken() {
     let beyond = "--set max_length=65535 --set model.max_positions=65535 --set batch_size=1048576 --set micro_batch=1048576";
     refused(folder, &format!("{train} --out beyond {beyond}"), &["would fit"]);
 }
+
+/// Gradients of the device are compared with the processor's while a run goes on, which changes nothing of it; kernels that
+/// compute wrongly end it.
+#[test]
+fn wrong_kernels_are_caught() {
+    let folder = prepared();
+    let gpu = crate::harness::gpu();
+    let device = gpu.capabilities.name.split_whitespace().next().expect("a name");
+    let train = "pretrain --store store --preset tiny --set steps=4 --set batch_size=2 --set micro_batch=1 \
+                 --set max_length=32 --set model.layers=1 --set checkpoint_every=2";
+    for precision in ["f32", "f16"] {
+        if precision == "f16" && !gpu.capabilities.half {
+            crate::testing::skipped("no half precision");
+            continue;
+        }
+        let train = format!("{train} --precision {precision} --device {device}");
+        done(folder, &format!("{train} --out unchecked-{precision}"));
+        let output = command(folder, &format!("{train} --out checked-{precision} --cross-check 2"))
+            .output()
+            .expect("it runs");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{errors}");
+        assert_eq!(errors.matches("cross-check before step").count(), 2, "{errors}");
+        let [unchecked, checked] =
+            ["unchecked", "checked"].map(|name| checkpoint(&folder.join(format!("{name}-{precision}")), 4));
+        assert_same(&unchecked, &checked, "checked");
+    }
+    // A backward pass that is off by 3 %.
+    let shaders = folder.join("shaders");
+    fs::create_dir_all(&shaders).expect("a folder");
+    let source =
+        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/prelude.wgsl")).expect("a shader");
+    let wrong = source.replacen("n.x + x * n.y)", "0.97 * (n.x + x * n.y))", 1);
+    assert_ne!(wrong, source);
+    fs::write(shaders.join("prelude.wgsl"), wrong).expect("written");
+    let train = format!("{train} --device {device}");
+    for (out, check) in [("wrong", "--cross-check 1"), ("wrong-at-once", "--selftest always")] {
+        let mut command = command(folder, &format!("{train} --out {out} {check}"));
+        let output = command.env("INAZUMA_SHADERS", &shaders).output().expect("it runs");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{errors}");
+        assert!(errors.contains("does not compute rightly"), "{errors}");
+    }
+    // What was right once is not tested again.
+    for (out, times) in [("tested", 1), ("tested-before", 0)] {
+        let output =
+            command(folder, &format!("{train} --out {out} --selftest always")).output().expect("it runs");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success() && errors.matches("selftest: gradients").count() == times,
+            "{errors}"
+        );
+    }
+    let [untested, tested] = ["unchecked-f32", "tested"].map(|name| checkpoint(&folder.join(name), 4));
+    assert_same(&untested, &tested, "tested");
+}
+
+/// The op in which a number first is none stands in the incident.
+#[test]
+fn the_first_bad_number_is_found() {
+    let folder = prepared();
+    let train = TRAIN.replace("steps=6", "steps=3");
+    let arguments =
+        format!("{train} --out nan-debugged --debug-nan --set learning_rate=1e30 --set warmup_steps=0");
+    refused(folder, &arguments, &["step 2"]);
+    let incident = fs::read(folder.join("nan-debugged/incidents/step-00000002.json")).expect("an incident");
+    let incident: serde_json::Value = serde_json::from_slice(&incident).expect("JSON");
+    let bad = &incident["first_bad"];
+    assert!(
+        bad["label"].as_str().is_some_and(|label| label.contains("generator") || label.contains("embed")),
+        "{incident}"
+    );
+    assert!(bad["value"] == "NaN" || bad["value"] == "inf" || bad["value"] == "-inf", "{bad}");
+}

@@ -82,6 +82,15 @@ pub const HALF_OP: f64 = OP + HALF_ROUNDING.relative;
 /// The share of an op's integers that may differ: samples at near-ties, and counts beside the border of a bin.
 pub const OP_INTEGERS: f64 = 0.03;
 
+/// Gradients of a micro-batch on a device beside the CPU executor's (`pretrain --cross-check`), relative to the largest of
+/// the parameter. Fifty times what a golden allows: a run of days must not end for the roundings of a model that training
+/// has made harder to compute, and what a kernel does wrong is a lost or doubled term, some hundredths of the result.
+pub const CROSS_CHECK: f64 = 1e-3;
+
+/// The same in half precision: what `StepTolerances::HALF` allows `query.bias`, which is fused with its neighbours, but for
+/// the rest five times what it allows.
+pub const HALF_CROSS_CHECK: f64 = 5e-2;
+
 /// A whole step beside a golden.
 #[derive(Clone, Copy, Debug)]
 pub struct StepTolerances {

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::interop::checkpoint::CONFIG;
 use crate::store::WeightedPath;
-use crate::train::run::{self, Options};
+use crate::train::run::{self, Options, SelfTest};
 use crate::train::{describe, explain};
 
 use super::Interrupted;
@@ -61,6 +61,16 @@ pub struct Args {
     /// And those of steps that are multiples of M: --set keep_every=M
     #[arg(long, value_name = "M")]
     keep_every: Option<u64>,
+    /// Compare the kernels with the processor before the first step: auto does so on hardware, once for each device,
+    /// driver, program and plan
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    selftest: SelfTest,
+    /// Every N steps compute a micro-batch on the processor too, and stop where the gradients differ
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    cross_check: u64,
+    /// Wait for each step, and name the op in which a number first is infinite or none
+    #[arg(long)]
+    debug_nan: bool,
     /// Print the plan of a step (ops, shapes, memory by role, FLOPs) and stop
     #[arg(long)]
     explain: bool,
@@ -92,6 +102,9 @@ pub fn run(args: Args) -> Result<()> {
         profile: args.profile,
         memory_limit: args.memory.bytes(),
         retries: args.retries,
+        selftest: args.selftest,
+        cross_check: args.cross_check,
+        debug_nan: args.debug_nan,
         watch: None,
     };
     if args.explain {

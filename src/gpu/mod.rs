@@ -8,6 +8,7 @@
 
 pub mod adapter;
 mod buffers;
+pub mod checked;
 mod choice;
 mod executor;
 mod handle;

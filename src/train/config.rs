@@ -255,10 +255,15 @@ impl TrainConfig {
 
     /// What one micro-batch can hold.
     pub fn capacity(&self) -> BatchCapacity {
+        self.capacity_of(self.micro_batch)
+    }
+
+    /// The same for other micro-batches.
+    pub fn capacity_of(&self, sequences: usize) -> BatchCapacity {
         BatchCapacity {
-            tokens: self.micro_batch * self.max_length,
-            sequences: self.micro_batch,
-            labelled: self.micro_batch * self.slots(),
+            tokens: sequences * self.max_length,
+            sequences,
+            labelled: sequences * self.slots(),
             max_length: self.max_length,
         }
     }

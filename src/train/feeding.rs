@@ -104,6 +104,11 @@ impl Feeding {
         self.tensors.uploads(micro)
     }
 
+    /// `[M]`: what was sampled for the masked tokens.
+    pub fn sampled(&self) -> TensorId {
+        self.tensors.sampled
+    }
+
     /// The tensors that `Totals::add` wants.
     pub fn reported(&self) -> [TensorId; 2] {
         [self.tensors.metrics, self.tensors.histogram]

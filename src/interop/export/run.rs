@@ -25,7 +25,7 @@ const SHARED: &str = "discriminator.electra.embeddings.";
 struct Network {
     name: &'static str,
     class: &'static str,
-    pipeline_tag: Option<&'static str>,
+    pipeline_tag: &'static str,
     about: &'static str,
 }
 
@@ -33,14 +33,14 @@ const NETWORKS: [Network; 2] = [
     Network {
         name: "discriminator",
         class: "ElectraForPreTraining",
-        pipeline_tag: None,
+        pipeline_tag: "feature-extraction",
         about: "An ELECTRA discriminator for Japanese: the encoder to fine-tune. It says of each token of a text \
                 whether another was there before.",
     },
     Network {
         name: "generator",
         class: "ElectraForMaskedLM",
-        pipeline_tag: Some("fill-mask"),
+        pipeline_tag: "fill-mask",
         about: "An ELECTRA generator for Japanese: it guesses masked tokens. It was trained to make the discriminator \
                 that stands beside it work, which is the better encoder. In a text, \"[MASK]\" is text; to have it read \
                 as the symbol, load the tokenizer with `split_special_tokens=False`.",
@@ -165,7 +165,7 @@ impl Run {
         sections.push(("The command", self.command()?));
         Ok(Card {
             naming,
-            pipeline_tag: network.pipeline_tag,
+            pipeline_tag: Some(network.pipeline_tag),
             about: network.about.to_owned(),
             sections,
             results: None,

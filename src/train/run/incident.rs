@@ -15,6 +15,7 @@ use crate::tensor::TensorId;
 
 use super::super::divergence::{Cause, OnDivergence};
 use super::super::progress::Submitted;
+use super::search::FirstBad;
 
 /// The run must go back to its last checkpoint.
 #[derive(Debug)]
@@ -44,6 +45,8 @@ pub struct Incident<'a> {
     pub action: OnDivergence,
     /// Updates submitted until it was seen: what the norms below are of.
     pub seen_at: u64,
+    /// Where the first bad number stands, if it was looked for.
+    pub first_bad: Option<FirstBad>,
 }
 
 /// The norm of some numbers, as JSON has it: a text where it is no number.
@@ -88,6 +91,7 @@ impl Incident<'_> {
             "learning_rate": self.submitted.learning_rate,
             "action": self.action,
             "seen_after_step": self.seen_at,
+            "first_bad": self.first_bad,
             "norms": norms,
         });
         let folder = run.join("incidents");

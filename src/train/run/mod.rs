@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use serde_json::json;
 
@@ -28,15 +28,21 @@ use super::progress::Progress;
 use super::settings::Change;
 
 mod begin;
+mod cross_check;
 mod incident;
 mod lock;
 mod saving;
+mod search;
+mod selftest;
 mod training;
 
 use begin::{found, resumed_config, start};
+use cross_check::CrossCheck;
 use incident::Diverged;
 pub use lock::Claim;
 use saving::Saving;
+pub use selftest::SelfTest;
+use selftest::selftest;
 use training::Run;
 
 const METRICS: &str = "metrics.jsonl";
@@ -66,6 +72,12 @@ pub struct Options {
     pub eval_store: Option<PathBuf>,
     /// Show where the time of a few steps goes.
     pub profile: bool,
+    /// Whether kernels are tested before the first step.
+    pub selftest: SelfTest,
+    /// Every so many steps, a micro-batch is computed on the processor too and compared; 0 for never.
+    pub cross_check: u64,
+    /// Wait for each step, and look for the op in which a number first is none.
+    pub debug_nan: bool,
     /// Looks at the device before each step: tests take it away.
     pub watch: Option<Watch>,
 }
@@ -202,7 +214,7 @@ fn attempt(options: &Options, rollbacks: &[Rollback], stop: &AtomicBool) -> Resu
         init.check(&store, &config.model)?;
         init.step(options.init_step, config.steps)?;
     }
-    let batcher = Batcher::new(&stores, &config)?;
+    let mut batcher = Batcher::new(&stores, &config)?;
     let plan = config.plan()?;
     let peaks = options.profile.then(|| Peaks::measure(&device)).transpose()?;
     let peak = peaks.map_or_else(|| Peaks::multiply_adds(&device), |peaks| Ok(peaks.flops_per_second))?;
@@ -222,10 +234,18 @@ fn attempt(options: &Options, rollbacks: &[Rollback], stop: &AtomicBool) -> Resu
     if stopped() {
         return Ok(Report::not_begun());
     }
+    let cross_check = match options.cross_check {
+        0 => None,
+        _ if !device.is_gpu() => {
+            bail!("--cross-check compares a GPU with the processor, and this run is on the processor")
+        }
+        every => Some(CrossCheck::new(every, &config, options.threads, config.micro_batch)?),
+    };
     let mut state = start(options, init.as_ref(), found, &config, &stores, executor.as_mut())?;
     if let (Some(tensor), Some(scaling)) = (executor.plan().loss_scale, state.loss_scaling) {
         scaling.write(executor.as_mut(), tensor)?;
     }
+    selftest(options.selftest, &device, executor.as_mut(), &feeding, &mut batcher, &config, options.threads)?;
     if let Some(used) = device.kernels_of(executor.as_ref()) {
         write_atomically(&kernels, &serde_json::to_vec_pretty(&used)?)?;
     }
@@ -250,6 +270,9 @@ fn attempt(options: &Options, rollbacks: &[Rollback], stop: &AtomicBool) -> Resu
         evaluator,
         evaluation: None,
         skipped: 0,
+        cross_check,
+        suspect: None,
+        debug_nan: options.debug_nan,
         state,
     };
     let watch = |step| options.watch.iter().for_each(|watch| watch.0(step, &device));

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::files::JsonLines;
 use crate::interop::checkpoint::{self, LossScalingState, Snapshot, State};
@@ -19,8 +19,10 @@ use super::super::profile::StepProfiler;
 use super::super::progress::{Progress, Submitted};
 use super::super::schedule;
 use super::Report;
+use super::cross_check::CrossCheck;
 use super::incident::{Diverged, Incident};
 use super::saving::Saving;
+use super::search::first_bad;
 
 /// A run whose first step comes next.
 pub struct Run<'a> {
@@ -42,6 +44,11 @@ pub struct Run<'a> {
     pub saving: Saving,
     /// Steps in a row that were no good and were skipped.
     pub skipped: u32,
+    pub cross_check: Option<CrossCheck>,
+    /// Wait for each step; then its parameters are still those that it was computed with when its results arrive.
+    pub debug_nan: bool,
+    /// With that, the step that was submitted last.
+    pub suspect: Option<StepBatch>,
 }
 
 impl Run<'_> {
@@ -59,6 +66,7 @@ impl Run<'_> {
             let mut batch = feeder.next_step().map_err(|error| self.saved_before(error))?;
             batch.norm_limit = norm_limit(&self.state, config.norm_factor);
             watch(self.state.step);
+            self.cross_check(&batch)?;
             let made = self.step(&batch, stop)?;
             self.saving.take_stock(false);
             let step = self.state.step;
@@ -98,6 +106,23 @@ impl Run<'_> {
         Feeder::start(batcher, steps.map(move |step| state.batch_of(step)))
     }
 
+    /// Compares the step's gradients with the processor's, where that is due.
+    fn cross_check(&mut self, batch: &StepBatch) -> Result<()> {
+        let step = self.state.step;
+        let Some(check) = self.cross_check.as_mut().filter(|check| check.is_due(step)) else { return Ok(()) };
+        let since = Instant::now();
+        let off = check
+            .check(self.executor.as_mut(), &self.feeding, batch)
+            .with_context(|| format!("cross-check before step {}", step + 1))?;
+        note!(
+            "cross-check before step {}: gradients within {off:.1e} of the processor's, {:.1} s",
+            step + 1,
+            since.elapsed().as_secs_f64()
+        );
+        self.progress.pause();
+        Ok(())
+    }
+
     /// Submits one update and takes what results of earlier ones have arrived. False where it was given up for `stop`:
     /// then it has changed nothing.
     fn step(&mut self, batch: &StepBatch, stop: &AtomicBool) -> Result<bool> {
@@ -126,11 +151,12 @@ impl Run<'_> {
             }
         }
         let (totals, norm_limit) = (batch.totals, batch.norm_limit);
+        self.suspect = self.debug_nan.then(|| batch.clone());
         let submitted = Submitted { step, batch: batch.step, totals, learning_rate: rate, norm_limit };
         self.in_flight.submitted(executor, &self.feeding.reported(), submitted)?;
         self.state.step += 1;
         self.state.tokens += batch.totals.tokens;
-        self.collect(IN_FLIGHT)?;
+        self.collect(if self.debug_nan { 0 } else { IN_FLIGHT })?;
         Ok(true)
     }
 
@@ -159,8 +185,22 @@ impl Run<'_> {
     /// A step that is no good: it is written down, and the run goes on, goes back or ends as the configuration says.
     fn diverged(&mut self, submitted: &Submitted, cause: Cause, norm: f32) -> Result<()> {
         let action = self.config.on_divergence;
+        let first_bad = match self.suspect.take() {
+            Some(batch) => first_bad(self.executor.as_mut(), &self.feeding, &batch)?,
+            None => None,
+        };
+        if let Some(bad) = &first_bad {
+            note!(
+                "step {}: {} of {} made {} in {}",
+                submitted.step + 1,
+                bad.op,
+                bad.label,
+                bad.value,
+                bad.tensor
+            );
+        }
         let (limit, seen_at) = (submitted.norm_limit, self.state.step);
-        let incident = Incident { submitted, cause, norm, limit, action, seen_at };
+        let incident = Incident { submitted, cause, norm, limit, action, seen_at, first_bad };
         if let Err(error) = incident.write(self.out, self.executor.as_mut()) {
             note!("warning: {error:#}");
         }
