@@ -33,7 +33,7 @@ fn step(line: &[u8]) -> Option<u64> {
 /// The step of the last whole line of a file that is there.
 pub fn last_step(path: &Path) -> Result<Option<u64>> {
     match fs::read(path) {
-        Ok(text) => Ok(text.split_inclusive(|&byte| byte == b'\n').filter_map(step).last()),
+        Ok(text) => Ok(text.split_inclusive(|&byte| byte == b'\n').filter_map(step).next_back()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }

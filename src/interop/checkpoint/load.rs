@@ -132,6 +132,6 @@ fn tensors_in(path: &Path, range: &Range<u64>) -> Option<String> {
     match inside.len() {
         0 => None,
         1 => Some(format!("in tensor {}", names().next()?)),
-        count => Some(format!("in {count} tensors, {} to {}", names().next()?, names().last()?)),
+        count => Some(format!("in {count} tensors, {} to {}", names().next()?, names().next_back()?)),
     }
 }

@@ -107,8 +107,10 @@ impl Options {
 }
 
 /// Called with the number of the step that comes next.
+type Look = dyn Fn(u64, &Device) + Send + Sync;
+
 #[derive(Clone)]
-pub struct Watch(pub Arc<dyn Fn(u64, &Device) + Send + Sync>);
+pub struct Watch(pub Arc<Look>);
 
 impl std::fmt::Debug for Watch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -299,7 +301,8 @@ fn record_history(out: &Path, state: &mut State, rollbacks: &[Rollback], changes
         let mut event = serde_json::to_value(rollback)?;
         event["event"] = "rollback".into();
         // Until a checkpoint has it, each attempt comes here with it.
-        if !written.lines().any(|line| line == event.to_string()) {
+        let line = event.to_string();
+        if !written.lines().any(|known| known == line) {
             history.append(&event)?;
         }
     }
