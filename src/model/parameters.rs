@@ -247,6 +247,11 @@ const DRAWN_TOGETHER: usize = 1 << 25;
 /// Draws all parameters of the executor's plan, on all cores. Each named part has a stream of its own, so a parameter's
 /// start depends on the seed and its name alone, not on how the plan fuses or orders it, nor on the cores.
 pub fn initialise(executor: &mut dyn Executor, seed: u64) -> Result<()> {
+    initialise_until(executor, seed, || false).map(drop)
+}
+
+/// As [`initialise`], given up where `stop` says so: then it returns false.
+pub fn initialise_until(executor: &mut dyn Executor, seed: u64, stop: impl Fn() -> bool) -> Result<bool> {
     let root = start_key(seed);
     let parameters = executor.plan().parameters.clone();
     let mut rest = &parameters[..];
@@ -263,8 +268,11 @@ pub fn initialise(executor: &mut dyn Executor, seed: u64) -> Result<()> {
             executor.write(parameter.value, &values)?;
         }
         rest = later;
+        if stop() {
+            return Ok(false);
+        }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// The key of all draws of a start.

@@ -1,6 +1,7 @@
 //! How a run begins: in an empty directory, from another model, or where its last checkpoint left it.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -71,7 +72,8 @@ pub fn found(out: &Path) -> Result<Option<Found>> {
 }
 
 /// Draws the parameters, or loads what was found; the directory then holds what describes the run, and a checkpoint. So
-/// wherever there is a run, `latest` names where it goes on.
+/// wherever there is a run, `latest` names where it goes on. Nothing, and nothing written, where `stop` was set before a
+/// new run's parameters were drawn.
 pub fn start(
     options: &Options,
     init: Option<&Init>,
@@ -79,7 +81,8 @@ pub fn start(
     config: &TrainConfig,
     stores: &Stores,
     executor: &mut dyn Executor,
-) -> Result<State> {
+    stop: &AtomicBool,
+) -> Result<Option<State>> {
     let (out, store) = (&options.out, stores.first());
     let fresh = State {
         step: 0,
@@ -106,15 +109,17 @@ pub fn start(
         write_vocabulary()?;
         found.settle()?;
         checkpoint::remove_old(out, found.checkpoint.state.step, config.keep());
-        return Ok(State { device: fresh.device, ..found.checkpoint.state });
+        return Ok(Some(State { device: fresh.device, ..found.checkpoint.state }));
     }
-    parameters::initialise(executor, config.seed)?;
+    if !parameters::initialise_until(executor, config.seed, || stop.load(Ordering::Relaxed))? {
+        return Ok(None);
+    }
     let Some(init) = init else {
         // First of all, so that who is stopped here can resume.
         write_config()?;
         write_vocabulary()?;
         Snapshot::drawn(&fresh).write(out, || Ok(()))?;
-        return Ok(fresh);
+        return Ok(Some(fresh));
     };
     let step = init.step(options.init_step, config.steps)?;
     init.load(executor, step)?;
@@ -124,7 +129,7 @@ pub fn start(
     Snapshot::of(executor, &state)?.write(out, || Ok(()))?;
     // Last of all: who resumes finds what the run began with, or no run.
     write_config()?;
-    Ok(state)
+    Ok(Some(state))
 }
 
 /// Refuses a store that is not the run's.

@@ -243,7 +243,8 @@ fn attempt(options: &Options, rollbacks: &[Rollback], stop: &AtomicBool) -> Resu
         }
         every => Some(CrossCheck::new(every, &config, options.threads, config.micro_batch)?),
     };
-    let mut state = start(options, init.as_ref(), found, &config, &stores, executor.as_mut())?;
+    let state = start(options, init.as_ref(), found, &config, &stores, executor.as_mut(), stop)?;
+    let Some(mut state) = state else { return Ok(Report::not_begun()) };
     if let (Some(tensor), Some(scaling)) = (executor.plan().loss_scale, state.loss_scaling) {
         scaling.write(executor.as_mut(), tensor)?;
     }
