@@ -27,8 +27,8 @@ pub enum SelfTest {
     Never,
 }
 
-/// Tokens that are computed on both: a second or two on a processor of some cores, for a model like `small`.
-const TOKENS: usize = 1024;
+/// Tokens that are computed on both: a second on a processor of some cores, for a model like `small`.
+const TOKENS: usize = 512;
 
 /// Compares the gradients of a few sequences of the run's own text.
 ///
