@@ -87,8 +87,8 @@ pub const OP_INTEGERS: f64 = 0.03;
 /// has made harder to compute, and what a kernel does wrong is a lost or doubled term, some hundredths of the result.
 pub const CROSS_CHECK: f64 = 1e-3;
 
-/// The same in half precision: what `StepTolerances::HALF` allows `query.bias`, which is fused with its neighbours, but for
-/// the rest five times what it allows.
+/// The same in half precision: five times what `StepTolerances::HALF` allows. `query.bias`, to which it allows more, is
+/// measured together with the biases of keys and values: they are one parameter.
 pub const HALF_CROSS_CHECK: f64 = 5e-2;
 
 /// A whole step beside a golden.
