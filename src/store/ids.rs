@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::prepare::{Progress, Summary, Writers, falls_below};
 use super::reader::Lines;
+use super::words::Words;
 use crate::tokenizer::{ReadyMade, Vocabulary};
 
 /// A line of the input; other keys are passed over.
@@ -30,7 +31,8 @@ pub fn prepare(
     held_out: f64,
     mut report: impl FnMut(Progress),
 ) -> Result<Summary> {
-    let mut writers = Writers::create(out, &Vocabulary::ReadyMade(vocabulary), Lines::Sentence, held_out)?;
+    let mut writers =
+        Writers::create(out, &Vocabulary::ReadyMade(vocabulary), Lines::Sentence, Words::None, held_out)?;
     let sizes = inputs.iter().map(|path| {
         let metadata = std::fs::metadata(path).with_context(|| format!("cannot open {}", path.display()))?;
         Ok(metadata.len())
@@ -55,7 +57,7 @@ pub fn prepare(
             let place = || format!("{}, line {number}", path.display());
             let (tokens, lines) = document(&line, vocabulary).with_context(place)?;
             let held_out = held_out > 0.0 && is_held_out(&tokens, &lines, held_out);
-            writers.push(&tokens, &lines, held_out)?;
+            writers.push(&tokens, &lines, &[], held_out)?;
             progress.tokens += tokens.len() as u64;
             report(progress);
         }

@@ -8,7 +8,7 @@ use super::format::{LINE_ENDS, SECTION_NAMES, TOKENIZER, TOKENS};
 use super::prepare::{Options, prepare};
 use super::verify::verify;
 use super::writer::StoreWriter;
-use super::{Lines, Store};
+use super::{Lines, Store, Words};
 use crate::corpus::input::Documents;
 use crate::fuzzing::fit_checksums;
 use crate::tensor::random::Stream;
@@ -45,8 +45,19 @@ impl Scratch {
 
 /// A store of random tokens in lines of very different lengths, some longer than any example.
 pub fn random_store(scratch: &Scratch, documents: usize, seed: u32) -> Store {
+    random_store_of(scratch, documents, seed, Words::None)
+}
+
+/// The same store with words of random lengths, two tokens in the mean.
+pub fn marked_store(scratch: &Scratch, documents: usize, seed: u32) -> Store {
+    random_store_of(scratch, documents, seed, Words::Pieces)
+}
+
+fn random_store_of(scratch: &Scratch, documents: usize, seed: u32, words: Words) -> Store {
     let path = scratch.path("random.store");
     let mut writer = StoreWriter::create(&path, &scratch.tokenizer, Lines::Sentence).unwrap();
+    writer.mark_words(words).unwrap();
+    let mut marks = Stream::new([seed, 2]);
     let mut draws = Stream::new([seed, 1]);
     for _ in 0..documents {
         let lines = 1 + draws.below(12);
@@ -58,7 +69,13 @@ pub fn random_store(scratch: &Scratch, documents: usize, seed: u32) -> Store {
             })
             .collect();
         let tokens: Vec<u32> = (0..lengths.iter().sum()).map(|_| 7 + draws.below(53)).collect();
-        writer.push_document(&tokens, &lengths).unwrap();
+        let mut starts: Vec<bool> = tokens.iter().map(|_| marks.below(2) == 0).collect();
+        let mut begin = 0;
+        for &length in &lengths {
+            starts[begin] = true;
+            begin += length as usize;
+        }
+        writer.push_marked(&tokens, &lengths, &starts).unwrap();
     }
     writer.finish().unwrap();
     Store::open(&path).unwrap()
@@ -224,7 +241,7 @@ fn forged_headers_are_refused() {
     let mut draws = Stream::new([3, 3]);
     for _ in 0..3000 {
         let mut bytes = whole.clone();
-        let place = 8 + draws.below(200) as usize;
+        let place = 8 + draws.below(224) as usize;
         bytes[place] = draws.next_u32() as u8;
         let crc = crc32fast::hash(&bytes[..508]);
         bytes[508..512].copy_from_slice(&crc.to_le_bytes());
@@ -233,6 +250,83 @@ fn forged_headers_are_refused() {
             let _ = super::verify::info(&store);
             let _ = verify(&path);
         }
+    }
+}
+
+/// Marks of words are one more section, under checksums as all are; a store without them has not a byte of it.
+#[test]
+fn marks_of_words_are_kept_and_checked() {
+    let scratch = Scratch::new();
+    let plain = std::fs::read(random_store(&scratch, 9, 4).path()).unwrap();
+    let store = marked_store(&scratch, 9, 4);
+    let section = store.header().words;
+    assert_eq!((section.length, section.offset % 64), (store.tokens().div_ceil(8), 0));
+    assert_eq!((store.words(), Store::open(store.path()).unwrap().words()), (Words::Pieces, Words::Pieces));
+    let marks = store.read_word_starts(0..store.tokens()).unwrap();
+    for range in [0..1, 7..8, 5..29, 1000..1003, store.tokens() - 1..store.tokens()] {
+        let part = marks[range.start as usize..range.end as usize].to_vec();
+        assert_eq!(store.read_word_starts(range).unwrap(), part);
+    }
+    let info = super::verify::info(&verify(store.path()).unwrap()).unwrap();
+    assert_eq!(info["words"]["marked_by"], "pieces");
+    assert_eq!(info["words"]["words"], marks.iter().filter(|&&mark| mark).count());
+    let marked = std::fs::read(store.path()).unwrap();
+
+    // Without marks: nothing in the header, and the same sections one after another.
+    assert!(plain[212..508].iter().all(|&byte| byte == 0));
+    let sections = [TOKENS, LINE_ENDS].map(|index| store.header().sections[index]);
+    for section in sections {
+        let range = section.offset as usize..(section.offset + section.length) as usize;
+        assert_eq!(plain[range.clone()], marked[range]);
+    }
+    assert_eq!(marked.len() - plain.len(), section.length.next_multiple_of(64) as usize);
+
+    // Any flipped byte of the section, and a file without marks that is asked for them.
+    let path = scratch.path("damaged.store");
+    for place in [section.offset, section.offset + section.length / 2, section.offset + section.length - 1] {
+        let mut bytes = marked.clone();
+        bytes[place as usize] ^= 16;
+        std::fs::write(&path, bytes).unwrap();
+        let store = Store::open(&path);
+        let read = failure(store.and_then(|store| store.read_word_starts(0..9)));
+        assert!(read.contains("damaged between bytes") && read.contains("words"), "{read}");
+        assert!(failure(verify(&path)).contains("words"));
+    }
+    std::fs::write(&path, &plain).unwrap();
+    let store = Store::open(&path).unwrap();
+    assert_eq!(store.words(), Words::None);
+    assert!(failure(store.read_word_starts(0..9)).contains("prepare --words script"));
+    assert_eq!(super::verify::info(&store).unwrap()["words"]["marked_by"], "none");
+}
+
+/// What no `prepare` writes, under checksums that are right.
+#[test]
+fn marks_that_were_written_wrong_are_refused() {
+    let scratch = Scratch::new();
+    let path = scratch.path("wrong.store");
+    let write = |starts: &[bool]| {
+        let mut writer = StoreWriter::create(&path, &scratch.tokenizer, Lines::Sentence)?;
+        writer.mark_words(Words::Script)?;
+        writer.push_marked(&[10, 11, 12], &[2, 1], starts)?;
+        writer.finish()
+    };
+    write(&[true, false, true]).unwrap();
+    verify(&path).unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    write(&[true, false, false]).unwrap();
+    assert!(failure(verify(&path)).contains("line 1 (from 0) begins within a word"));
+    assert!(failure(write(&[true])).contains("not marked"));
+    // A header that says there are marks of more or fewer tokens, or elsewhere.
+    let whole = bytes.clone();
+    for (place, words) in
+        [(216, "out of place"), (224, "section of words has"), (212, "section of words has")]
+    {
+        bytes.copy_from_slice(&whole);
+        bytes[place] = if place == 212 { 0 } else { 77 };
+        fit_checksums(&mut bytes);
+        std::fs::write(&path, &bytes).unwrap();
+        let error = failure(Store::open(&path));
+        assert!(error.contains(words), "{place}: {error}");
     }
 }
 
@@ -251,13 +345,14 @@ fn write_text(scratch: &Scratch, documents: usize) -> PathBuf {
 }
 
 fn options(threads: usize, held_out: f64) -> Options {
-    Options { lines: Lines::Sentence, threads, held_out }
+    Options { lines: Lines::Sentence, words: Words::Script, dictionary: None, threads, held_out }
 }
 
 #[test]
 fn prepare_writes_the_same_store_with_any_number_of_threads() {
     let scratch = Scratch::new();
     let text = write_text(&scratch, 6000);
+    let plain = |threads: usize| Options { words: Words::None, ..options(threads, 0.1) };
     let run = |threads: usize| {
         let out = scratch.path(&format!("t{threads}.store"));
         let documents = Documents::open(std::slice::from_ref(&text)).unwrap();
@@ -268,6 +363,18 @@ fn prepare_writes_the_same_store_with_any_number_of_threads() {
         let held_out_path = crate::files::with_suffix(&out, ".held-out");
         verify(&out).unwrap();
         verify(&held_out_path).unwrap();
+        // The same tokens as without marks; every sign is a word, so there are more than lines.
+        let store = Store::open(&out).unwrap();
+        let starts = store.read_word_starts(0..store.tokens()).unwrap();
+        assert!(starts.iter().filter(|&&start| start).count() as u64 > store.lines());
+        let without = scratch.path("plain.store");
+        let documents = Documents::open(std::slice::from_ref(&text)).unwrap();
+        prepare(documents, &scratch.tokenizer, &without, &plain(threads), |_| {}).unwrap();
+        let without = Store::open(&without).unwrap();
+        assert_eq!(
+            without.read_tokens(0..without.tokens()).unwrap(),
+            store.read_tokens(0..store.tokens()).unwrap()
+        );
         (std::fs::read(out).unwrap(), std::fs::read(held_out_path).unwrap())
     };
     let one = run(1);

@@ -5,6 +5,7 @@ use std::ops::Bound::{self, Excluded, Included, Unbounded};
 
 use anyhow::{Result, bail};
 
+use crate::batch::masking::Masking;
 use crate::tensor::Precision;
 
 use super::divergence::OnDivergence;
@@ -250,6 +251,15 @@ impl FromValue for f32 {
 }
 
 impl FromValue for OnDivergence {
+    fn from_value(value: &Value) -> Option<Self> {
+        match value {
+            Value::Word(word) => word.parse().ok(),
+            _ => None,
+        }
+    }
+}
+
+impl FromValue for Masking {
     fn from_value(value: &Value) -> Option<Self> {
         match value {
             Value::Word(word) => word.parse().ok(),
