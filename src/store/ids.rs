@@ -2,7 +2,7 @@
 //! `{"ids": [[…], […]]}`, one list a sentence.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use super::prepare::{Progress, Summary, Writers, falls_below};
 use super::reader::Lines;
 use super::words::Words;
+use crate::files::LONGEST_LINE;
 use crate::tokenizer::{ReadyMade, Vocabulary};
 
 /// A line of the input; other keys are passed over.
@@ -44,9 +45,15 @@ pub fn prepare(
         let mut line = Vec::new();
         for number in 1u64.. {
             line.clear();
-            let read = file
+            let read = (&mut file)
+                .take(LONGEST_LINE)
                 .read_until(b'\n', &mut line)
                 .with_context(|| format!("cannot read {}", path.display()))?;
+            ensure!(
+                (read as u64) < LONGEST_LINE,
+                "{}, line {number}: longer than {LONGEST_LINE} bytes; is this a document a line?",
+                path.display()
+            );
             if read == 0 {
                 break;
             }
