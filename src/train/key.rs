@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 
 use crate::tensor::Precision;
 
+use super::collapse::OnCollapse;
 use super::divergence::OnDivergence;
 
 /// The largest whole number of TOML, whose integers have 63 bits.
@@ -246,6 +247,15 @@ impl FromValue for f64 {
 impl FromValue for f32 {
     fn from_value(value: &Value) -> Option<Self> {
         f64::from_value(value).map(|x| x as f32)
+    }
+}
+
+impl FromValue for OnCollapse {
+    fn from_value(value: &Value) -> Option<Self> {
+        match value {
+            Value::Word(word) => word.parse().ok(),
+            _ => None,
+        }
     }
 }
 

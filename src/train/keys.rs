@@ -11,6 +11,7 @@ use anyhow::{Result, bail};
 use crate::model::config::LARGEST_SIZE;
 use crate::tensor::Precision;
 
+use super::collapse::OnCollapse;
 use super::divergence::OnDivergence;
 use super::key::Default::{Follows, Found, Value as Is};
 use super::key::Kind::{Auto, Number, Whole, Word};
@@ -106,6 +107,8 @@ rows! {
         eval_every: u64 = Whole(0, MOST), Is("0"), Nowhere, Free;
         /// What a step with numbers that are not finite, or with a norm beyond norm_factor, leads to
         on_divergence: OnDivergence = Word(&OnDivergence::NAMES), Is("stop"), Nowhere, Free;
+        /// What a discriminator that gives all tokens the same logit leads to
+        on_collapse: OnCollapse = Word(&OnCollapse::NAMES), Is("warn"), Nowhere, Free;
         /// A norm of the gradients so many times the median of the last 64 is no good; 0 for any norm
         norm_factor: f64 = Kind::NOT_NEGATIVE, Is("1000.0"), Nowhere, Asked;
         /// A rollback multiplies the learning rate by it

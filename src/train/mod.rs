@@ -1,5 +1,6 @@
 //! Pre-training: configuration, batches of a store, schedule, the loop, metrics.
 
+pub mod collapse;
 pub mod config;
 pub mod describe;
 pub mod divergence;

@@ -10,7 +10,7 @@ use crate::ops::constants::METRIC_GRADIENT_NORM;
 
 use super::config::TrainConfig;
 use super::divergence::Cause;
-use super::metrics::{BatchTotals, LossWeights, MetricsRecord, Totals};
+use super::metrics::{BatchTotals, LossWeights, MetricsRecord, Totals, area_under_curve, bins, spread};
 
 /// A step that the device works on.
 pub struct Submitted {
@@ -33,6 +33,8 @@ pub struct Arrived {
     pub norm: f32,
     /// Why it is no good, if it is not.
     pub cause: Option<Cause>,
+    /// Area under the ROC curve of the discriminator, and the spread of its logits.
+    pub detected: [f64; 2],
     /// Where it ends its log interval.
     pub record: Option<MetricsRecord>,
 }
@@ -101,11 +103,13 @@ impl Progress {
         let [metrics, histogram] = words else { bail!("a step reported {} tensors, not 2", words.len()) };
         let cause = self.interval.add(&submitted.totals, metrics, histogram)?;
         let norm = f32::from_bits(metrics[METRIC_GRADIENT_NORM]);
+        let bins: Vec<[u64; 2]> = bins(histogram).collect();
+        let detected = [area_under_curve(&bins), spread(&bins)];
         self.timed += submitted.totals;
         let done = submitted.step + 1;
         self.tokens += submitted.totals.tokens;
         if !done.is_multiple_of(self.log_every) && done != self.steps {
-            return Ok(Arrived { norm, cause, record: None });
+            return Ok(Arrived { norm, cause, detected, record: None });
         }
         let now = Instant::now();
         let seconds = (now - self.since).as_secs_f64().max(1e-9);
@@ -131,7 +135,7 @@ impl Progress {
         self.last = Some(record);
         self.interval = Totals::default();
         self.since = now;
-        Ok(Arrived { norm, cause, record: Some(record) })
+        Ok(Arrived { norm, cause, detected, record: Some(record) })
     }
 
     /// What is to be said of losses that are worse than those of a model that knows nothing.

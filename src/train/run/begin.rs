@@ -95,6 +95,7 @@ pub fn start(
         loss_scaling: None,
         interval: None,
         norms: Vec::new(),
+        detection: checkpoint::Detection::default(),
         rollbacks: Vec::new(),
         device: executor.identity().device(),
     };

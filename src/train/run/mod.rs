@@ -31,6 +31,7 @@ mod begin;
 mod cross_check;
 mod incident;
 mod lock;
+mod rollback;
 mod saving;
 mod search;
 mod selftest;
@@ -38,8 +39,8 @@ mod training;
 
 use begin::{found, resumed_config, start};
 use cross_check::CrossCheck;
-use incident::Diverged;
 pub use lock::Claim;
+use rollback::asked_by;
 use saving::Saving;
 pub use selftest::SelfTest;
 use selftest::selftest;
@@ -149,17 +150,18 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
             ended => return ended,
         };
         let reached = checkpoint::latest(&options.out).ok();
-        if let Some(diverged) = error.downcast_ref::<Diverged>() {
-            let step = checkpoint::newest(&options.out)?.map_or(0, |found| found.checkpoint.state.step);
+        if let Some(rollback) = asked_by(&error, &options.out)? {
+            let step = rollback.step;
             let again = rollbacks.iter().filter(|rollback| rollback.step == step).count();
             if again >= MOST_ROLLBACKS {
                 return Err(error.context(format!("given up after {again} rollbacks to step {step}")));
             }
-            let Diverged { step: diverged_at, batch, rate, .. } = *diverged;
-            rollbacks.push(Rollback { step, diverged_at, batch, rate });
+            let without = rollback.batch.map_or(String::new(), |batch| format!(" without batch {batch}"));
             note!(
-                "inazuma: {error:#}; going back to step {step} without batch {batch}, learning rate × {rate}"
+                "inazuma: {error:#}; going back to step {step}{without}, learning rate × {}",
+                rollback.rate
             );
+            rollbacks.push(rollback);
         } else if error.downcast_ref::<DeviceLost>().is_some() {
             tries = if reached == saved { tries + 1 } else { 1 };
             saved = reached;

@@ -7,9 +7,10 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use crate::files::JsonLines;
-use crate::interop::checkpoint::{self, LossScalingState, Snapshot, State};
+use crate::interop::checkpoint::{self, Detection, LossScalingState, Snapshot, State};
 use crate::plan::{Executor, IN_FLIGHT, InFlight};
 
+use super::super::collapse::{Collapsed, OnCollapse, see};
 use super::super::config::TrainConfig;
 use super::super::divergence::{Cause, MOST_SKIPPED, OnDivergence, norm_limit, remember_norm};
 use super::super::evaluate::{Evaluation, Evaluator};
@@ -168,6 +169,7 @@ impl Run<'_> {
                 None => {
                     self.skipped = 0;
                     remember_norm(&mut self.state, submitted.step, arrived.norm);
+                    self.watch_discriminator(submitted.step + 1, arrived.detected)?;
                 }
                 Some(cause) => self.diverged(&submitted, cause, arrived.norm)?,
             }
@@ -180,6 +182,28 @@ impl Run<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Warns, or asks to go back, where the discriminator has collapsed.
+    fn watch_discriminator(&mut self, step: u64, [auc, spread]: [f64; 2]) -> Result<()> {
+        if !see(&mut self.state.detection, auc, spread) {
+            return Ok(());
+        }
+        let Detection { auc, spread, .. } = self.state.detection;
+        let collapsed = Collapsed { step, auc, spread, rate: self.config.rollback_rate };
+        match self.config.on_collapse {
+            OnCollapse::Warn => {
+                note!("warning: {collapsed}; {}", Collapsed::ADVICE);
+                Ok(())
+            }
+            OnCollapse::Rollback => {
+                // The checkpoint to go back to may be on its way.
+                if let Err(error) = self.saving.end() {
+                    note!("note: {error:#}");
+                }
+                Err(collapsed.into())
+            }
+        }
     }
 
     /// A step that is no good: it is written down, and the run goes on, goes back or ends as the configuration says.
