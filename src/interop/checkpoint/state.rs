@@ -72,6 +72,9 @@ pub struct State {
     /// How well the discriminator tells replaced tokens.
     #[serde(default, skip_serializing_if = "Detection::is_empty")]
     pub detection: Detection,
+    /// In a run with phases: rows of the table of positions that sequences have been long enough for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub positions: Option<usize>,
     /// How often, and why, the run went back to a checkpoint.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rollbacks: Vec<Rollback>,
