@@ -302,7 +302,8 @@ fn a_run_killed_at_any_moment_ends_as_one_that_was_not() {
     match long() {
         None => {
             kill("processor", ONE, &cpu(1), "--set steps=30", &AIMED, 2);
-            kill("processor, two stores, 2 threads", MIXED, &cpu(2), "--set steps=30", &[], 4);
+            let words = "--set steps=30 --set masking=word --set mask_probability_end=0.3";
+            kill("processor, two stores, 2 threads, whole words", MIXED, &cpu(2), words, &[], 4);
         }
         Some(_) => {
             kill("processor", ONE, &cpu(1), "--set steps=60", &AIMED, 8);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::batch::masking;
+use crate::batch::masking::{self, Share};
 use crate::device::Room;
 use crate::interop::checkpoint::Keep;
 use crate::model::{
@@ -163,12 +163,14 @@ impl TrainConfig {
             "max_length is {max_length}; it must be at most model.max_positions, which is {}",
             model.max_positions
         );
-        let probability = settings.number("mask_probability")?;
-        let slots = masking::slots(probability, max_length);
-        ensure!(
-            slots > 0,
-            "mask_probability is {probability}: at max_length {max_length} nothing would be masked"
-        );
+        resolve_mask_share(&mut settings)?;
+        let mut slots = 0;
+        for name in ["mask_probability", "mask_probability_end"] {
+            let probability = settings.number(name)?;
+            let most = masking::slots(probability, max_length);
+            ensure!(most > 0, "{name} is {probability}: at max_length {max_length} nothing would be masked");
+            slots = slots.max(most);
+        }
         let asked = Asked {
             batch_size: settings.size("batch_size")?,
             max_length,
@@ -249,6 +251,7 @@ impl TrainConfig {
             let rows = FORMER_LOGITS / 4 / settings.whole("model.vocab_size")?.max(1);
             settings.set_value("vocabulary_chunk", Value::Whole(rows.max(1)))?;
         }
+        resolve_mask_share(&mut settings)?;
         Ok(settings)
     }
 
@@ -284,9 +287,14 @@ impl TrainConfig {
         Keep { newest: self.keep, every: self.keep_every }
     }
 
-    /// The most masked slots a sequence has.
+    /// The most masked slots a sequence has, at any step.
     pub fn slots(&self) -> usize {
-        masking::slots(self.mask_probability, self.max_length)
+        masking::slots(self.mask_probability.max(self.mask_probability_end), self.max_length)
+    }
+
+    /// Of the tokens that are masked, by the step.
+    pub fn mask_share(&self) -> Share {
+        Share { first: self.mask_probability, last: self.mask_probability_end, steps: self.steps }
     }
 
     /// What is said of a run's plan before it begins.
@@ -354,6 +362,15 @@ impl TrainConfig {
             },
         }
     }
+}
+
+/// The share of masked tokens stays what it is unless it is said where it goes.
+fn resolve_mask_share(settings: &mut Settings) -> Result<()> {
+    if settings.get("mask_probability_end").is_none() {
+        let probability = settings.number("mask_probability")?;
+        settings.set_value("mask_probability_end", Value::Number(probability))?;
+    }
+    Ok(())
 }
 
 /// Fills in the generator's sizes; the fraction itself does not stay, the sizes say more.

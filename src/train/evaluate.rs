@@ -78,7 +78,7 @@ impl Evaluator {
         let unigram_entropy = store.unigram_entropy()?;
         let examples = EpochIndex::count(&store, config.seed, 0, config.max_length)?;
         let sequences = config.eval_sequences.min(examples as usize);
-        let batcher = Batcher::new(&store.into(), config)?;
+        let batcher = Batcher::evaluation(&store.into(), config)?;
         Ok(Evaluator { executor, plan, batcher, config: config.clone(), sequences, unigram_entropy })
     }
 

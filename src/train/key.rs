@@ -6,6 +6,7 @@ use std::ops::Bound::{self, Excluded, Included, Unbounded};
 use anyhow::{Result, bail};
 
 use crate::interop::positions::Extension;
+use crate::batch::masking::Masking;
 use crate::tensor::Precision;
 
 use super::collapse::OnCollapse;
@@ -295,6 +296,15 @@ impl FromValue for Extension {
     fn from_value(value: &Value) -> Option<Self> {
         match value {
             Value::Word(word) => Extension::named(word),
+            _ => None,
+        }
+    }
+}
+
+impl FromValue for Masking {
+    fn from_value(value: &Value) -> Option<Self> {
+        match value {
+            Value::Word(word) => word.parse().ok(),
             _ => None,
         }
     }

@@ -9,6 +9,7 @@ use std::ops::Bound::{Excluded, Included};
 use anyhow::{Result, bail};
 
 use crate::interop::positions::Extension;
+use crate::batch::masking::Masking;
 use crate::model::config::LARGEST_SIZE;
 use crate::tensor::Precision;
 
@@ -84,6 +85,10 @@ rows! {
         adam_epsilon: f32 = Kind::POSITIVE, Is("1e-6"), Nowhere, Asked;
         /// Share of the tokens that are masked
         mask_probability: f64 = Number(Excluded(0.0), Excluded(1.0)), Is("0.15"), Top("mask_prob"), Fixed;
+        /// The share at the last step; from the first on it goes there in a straight line
+        mask_probability_end: f64 = Number(Excluded(0.0), Excluded(1.0)), Follows("mask_probability"), Nowhere, Fixed;
+        /// What is masked: single tokens, whole words, or spans of them (word needs a store that marks words)
+        masking: Masking = Word(&Masking::NAMES), Is("token"), Nowhere, Fixed;
         /// Weight of the generator's loss
         generator_weight: f32 = Kind::NOT_NEGATIVE, Is("1.0"), Top("gen_weight"), Asked;
         /// Weight of the discriminator's loss

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::device::{Device, DeviceChoice, Peaks};
 use crate::files::JsonLines;
-use crate::gpu::DeviceLost;
+use crate::gpu::{DeviceLost, OutOfMemory};
 use crate::interop::checkpoint::{self, Rollback, State};
 use crate::plan::InFlight;
 use crate::store::{Stores, WeightedPath};
@@ -139,14 +139,16 @@ impl Report {
     }
 }
 
-/// Trains until the last step, or until `stop` is set: then what is trained is saved. Where the device is lost, it is
-/// opened again and training goes on from the last checkpoint.
+/// Trains until the last step, or until `stop` is set: then what is trained is saved. Where the device is lost, or has no
+/// memory left though it had enough for a step before (others use it too), it is opened again and training goes on from the
+/// last checkpoint.
 pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
     let mut options = options.clone();
     let mut rollbacks: Vec<Rollback> = Vec::new();
     let (mut tries, mut saved) = (0, None);
+    let begun = AtomicU64::new(0);
     loop {
-        let error = match attempt(&options, &rollbacks, stop) {
+        let error = match attempt(&options, &rollbacks, stop, &begun) {
             Err(error) => error,
             ended => return ended,
         };
@@ -163,7 +165,10 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
                 rollback.rate
             );
             rollbacks.push(rollback);
-        } else if error.downcast_ref::<DeviceLost>().is_some() {
+        } else if error.downcast_ref::<DeviceLost>().is_some()
+            // That the first step has begun says little; a second one says that there was memory for the first.
+            || error.downcast_ref::<OutOfMemory>().is_some() && begun.load(Ordering::Relaxed) > 1
+        {
             tries = if reached == saved { tries + 1 } else { 1 };
             saved = reached;
             if tries > options.retries {
@@ -194,8 +199,14 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
     }
 }
 
-/// Trains from the first step or the last checkpoint. `rollbacks` has those since this process began.
-fn attempt(options: &Options, rollbacks: &[Rollback], stop: &AtomicBool) -> Result<Report> {
+/// Trains from the first step or the last checkpoint. `rollbacks` has those since this process began; `begun` counts the
+/// steps that are begun.
+fn attempt(
+    options: &Options,
+    rollbacks: &[Rollback],
+    stop: &AtomicBool,
+    begun: &AtomicU64,
+) -> Result<Report> {
     let stopped = || stop.load(Ordering::Relaxed);
     let claim = if options.resume { Claim::resumed } else { Claim::fresh };
     let _claim = claim(&options.out)?;
@@ -286,7 +297,10 @@ fn attempt(options: &Options, rollbacks: &[Rollback], stop: &AtomicBool) -> Resu
         debug_nan: options.debug_nan,
         state,
     };
-    let watch = |step| options.watch.iter().for_each(|watch| watch.0(step, &device));
+    let watch = |step| {
+        begun.fetch_add(1, Ordering::Relaxed);
+        options.watch.iter().for_each(|watch| watch.0(step, &device));
+    };
     run.train(batcher, stop, &watch)
 }
 

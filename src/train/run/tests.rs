@@ -4,7 +4,7 @@ use std::path::Path;
 use super::super::divergence::norm_limit;
 use super::*;
 use crate::interop::checkpoint;
-use crate::store::tests::{Scratch, random_store};
+use crate::store::tests::{Scratch, marked_store, random_store};
 
 fn options(scratch: &Scratch, set: &[&str]) -> Options {
     let mut set: Vec<String> = set.iter().map(|text| text.to_string()).collect();
@@ -144,10 +144,20 @@ fn checkpoints(run: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 /// and the checkpoints of one that was not.
 #[test]
 fn a_run_that_is_stopped_at_every_step_writes_what_another_writes() {
+    stopped_at_every_step(&[]);
+}
+
+/// The same where whole words are masked, more of them from step to step.
+#[test]
+fn so_it_does_where_words_are_masked() {
+    stopped_at_every_step(&["masking=word", "mask_probability_end=0.4"]);
+}
+
+fn stopped_at_every_step(more: &[&str]) {
     let scratch = Scratch::new();
-    random_store(&scratch, 40, 1);
+    marked_store(&scratch, 40, 1);
     let set = ["steps=7", "log_every=3", "checkpoint_every=2", "eval_every=2", "keep=2", "eval_sequences=4"];
-    let mut options = options(&scratch, &set);
+    let mut options = options(&scratch, &[&set, more].concat());
     options.sources.set.push("keep_every=4".into());
     run(&options, &AtomicBool::new(false)).unwrap();
     let whole = options.out.clone();
