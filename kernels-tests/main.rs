@@ -34,6 +34,8 @@ mod outages;
 mod probe;
 mod samples;
 mod shaders;
+mod sharing;
 mod steps;
+mod table_sum;
 #[path = "../src/testing.rs"]
 mod testing;

@@ -12,13 +12,47 @@ pub const LARGEST_SIZE: usize = 1 << 24;
 /// Widest head the attention kernels take.
 const LARGEST_HEAD: usize = 256;
 
-/// All sizes of generator and discriminator; nothing is left to derive.
+/// How generator and discriminator have their embeddings (`docs/spec.md` §2 and §8).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EmbeddingSharing {
+    /// One set that both train, as in the reference.
+    #[default]
+    Shared,
+    /// The discriminator's tables are the generator's, without gradient, and a delta of its own.
+    Disentangled,
+    /// Each has its own.
+    None,
+}
+
+impl EmbeddingSharing {
+    /// As configurations write them.
+    pub const NAMES: [&str; 3] = ["shared", "disentangled", "none"];
+
+    pub fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+
+    /// Whether a model of this kind can go on as one of another. Only what loses nothing: a set is doubled, deltas are
+    /// added up.
+    pub fn becomes(self, other: Self) -> bool {
+        self == other
+            || self == EmbeddingSharing::Shared
+            || (self, other) == (EmbeddingSharing::Disentangled, EmbeddingSharing::None)
+    }
+
+    fn is_shared(&self) -> bool {
+        *self == EmbeddingSharing::Shared
+    }
+}
+
+/// All sizes of generator and discriminator, and how they share their embeddings; nothing is left to derive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelConfig {
     /// Pieces of the tokenizer.
     pub vocab_size: usize,
-    /// E, width of the embeddings that both networks share.
+    /// E, width of the embeddings of both networks.
     pub embedding_size: usize,
     /// H, width of the discriminator.
     pub hidden_size: usize,
@@ -31,6 +65,9 @@ pub struct ModelConfig {
     pub generator_layers: usize,
     pub generator_heads: usize,
     pub generator_ffn_size: usize,
+    /// Left out where it is the reference's: models from before the key are read and written as they were.
+    #[serde(default, skip_serializing_if = "EmbeddingSharing::is_shared")]
+    pub embedding_sharing: EmbeddingSharing,
 }
 
 /// The generator's width: round(H · fraction).
@@ -123,6 +160,7 @@ mod tests {
             generator_layers: layers,
             generator_heads: generator_heads(generator),
             generator_ffn_size: generator_ffn_size(generator),
+            embedding_sharing: EmbeddingSharing::Shared,
         }
     }
 

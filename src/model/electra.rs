@@ -9,7 +9,7 @@ use crate::batch::PackedBatch;
 use crate::ops::constants::{AUC_BINS, METRICS};
 use crate::ops::optimizer::Cleared;
 use crate::ops::replace::Replace;
-use crate::plan::{Phase, Plan, PlanBuilder, Upload};
+use crate::plan::{Parameter, Phase, Plan, PlanBuilder, Upload};
 use crate::tensor::draws::{DISCRIMINATOR, GENERATOR};
 use crate::tensor::{Element, Precision, Role, Rows, TensorId};
 
@@ -20,6 +20,7 @@ use super::inputs::{Masked, PackedInputs, SampledWords, WordListTensors, WordRow
 use super::parameters::{
     self, DiscriminatorHead, EmbeddingParameters, EncoderParameters, EncoderSize, GeneratorHead, LayerRates,
 };
+use super::sharing::{self, OwnEmbeddings};
 use super::update::{OptimizerOptions, RANGE_LIMIT, clear_all, update};
 
 /// What one micro-batch can hold.
@@ -161,9 +162,11 @@ impl StepOptions {
 struct Networks {
     generator_size: EncoderSize,
     discriminator_size: EncoderSize,
+    /// The generator's: of both, where they share.
     embeddings: EmbeddingParameters,
     generator: EncoderParameters,
     generator_head: GeneratorHead,
+    own_embeddings: OwnEmbeddings,
     discriminator: EncoderParameters,
     discriminator_head: DiscriminatorHead,
 }
@@ -176,13 +179,21 @@ impl Networks {
         Networks {
             generator_size,
             discriminator_size,
-            embeddings: parameters::embeddings(builder, config),
+            embeddings: sharing::generators(builder, config),
             generator: parameters::encoder(builder, "generator", generator_size, &rates),
             generator_head: parameters::generator_head(builder, config),
+            own_embeddings: sharing::discriminators(builder, config),
             discriminator: parameters::encoder(builder, "discriminator", discriminator_size, &rates),
             discriminator_head: parameters::discriminator_head(builder, config),
         }
     }
+}
+
+/// Every parameter of both networks and their heads, for whoever reads or writes models without a plan.
+pub fn parameters(config: &ModelConfig) -> Vec<Parameter> {
+    let mut builder = PlanBuilder::new();
+    Networks::new(&mut builder, config);
+    builder.parameters().to_vec()
 }
 
 /// What comes with a micro-batch, and what is read after the step.
@@ -252,7 +263,8 @@ impl Step<'_> {
     /// Generator, samples and its backward; returns the vocabulary's logits.
     fn generator(&self, builder: &mut PlanBuilder) -> Vec<LogitsChunk> {
         let networks = self.networks;
-        let encoder = self.encoder(networks.generator_size, &networks.generator, GENERATOR);
+        let encoder =
+            self.encoder(networks.generator_size, &networks.generator, &networks.embeddings, GENERATOR);
         let (encoded, encoder) = encoder.forward(builder, self.fed.inputs.input_ids);
         let head = MaskedLanguageModel {
             parameters: &networks.generator_head,
@@ -305,7 +317,9 @@ impl Step<'_> {
 
     fn detect(&self, builder: &mut PlanBuilder, ids: TensorId, labels: TensorId) -> TensorId {
         let (networks, masked) = (self.networks, &self.fed.masked);
-        let encoder = self.encoder(networks.discriminator_size, &networks.discriminator, DISCRIMINATOR);
+        let embeddings = networks.own_embeddings.read(builder, &networks.embeddings);
+        let (size, parameters) = (networks.discriminator_size, &networks.discriminator);
+        let encoder = self.encoder(size, parameters, &embeddings, DISCRIMINATOR);
         let (encoded, encoder) = encoder.forward(builder, ids);
         let head = ReplacedTokenDetection {
             parameters: &networks.discriminator_head,
@@ -332,13 +346,14 @@ impl Step<'_> {
         &'a self,
         size: EncoderSize,
         parameters: &'a EncoderParameters,
+        embeddings: &'a EmbeddingParameters,
         network: u32,
     ) -> Encoder<'a> {
         let on = |probability: f64| if self.options.trains() { probability } else { 0.0 };
         Encoder {
             size,
             parameters,
-            embeddings: &self.networks.embeddings,
+            embeddings,
             packed: self.fed.inputs.packed,
             dropout: on(self.options.dropout),
             attention_dropout: on(self.options.attention_dropout),

@@ -45,8 +45,8 @@ impl Display for WrongUsage {
     }
 }
 
-/// A key of the model's sizes and its value.
-pub type Size = (String, u64);
+/// A key of the model and its value.
+pub type Size = (String, Value);
 
 impl Sources {
     /// All settings, not yet resolved, and notes for the user about what has no effect here.
@@ -65,7 +65,7 @@ impl Sources {
         let mut settings = preset(name).context(WrongUsage("--preset"))?;
         let sizes = if self.preset.is_none() { sizes } else { &[] };
         for (name, size) in sizes.iter().filter(|(name, _)| name != "model.vocab_size") {
-            settings.set_value(name, Value::Whole(*size))?;
+            settings.set_value(name, size.clone())?;
         }
         if let Some(path) = &self.file {
             settings.set_file(path)?;

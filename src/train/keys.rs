@@ -8,6 +8,7 @@ use std::ops::Bound::{Excluded, Included};
 
 use anyhow::{Result, bail};
 
+use crate::model::EmbeddingSharing;
 use crate::model::config::LARGEST_SIZE;
 use crate::tensor::Precision;
 
@@ -123,6 +124,9 @@ pub const MODEL_PREFIX: &str = "model.";
 /// Decides the sizes of the generator's layers; does not stay in a resolved configuration.
 pub const GENERATOR_FRACTION: &str = "model.generator_fraction";
 
+/// A run that begins with a model of another kind may have its own.
+pub const EMBEDDING_SHARING: &str = "model.embedding_sharing";
+
 const fn size(name: &'static str, default: Default, reference: Reference, help: &'static str) -> Key {
     Key { name, kind: Whole(1, LARGEST_SIZE as u64), default, reference, resume: Fixed, help }
 }
@@ -158,6 +162,14 @@ const MODEL: &[Key] = &[
         Nowhere,
         "Width of its feed-forward networks",
     ),
+    Key {
+        name: EMBEDDING_SHARING,
+        kind: Word(&EmbeddingSharing::NAMES),
+        default: Is("shared"),
+        reference: Nowhere,
+        resume: Fixed,
+        help: "Whether both networks have one set of embeddings, one each, or the discriminator the generator's and a delta",
+    },
 ];
 
 /// Every key there is.
