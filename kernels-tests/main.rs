@@ -5,6 +5,7 @@ use inazuma::tolerances;
 mod attention;
 mod case;
 mod command_line;
+mod curriculum;
 mod decay;
 mod embedding;
 mod executor;

@@ -174,6 +174,8 @@ fn check_step(name: &str, module: &naga::Module) {
         labelled_total,
         tokens_total,
         norm_limit,
+        inverse_temperature,
+        discriminator_weight,
         reserved
     );
     let mut uniforms = module.global_variables.iter().filter(|(_, v)| v.space == naga::AddressSpace::Uniform);

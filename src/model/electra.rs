@@ -55,8 +55,6 @@ pub struct StepOptions {
     pub dropout: f64,
     pub attention_dropout: f64,
     pub generator_weight: f32,
-    pub discriminator_weight: f32,
-    pub temperature: f32,
     /// Masked slots whose vocabulary logits are alive at once; nothing means 64 MB of logits.
     pub vocabulary_chunk: Option<usize>,
     /// Of activations and their gradients.
@@ -72,8 +70,6 @@ impl Default for StepOptions {
             dropout: 0.1,
             attention_dropout: 0.1,
             generator_weight: 1.0,
-            discriminator_weight: 50.0,
-            temperature: 1.0,
             vocabulary_chunk: None,
             precision: Precision::F32,
             optimizer: OptimizerOptions::default(),
@@ -273,7 +269,6 @@ impl Step<'_> {
             tokens: self.fed.inputs.packed.tokens,
             metrics: self.fed.metrics,
             loss_weight: self.options.generator_weight,
-            temperature: self.options.temperature,
             chunk: self.options.vocabulary_chunk,
             backward: self.options.trains(),
         };
@@ -327,7 +322,6 @@ impl Step<'_> {
             rows: self.fed.inputs.packed.tokens,
             metrics: self.fed.metrics,
             histogram: self.fed.histogram,
-            loss_weight: self.options.discriminator_weight,
         };
         let (logits, gradient) = builder.scoped_in("head", |builder| {
             let (logits, tape) = head.forward(builder, encoded);

@@ -15,6 +15,7 @@ use crate::model::{
 use crate::plan::Plan;
 use crate::tensor::Precision;
 
+use super::curriculum::rising;
 use super::hparams;
 use super::key::Value;
 use super::keys::{GENERATOR_FRACTION, MODEL_PREFIX, RunValues, keys};
@@ -279,6 +280,17 @@ impl TrainConfig {
         PretrainPlan::new(&self.model, self.capacity(), &options)
     }
 
+    /// Of the softmax that replacements are drawn from, in the update that follows `step` others.
+    pub fn temperature_at(&self, step: u64) -> f32 {
+        let over = if self.temperature_steps == 0 { self.steps } else { self.temperature_steps };
+        self.temperature_schedule.at(self.temperature, self.temperature_end, step, over)
+    }
+
+    /// The weight of the discriminator's loss in the update that follows `step` others.
+    pub fn discriminator_weight_at(&self, step: u64) -> f32 {
+        rising(self.discriminator_weight, step, self.discriminator_warmup_steps)
+    }
+
     /// What is fixed when the plan of a step is built.
     pub fn step_options(&self) -> StepOptions {
         StepOptions {
@@ -286,8 +298,6 @@ impl TrainConfig {
             dropout: self.dropout,
             attention_dropout: self.attention_dropout,
             generator_weight: self.generator_weight,
-            discriminator_weight: self.discriminator_weight,
-            temperature: self.temperature,
             vocabulary_chunk: Some(self.vocabulary_chunk),
             precision: self.precision,
             optimizer: OptimizerOptions {

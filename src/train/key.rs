@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 
 use crate::tensor::Precision;
 
+use super::curriculum::TemperatureSchedule;
 use super::divergence::OnDivergence;
 
 /// The largest whole number of TOML, whose integers have 63 bits.
@@ -250,6 +251,15 @@ impl FromValue for f32 {
 }
 
 impl FromValue for OnDivergence {
+    fn from_value(value: &Value) -> Option<Self> {
+        match value {
+            Value::Word(word) => word.parse().ok(),
+            _ => None,
+        }
+    }
+}
+
+impl FromValue for TemperatureSchedule {
     fn from_value(value: &Value) -> Option<Self> {
         match value {
             Value::Word(word) => word.parse().ok(),

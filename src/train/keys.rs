@@ -12,6 +12,7 @@ use crate::model::EmbeddingSharing;
 use crate::model::config::LARGEST_SIZE;
 use crate::tensor::Precision;
 
+use super::curriculum::TemperatureSchedule;
 use super::divergence::OnDivergence;
 use super::key::Default::{Follows, Found, Value as Is};
 use super::key::Kind::{Auto, Number, Whole, Word};
@@ -89,6 +90,14 @@ rows! {
         discriminator_weight: f32 = Kind::NOT_NEGATIVE, Is("50.0"), Top("disc_weight"), Asked;
         /// Of the softmax that replacements are drawn from
         temperature: f32 = Kind::POSITIVE, Is("1.0"), Top("temperature"), Asked;
+        /// How it goes to temperature_end
+        temperature_schedule: TemperatureSchedule = Word(&TemperatureSchedule::NAMES), Is("constant"), Nowhere, Asked;
+        /// The temperature at the end of its schedule
+        temperature_end: f32 = Kind::POSITIVE, Is("1.0"), Nowhere, Asked;
+        /// Steps of that schedule; 0 for all
+        temperature_steps: u64 = Whole(0, MOST), Is("0"), Nowhere, Asked;
+        /// Steps in which the weight of the discriminator's loss rises from 0; 0 for none
+        discriminator_warmup_steps: u64 = Whole(0, MOST), Is("0"), Nowhere, Asked;
         /// Probability that an activation is dropped
         dropout: f64 = Kind::BELOW_ONE, Is("0.1"), Override("hidden_dropout_prob"), Fixed;
         /// Probability that an attention weight is dropped

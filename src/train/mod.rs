@@ -1,6 +1,7 @@
 //! Pre-training: configuration, batches of a store, schedule, the loop, metrics.
 
 pub mod config;
+pub mod curriculum;
 pub mod describe;
 pub mod divergence;
 pub mod evaluate;
