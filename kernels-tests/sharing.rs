@@ -2,10 +2,10 @@
 
 use std::fs;
 
-use inazuma::model::{EmbeddingSharing, Mode, ModelConfig, PretrainPlan, StepOptions, parameters};
-use inazuma::plan::{Executor, Phase};
-use inazuma::tensor::Precision;
+use inazuma::model::{EmbeddingSharing, Mode, ModelConfig, PretrainPlan, StepOptions, Trained, parameters};
+use inazuma::plan::{Executor, Parameter, Phase};
 use inazuma::tensor::random::{Stream, root};
+use inazuma::tensor::{Extents, Precision, TensorId};
 
 use crate::harness::gpu;
 use crate::steps::{Open, capacity, config, examples, micro_batches, open_cpu, open_gpu, values};
@@ -18,12 +18,17 @@ fn cpu(plan: inazuma::plan::Plan) -> Box<dyn Executor> {
     open_cpu::<f32>(plan, 2)
 }
 
-/// Gradients of one step of two micro-batches by name, and values after its update. Deltas are not 0.
-fn step(
-    open: Open,
-    embedding_sharing: EmbeddingSharing,
-    options: &StepOptions,
-) -> (Vec<(String, Vec<f32>)>, Vec<Vec<f32>>) {
+/// A step of two micro-batches and its update, by parameter.
+struct Stepped {
+    name: String,
+    gradient: Vec<f32>,
+    /// Value and moments, before and after.
+    before: [Vec<f32>; 3],
+    after: [Vec<f32>; 3],
+}
+
+/// Nothing is 0 before it, not deltas and not moments.
+fn step(open: Open, embedding_sharing: EmbeddingSharing, options: &StepOptions) -> Vec<Stepped> {
     let config = ModelConfig { embedding_sharing, ..config() };
     let plan = PretrainPlan::new(&config, capacity(4), options).expect("a plan");
     let (mut executor, tensors) = (open(plan.plan), plan.tensors);
@@ -35,6 +40,10 @@ fn step(
         let mut data = executor.read(parameter.value).expect("parameters");
         data.iter_mut().for_each(|x| *x += (0.1 * (stream.uniform() - 0.5)) as f32);
         executor.write(parameter.value, &data).expect("written");
+        for moment in [parameter.first_moment, parameter.second_moment] {
+            data.iter_mut().for_each(|x| *x = 1e-3 * (1.0 + stream.uniform() as f32));
+            executor.write(moment, &data).expect("written");
+        }
     }
     let scale = match executor.plan().loss_scale {
         Some(tensor) => {
@@ -47,57 +56,115 @@ fn step(
     let masked: usize = examples.iter().map(|e| e.masked.len()).sum();
     let samples: Vec<u32> = (0..masked as u32).map(|m| 7 + m * 13 % 60).collect();
     micro_batches(executor, &tensors, &examples, 4, 3, Some(&samples));
-    let gradients = parameters.iter().map(|p| {
-        let gradient = executor.read(p.gradient).expect("gradients");
-        (p.parts[0].name.clone(), gradient.iter().map(|g| g / scale).collect())
-    });
-    let gradients = gradients.collect();
+    let mut read = |tensor| executor.read(tensor).expect("read");
+    let state = |p: &Parameter, read: &mut dyn FnMut(TensorId) -> Vec<f32>| {
+        [p.value, p.first_moment, p.second_moment].map(read)
+    };
+    let mut steps: Vec<Stepped> = parameters
+        .iter()
+        .map(|p| Stepped {
+            name: p.parts[0].name.clone(),
+            gradient: read(p.gradient).iter().map(|g| g / scale).collect(),
+            before: state(p, &mut read),
+            after: Default::default(),
+        })
+        .collect();
     let update = executor.plan().phase(Phase::Update);
     executor.run(update, &values(&examples, 3), &[]).expect("update");
-    (gradients, parameters.iter().map(|p| executor.read(p.value).expect("values")).collect())
+    let mut read = |tensor| executor.read(tensor).expect("read");
+    steps.iter_mut().zip(&parameters).for_each(|(step, p)| step.after = state(p, &mut read));
+    steps
 }
 
-/// The gradients of a step on the GPU beside those on the processor, in f32 and f16.
+const ALL: [EmbeddingSharing; 3] =
+    [EmbeddingSharing::Shared, EmbeddingSharing::Disentangled, EmbeddingSharing::None];
+
+/// The gradients of a step on the GPU beside those on the processor, in f32 and f16, with a generator that is trained and
+/// with one that is fixed.
 #[test]
 fn steps_on_the_gpu_are_those_of_the_processor() {
-    for sharing in APART {
-        let options = StepOptions { mode: Mode::Parity, ..StepOptions::default() };
-        let (expected, _) = step(cpu, sharing, &options);
+    for (sharing, trained) in ALL.iter().flat_map(|&sharing| TRAINED.map(|trained| (sharing, trained))) {
+        let options = StepOptions { mode: Mode::Parity, trained, ..StepOptions::default() };
+        let expected = step(cpu, sharing, &options);
         for (precision, tolerance) in [(Precision::F32, CROSS_CHECK), (Precision::F16, HALF_CROSS_CHECK)] {
             if precision == Precision::F16 && !gpu().capabilities.half {
                 skipped("half precision: the adapter has no SHADER_F16");
                 continue;
             }
-            let (computed, _) = step(open_gpu, sharing, &StepOptions { precision, ..options });
-            for ((name, computed), (_, expected)) in computed.iter().zip(&expected) {
-                let largest = expected.iter().fold(1e-30f32, |most, x| most.max(x.abs()));
-                let off = computed.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
-                let error = f64::from(off / largest);
-                assert!(error <= tolerance, "{sharing:?}, {precision:?}, {name}: off by {error:e}");
+            let computed = step(open_gpu, sharing, &StepOptions { precision, ..options });
+            for (computed, expected) in computed.iter().zip(&expected) {
+                let largest = expected.gradient.iter().fold(1e-30f32, |most, x| most.max(x.abs()));
+                let pairs = computed.gradient.iter().zip(&expected.gradient);
+                let error = f64::from(pairs.map(|(a, b)| (a - b).abs()).fold(0f32, f32::max) / largest);
+                let name = &expected.name;
+                assert!(
+                    error <= tolerance,
+                    "{sharing:?}, {trained:?}, {precision:?}, {name}: off by {error:e}"
+                );
             }
         }
     }
 }
 
+const TRAINED: [Trained; 2] = [Trained::Both, Trained::Discriminator];
+
 /// The generator has no gradient of the discriminator's loss, and the discriminator none of the generator's.
 #[test]
 fn the_discriminators_gradient_does_not_reach_the_generator() {
-    let gradients = |sharing, generator_weight| {
+    let stepped = |sharing, generator_weight| {
         let options = StepOptions { mode: Mode::Parity, generator_weight, ..StepOptions::default() };
-        step(cpu, sharing, &options).0
+        step(cpu, sharing, &options)
     };
     for sharing in APART {
-        for ((name, with), (_, without)) in gradients(sharing, 1.0).iter().zip(&gradients(sharing, 0.0)) {
-            let is_generators = name.starts_with("generator.");
-            assert_eq!(without.iter().all(|&g| g == 0.0), is_generators, "{sharing:?}: {name}");
-            assert_eq!(with == without, !is_generators, "{sharing:?}: {name}");
+        for (with, without) in stepped(sharing, 1.0).iter().zip(&stepped(sharing, 0.0)) {
+            let (name, is_generators) = (&with.name, with.name.starts_with("generator."));
+            assert_eq!(without.gradient.iter().all(|&g| g == 0.0), is_generators, "{sharing:?}: {name}");
+            assert_eq!(with.gradient == without.gradient, !is_generators, "{sharing:?}: {name}");
         }
     }
-    let shared = |weight| gradients(EmbeddingSharing::Shared, weight).swap_remove(0).1;
-    assert!(
-        shared(1.0) != shared(0.0) && shared(0.0).iter().any(|&g| g != 0.0),
-        "tables have gradients of both"
-    );
+    let shared = |weight| stepped(EmbeddingSharing::Shared, weight).swap_remove(0).gradient;
+    assert!(shared(1.0) != shared(0.0) && shared(0.0).iter().any(|&g| g != 0.0), "gradients of both");
+}
+
+/// A fixed generator keeps values and moments; the discriminator has the gradient that it has beside one without a loss.
+#[test]
+fn a_fixed_generator_stays_what_it_is() {
+    for sharing in ALL {
+        let options = StepOptions { mode: Mode::Parity, generator_weight: 0.0, ..StepOptions::default() };
+        let both = step(cpu, sharing, &options);
+        for open in [cpu as Open, open_gpu] {
+            let fixed = step(open, sharing, &StepOptions { trained: Trained::Discriminator, ..options });
+            for (fixed, both) in fixed.iter().zip(&both) {
+                let (name, is_generators) = (&fixed.name, fixed.name.starts_with("generator."));
+                assert_eq!(name, &both.name);
+                assert!(fixed.before == both.before, "{sharing:?}: {name}");
+                assert_eq!(fixed.before == fixed.after, is_generators, "{sharing:?}: {name}");
+            }
+        }
+        let fixed = step(cpu, sharing, &StepOptions { trained: Trained::Discriminator, ..options });
+        for (fixed, both) in fixed.iter().zip(&both) {
+            assert_eq!(fixed.gradient, both.gradient, "{sharing:?}: {}", fixed.name);
+        }
+    }
+}
+
+/// What is fixed lies where it lay, and the step does less.
+#[test]
+fn a_fixed_generator_costs_less_and_moves_nothing() {
+    for embedding_sharing in ALL {
+        let config = ModelConfig { embedding_sharing, ..config() };
+        let [both, fixed] = TRAINED.map(|trained| {
+            let options = StepOptions { trained, ..StepOptions::default() };
+            PretrainPlan::new(&config, capacity(4), &options).expect("a plan").plan
+        });
+        for (a, b) in both.parameters.iter().zip(&fixed.parameters) {
+            assert_eq!(both.placement(a.value), fixed.placement(b.value), "{}", a.parts[0].name);
+        }
+        let extents = Extents { tokens: 80, sequences: 4, labelled: 16 };
+        let [of_both, of_fixed] = [&both, &fixed].map(|plan| plan.flops(Phase::Micro, &extents));
+        assert!(of_fixed < of_both && fixed.bytes() <= both.bytes(), "{of_fixed} of {of_both}");
+        assert!(fixed.flops(Phase::Update, &extents) < both.flops(Phase::Update, &extents));
+    }
 }
 
 /// With deltas of 0 the discriminator computes what it computes with a copy of the generator's tables, to the byte.

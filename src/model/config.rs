@@ -46,6 +46,15 @@ impl EmbeddingSharing {
     }
 }
 
+/// Which networks a step trains.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Trained {
+    #[default]
+    Both,
+    /// The generator is fixed: it goes forward alone.
+    Discriminator,
+}
+
 /// All sizes of generator and discriminator, and how they share their embeddings; nothing is left to derive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -120,7 +129,16 @@ impl ModelConfig {
     /// attention counts the pairs of real tokens.
     ///
     /// `squared_lengths` is Σ length² over the sequences.
-    pub fn training_flops(&self, tokens: f64, masked: f64, squared_lengths: f64) -> f64 {
+    pub fn training_flops(&self, tokens: f64, masked: f64, squared_lengths: f64, trained: Trained) -> f64 {
+        let [generator, discriminator] = self.multiply_adds(tokens, masked, squared_lengths);
+        match trained {
+            Trained::Both => 6.0 * (generator + discriminator),
+            Trained::Discriminator => 2.0 * generator + 6.0 * discriminator,
+        }
+    }
+
+    /// Of the forward pass, of each network with its head.
+    fn multiply_adds(&self, tokens: f64, masked: f64, squared_lengths: f64) -> [f64; 2] {
         let encoder = |hidden: usize, layers: usize, ffn: usize| {
             let (hidden, layers, ffn) = (hidden as f64, layers as f64, ffn as f64);
             let project =
@@ -132,13 +150,13 @@ impl ModelConfig {
         let generator = encoder(self.generator_hidden_size, self.generator_layers, self.generator_ffn_size);
         let discriminator = encoder(self.hidden_size, self.layers, self.ffn_size);
         let words = embedding * (self.generator_hidden_size as f64 + self.vocab_size as f64);
-        6.0 * (generator + discriminator + masked * words + tokens * (hidden * hidden + hidden))
+        [generator + masked * words, discriminator + tokens * (hidden * hidden + hidden)]
     }
 
     /// Training FLOPs per token of full sequences with all `slots` masked slots in use.
-    pub fn training_flops_per_token(&self, length: usize, slots: usize) -> f64 {
+    pub fn training_flops_per_token(&self, length: usize, slots: usize, trained: Trained) -> f64 {
         let length = length as f64;
-        self.training_flops(1.0, slots as f64 / length, length)
+        self.training_flops(1.0, slots as f64 / length, length, trained)
     }
 }
 
@@ -176,8 +194,10 @@ mod tests {
             (model(1024, 1024, 24, 0.25), 512, 130, 2172e6),
         ];
         for (model, length, slots, expected) in cases {
-            let flops = model.training_flops_per_token(length, slots);
+            let flops = model.training_flops_per_token(length, slots, Trained::Both);
             assert!((flops / expected - 1.0).abs() < 0.01, "{flops} for {expected}");
+            let fixed = model.training_flops_per_token(length, slots, Trained::Discriminator);
+            assert!(fixed < flops && fixed > flops / 3.0, "{fixed} of {flops}");
         }
     }
 

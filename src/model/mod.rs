@@ -15,6 +15,6 @@ pub mod parameters;
 pub mod sharing;
 pub mod update;
 
-pub use config::{EmbeddingSharing, ModelConfig};
+pub use config::{EmbeddingSharing, ModelConfig, Trained};
 pub use electra::{BatchCapacity, Mode, PretrainPlan, StepOptions};
 pub use update::OptimizerOptions;

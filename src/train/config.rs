@@ -10,7 +10,7 @@ use crate::batch::masking;
 use crate::device::Room;
 use crate::interop::checkpoint::Keep;
 use crate::model::{
-    BatchCapacity, Mode, ModelConfig, OptimizerOptions, PretrainPlan, StepOptions, config as sizes,
+    BatchCapacity, Mode, ModelConfig, OptimizerOptions, PretrainPlan, StepOptions, Trained, config as sizes,
 };
 use crate::plan::Plan;
 use crate::tensor::Precision;
@@ -106,6 +106,8 @@ pub struct Surroundings<'a> {
 #[derive(Clone, Debug)]
 pub struct TrainConfig {
     pub model: ModelConfig,
+    /// By its steps: from `generator_freeze_at` on the generator is fixed.
+    pub trained: Trained,
     values: RunValues,
     settings: Settings,
 }
@@ -166,7 +168,7 @@ impl TrainConfig {
             settings.set_value(name, Value::Whole(size as u64))?;
         }
         let values = RunValues::read(|name| settings.get(name))?;
-        Ok(TrainConfig { model: model.clone(), values, settings })
+        Ok(TrainConfig { model: model.clone(), trained: Trained::Both, values, settings })
     }
 
     /// Fails where the device has no room for a step (and, where it `evaluates`, an evaluation beside it), before
@@ -307,6 +309,7 @@ impl TrainConfig {
                 adam_epsilon: self.adam_epsilon,
                 weight_decay: self.weight_decay,
             },
+            trained: self.trained,
         }
     }
 }

@@ -88,6 +88,8 @@ rows! {
         generator_weight: f32 = Kind::NOT_NEGATIVE, Is("1.0"), Top("gen_weight"), Asked;
         /// Weight of the discriminator's loss
         discriminator_weight: f32 = Kind::NOT_NEGATIVE, Is("50.0"), Top("disc_weight"), Asked;
+        /// Updates of the generator, which is fixed from then on; 0 for all
+        generator_freeze_at: u64 = Whole(0, MOST), Is("0"), Nowhere, Asked;
         /// Of the softmax that replacements are drawn from
         temperature: f32 = Kind::POSITIVE, Is("1.0"), Top("temperature"), Asked;
         /// How it goes to temperature_end

@@ -6,7 +6,7 @@ use crate::batch::{MaskedExample, PackedBatch};
 use crate::device::Device;
 use crate::interop::checkpoint::LossScalingState;
 use crate::model::electra::StepTensors;
-use crate::model::{BatchCapacity, Mode, OptimizerOptions, PretrainPlan, StepOptions};
+use crate::model::{BatchCapacity, Mode, OptimizerOptions, PretrainPlan, StepOptions, Trained};
 use crate::ops::constants::{METRIC_CROSS_ENTROPY, METRIC_GRADIENT_NORM, METRIC_NLL};
 use crate::plan::{Data, Executor, Parameter, Phase, Upload};
 use crate::tensor::{Precision, StepValues, TensorId};
@@ -195,6 +195,7 @@ fn step_options(golden: &Golden, precision: Precision) -> StepOptions {
             adam_epsilon: optimizer.eps as f32,
             weight_decay: optimizer.wd as f32,
         },
+        trained: Trained::Both,
     }
 }
 
