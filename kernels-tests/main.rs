@@ -5,6 +5,7 @@ use inazuma::tolerances;
 mod attention;
 mod case;
 mod command_line;
+mod curriculum;
 mod decay;
 mod embedding;
 mod executor;
@@ -35,6 +36,8 @@ mod phases;
 mod probe;
 mod samples;
 mod shaders;
+mod sharing;
 mod steps;
+mod table_sum;
 #[path = "../src/testing.rs"]
 mod testing;

@@ -110,6 +110,7 @@ pub fn run(options: &Options) -> Result<Report> {
         tokens,
         mean(|batch| batch.totals.masked),
         mean(|batch| batch.totals.squared_lengths),
+        config.trained,
     );
     Ok(Report {
         device: executor.identity().to_string(),

@@ -10,11 +10,12 @@ use crate::batch::masking::{self, Share};
 use crate::device::Room;
 use crate::interop::checkpoint::Keep;
 use crate::model::{
-    BatchCapacity, Mode, ModelConfig, OptimizerOptions, PretrainPlan, StepOptions, config as sizes,
+    BatchCapacity, Mode, ModelConfig, OptimizerOptions, PretrainPlan, StepOptions, Trained, config as sizes,
 };
 use crate::plan::Plan;
 use crate::tensor::Precision;
 
+use super::curriculum::rising;
 use super::hparams;
 use super::key::Value;
 use super::keys::{GENERATOR_FRACTION, MODEL_PREFIX, RunValues, keys};
@@ -51,8 +52,8 @@ impl Display for WrongUsage {
     }
 }
 
-/// A key of the model's sizes and its value.
-pub type Size = (String, u64);
+/// A key of the model and its value.
+pub type Size = (String, Value);
 
 impl Sources {
     /// All settings, not yet resolved, and notes for the user about what has no effect here.
@@ -71,7 +72,7 @@ impl Sources {
         let mut settings = preset(name).context(WrongUsage("--preset"))?;
         let sizes = if self.preset.is_none() { sizes } else { &[] };
         for (name, size) in sizes.iter().filter(|(name, _)| name != "model.vocab_size") {
-            settings.set_value(name, Value::Whole(*size))?;
+            settings.set_value(name, size.clone())?;
         }
         if let Some(path) = &self.file {
             settings.set_file(path)?;
@@ -122,6 +123,8 @@ pub struct TrainConfig {
     pub model: ModelConfig,
     /// Which phase of the run it is of.
     pub phase: Phase,
+    /// By its steps: from `generator_freeze_at` on the generator is fixed.
+    pub trained: Trained,
     values: RunValues,
     settings: Settings,
 }
@@ -192,7 +195,13 @@ impl TrainConfig {
             settings.set_value(name, Value::Whole(size as u64))?;
         }
         let values = RunValues::read(|name| settings.get(name))?;
-        Ok(TrainConfig { model: model.clone(), phase: Phase::default(), values, settings })
+        Ok(TrainConfig {
+            model: model.clone(),
+            phase: Phase::default(),
+            trained: Trained::Both,
+            values,
+            settings,
+        })
     }
 
     /// Fails where the device has no room for a step of any leg (and, where it `evaluates`, an evaluation beside it),
@@ -342,6 +351,17 @@ impl TrainConfig {
         PretrainPlan::new(&self.model, self.capacity(), &options)
     }
 
+    /// Of the softmax that replacements are drawn from, in the update that follows `step` others.
+    pub fn temperature_at(&self, step: u64) -> f32 {
+        let over = if self.temperature_steps == 0 { self.steps } else { self.temperature_steps };
+        self.temperature_schedule.at(self.temperature, self.temperature_end, step, over)
+    }
+
+    /// The weight of the discriminator's loss in the update that follows `step` others.
+    pub fn discriminator_weight_at(&self, step: u64) -> f32 {
+        rising(self.discriminator_weight, step, self.discriminator_warmup_steps)
+    }
+
     /// What is fixed when the plan of a step is built.
     pub fn step_options(&self) -> StepOptions {
         StepOptions {
@@ -349,8 +369,6 @@ impl TrainConfig {
             dropout: self.dropout,
             attention_dropout: self.attention_dropout,
             generator_weight: self.generator_weight,
-            discriminator_weight: self.discriminator_weight,
-            temperature: self.temperature,
             vocabulary_chunk: Some(self.vocabulary_chunk),
             precision: self.precision,
             optimizer: OptimizerOptions {
@@ -360,6 +378,7 @@ impl TrainConfig {
                 adam_epsilon: self.adam_epsilon,
                 weight_decay: self.weight_decay,
             },
+            trained: self.trained,
         }
     }
 }

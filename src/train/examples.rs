@@ -30,6 +30,10 @@ pub struct StepBatch {
     pub totals: BatchTotals,
     /// A larger norm of its gradients makes its update change nothing; 0 for any.
     pub norm_limit: f32,
+    /// Of the softmax that replacements are drawn from.
+    pub temperature: f32,
+    /// Of the discriminator's loss.
+    pub discriminator_weight: f32,
 }
 
 impl StepBatch {
@@ -47,6 +51,8 @@ impl StepBatch {
             labelled_total: self.totals.masked as f32,
             tokens_total: self.totals.tokens as f32,
             norm_limit: self.norm_limit,
+            inverse_temperature: 1.0 / self.temperature,
+            discriminator_weight: self.discriminator_weight,
             reserved: 0,
         }
     }
@@ -105,6 +111,9 @@ pub struct Batcher {
     batch_size: usize,
     micro_batch: usize,
     max_length: usize,
+    /// Of every batch; who trains sets what follows the step.
+    temperature: f32,
+    discriminator_weight: f32,
     /// The id to pad with, where batches are padded.
     padding: Option<u32>,
 }
@@ -159,6 +168,8 @@ impl Batcher {
             batch_size: config.batch_size,
             micro_batch: config.micro_batch,
             max_length: config.max_length,
+            temperature: config.temperature,
+            discriminator_weight: config.discriminator_weight,
             padding: None,
         })
     }
@@ -205,7 +216,8 @@ impl Batcher {
             positions: (count * self.max_length) as u64,
             squared_lengths: lengths().map(|length| length * length).sum(),
         };
-        Ok(StepBatch { step, key, micro, totals, norm_limit: 0.0 })
+        let (temperature, discriminator_weight) = (self.temperature, self.discriminator_weight);
+        Ok(StepBatch { step, key, micro, totals, norm_limit: 0.0, temperature, discriminator_weight })
     }
 }
 

@@ -90,7 +90,7 @@ fn explain_plan(config: &TrainConfig, device: &Device) -> Result<(String, Explai
         describe_launches(&launches),
         parameters as f64 / 1e6,
         config.micro_batch,
-        config.model.training_flops_per_token(config.max_length, config.slots()) / 1e6,
+        config.model.training_flops_per_token(config.max_length, config.slots(), config.trained) / 1e6,
         config.max_length
     );
     Ok((text, Explained { summary: plan.summary(&extents), launches }))

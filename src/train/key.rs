@@ -5,11 +5,12 @@ use std::ops::Bound::{self, Excluded, Included, Unbounded};
 
 use anyhow::{Result, bail};
 
-use crate::interop::positions::Extension;
 use crate::batch::masking::Masking;
+use crate::interop::positions::Extension;
 use crate::tensor::Precision;
 
 use super::collapse::OnCollapse;
+use super::curriculum::TemperatureSchedule;
 use super::divergence::OnDivergence;
 
 /// The largest whole number of TOML, whose integers have 63 bits.
@@ -302,6 +303,15 @@ impl FromValue for Extension {
 }
 
 impl FromValue for Masking {
+    fn from_value(value: &Value) -> Option<Self> {
+        match value {
+            Value::Word(word) => word.parse().ok(),
+            _ => None,
+        }
+    }
+}
+
+impl FromValue for TemperatureSchedule {
     fn from_value(value: &Value) -> Option<Self> {
         match value {
             Value::Word(word) => word.parse().ok(),

@@ -8,12 +8,14 @@ use std::ops::Bound::{Excluded, Included};
 
 use anyhow::{Result, bail};
 
-use crate::interop::positions::Extension;
 use crate::batch::masking::Masking;
+use crate::interop::positions::Extension;
+use crate::model::EmbeddingSharing;
 use crate::model::config::LARGEST_SIZE;
 use crate::tensor::Precision;
 
 use super::collapse::OnCollapse;
+use super::curriculum::TemperatureSchedule;
 use super::divergence::OnDivergence;
 use super::key::Default::{Follows, Found, Value as Is};
 use super::key::Kind::{Auto, Number, Whole, Word};
@@ -93,8 +95,18 @@ rows! {
         generator_weight: f32 = Kind::NOT_NEGATIVE, Is("1.0"), Top("gen_weight"), Asked;
         /// Weight of the discriminator's loss
         discriminator_weight: f32 = Kind::NOT_NEGATIVE, Is("50.0"), Top("disc_weight"), Asked;
+        /// Updates of the generator, which is fixed from then on; 0 for all
+        generator_freeze_at: u64 = Whole(0, MOST), Is("0"), Nowhere, Asked;
         /// Of the softmax that replacements are drawn from
         temperature: f32 = Kind::POSITIVE, Is("1.0"), Top("temperature"), Asked;
+        /// How it goes to temperature_end
+        temperature_schedule: TemperatureSchedule = Word(&TemperatureSchedule::NAMES), Is("constant"), Nowhere, Asked;
+        /// The temperature at the end of its schedule
+        temperature_end: f32 = Kind::POSITIVE, Is("1.0"), Nowhere, Asked;
+        /// Steps of that schedule; 0 for all
+        temperature_steps: u64 = Whole(0, MOST), Is("0"), Nowhere, Asked;
+        /// Steps in which the weight of the discriminator's loss rises from 0; 0 for none
+        discriminator_warmup_steps: u64 = Whole(0, MOST), Is("0"), Nowhere, Asked;
         /// Probability that an activation is dropped
         dropout: f64 = Kind::BELOW_ONE, Is("0.1"), Override("hidden_dropout_prob"), Fixed;
         /// Probability that an attention weight is dropped
@@ -136,6 +148,9 @@ pub const MODEL_PREFIX: &str = "model.";
 /// Decides the sizes of the generator's layers; does not stay in a resolved configuration.
 pub const GENERATOR_FRACTION: &str = "model.generator_fraction";
 
+/// A run that begins with a model of another kind may have its own.
+pub const EMBEDDING_SHARING: &str = "model.embedding_sharing";
+
 const fn size(name: &'static str, default: Default, reference: Reference, help: &'static str) -> Key {
     Key { name, kind: Whole(1, LARGEST_SIZE as u64), default, reference, resume: Fixed, help }
 }
@@ -171,6 +186,14 @@ const MODEL: &[Key] = &[
         Nowhere,
         "Width of its feed-forward networks",
     ),
+    Key {
+        name: EMBEDDING_SHARING,
+        kind: Word(&EmbeddingSharing::NAMES),
+        default: Is("shared"),
+        reference: Nowhere,
+        resume: Fixed,
+        help: "Whether both networks have one set of embeddings, one each, or the discriminator the generator's and a delta",
+    },
 ];
 
 /// Of the run, what a phase takes.

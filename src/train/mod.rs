@@ -2,6 +2,7 @@
 
 pub mod collapse;
 pub mod config;
+pub mod curriculum;
 pub mod describe;
 pub mod divergence;
 pub mod evaluate;

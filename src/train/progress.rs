@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::interop::checkpoint::State;
-use crate::model::ModelConfig;
+use crate::model::{ModelConfig, Trained};
 use crate::ops::constants::METRIC_GRADIENT_NORM;
 
 use super::config::TrainConfig;
@@ -51,6 +51,10 @@ pub struct Progress {
     interval: Totals,
     /// Of the interval, what this process computed: what rates are made of.
     timed: BatchTotals,
+    /// What that took, as `docs/spec.md` §7 counts it.
+    flops: f64,
+    /// From this step on the generator is fixed; 0: it is not.
+    freeze_at: u64,
     /// Real tokens of all steps that have arrived.
     tokens: u64,
     /// When the device began with what is in the interval now.
@@ -75,6 +79,8 @@ impl Progress {
             peak,
             interval: interval.context("the interval in state.json")?.unwrap_or_default(),
             timed: BatchTotals::default(),
+            flops: 0.0,
+            freeze_at: config.generator_freeze_at,
             tokens: state.tokens,
             since: Instant::now(),
             last: None,
@@ -107,6 +113,7 @@ impl Progress {
         let bins: Vec<[u64; 2]> = bins(histogram).collect();
         let detected = [area_under_curve(&bins), spread(&bins)];
         self.timed += submitted.totals;
+        self.flops += self.flops_of(submitted);
         let done = submitted.step + 1;
         self.tokens += submitted.totals.tokens;
         if !done.is_multiple_of(self.log_every) && done != self.steps {
@@ -115,8 +122,7 @@ impl Progress {
         let now = Instant::now();
         let seconds = (now - self.since).as_secs_f64().max(1e-9);
         let batch = std::mem::take(&mut self.timed);
-        let flops =
-            self.model.training_flops(batch.tokens as f64, batch.masked as f64, batch.squared_lengths as f64);
+        let flops = std::mem::take(&mut self.flops);
         let record = MetricsRecord {
             step: done,
             tokens: self.tokens,
@@ -137,6 +143,13 @@ impl Progress {
         self.interval = Totals::default();
         self.since = now;
         Ok(Arrived { norm, cause, detected, record: Some(record) })
+    }
+
+    fn flops_of(&self, submitted: &Submitted) -> f64 {
+        let BatchTotals { tokens, masked, squared_lengths, .. } = submitted.totals;
+        let fixed = self.freeze_at > 0 && submitted.step >= self.freeze_at;
+        let trained = if fixed { Trained::Discriminator } else { Trained::Both };
+        self.model.training_flops(tokens as f64, masked as f64, squared_lengths as f64, trained)
     }
 
     /// What is to be said of losses that are worse than those of a model that knows nothing.

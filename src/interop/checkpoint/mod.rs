@@ -25,7 +25,7 @@ mod state;
 
 pub use find::{Damaged, Found, newest, turn_back};
 pub use load::Whole;
-pub use read::{moments, state, weights};
+pub use read::{moments, plain, state, weights};
 pub use save::{Keep, Snapshot, remove_old, save_tensors};
 pub use state::{Detection, LossScalingState, Rollback, State, StoreIdentity};
 

@@ -177,7 +177,7 @@ fn the_references_names_work() {
     assert_eq!((config.model.hidden_size, config.model.heads, config.model.ffn_size), (768, 12, 3072));
     assert_eq!((config.model.embedding_size, config.model.generator_hidden_size), (768, 256));
     assert_eq!((config.model.generator_layers, config.max_length, config.slots()), (6, 128, 32));
-    assert_eq!(config.step_options().discriminator_weight, 25.5);
+    assert_eq!(config.discriminator_weight, 25.5);
     let sources = hparams(r#"{"use_tpu": true}"#);
     assert_eq!(sources.settings().unwrap().1.len(), 1);
 

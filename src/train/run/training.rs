@@ -100,6 +100,8 @@ impl Run<'_> {
             // What a step needs cannot be had (a damaged store): what has been learnt is not lost with it.
             let mut batch = feeder.next_step().map_err(|error| self.saved_before(error))?;
             batch.norm_limit = norm_limit(&self.state, config.norm_factor);
+            batch.temperature = config.temperature_at(self.state.step);
+            batch.discriminator_weight = config.discriminator_weight_at(self.state.step);
             watch(self.state.step);
             self.cross_check(&batch)?;
             let made = self.step(&batch, stop)?;
