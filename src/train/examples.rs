@@ -30,6 +30,10 @@ pub struct StepBatch {
     pub totals: BatchTotals,
     /// A larger norm of its gradients makes its update change nothing; 0 for any.
     pub norm_limit: f32,
+    /// Of the softmax that replacements are drawn from.
+    pub temperature: f32,
+    /// Of the discriminator's loss.
+    pub discriminator_weight: f32,
 }
 
 impl StepBatch {
@@ -47,6 +51,8 @@ impl StepBatch {
             labelled_total: self.totals.masked as f32,
             tokens_total: self.totals.tokens as f32,
             norm_limit: self.norm_limit,
+            inverse_temperature: 1.0 / self.temperature,
+            discriminator_weight: self.discriminator_weight,
             reserved: 0,
         }
     }
@@ -100,9 +106,14 @@ pub struct Batcher {
     /// Of the tokens that are masked, by the step.
     share: Share,
     root: [u32; 2],
+    /// The step that takes the first examples: of the phase.
+    first: u64,
     batch_size: usize,
     micro_batch: usize,
     max_length: usize,
+    /// Of every batch; who trains sets what follows the step.
+    temperature: f32,
+    discriminator_weight: f32,
     /// The id to pad with, where batches are padded.
     padding: Option<u32>,
 }
@@ -118,7 +129,7 @@ impl Batcher {
                 store.path().display()
             );
         }
-        let mut mixture = Mixture::new(stores, config.seed, config.max_length)?;
+        let mut mixture = Mixture::new(stores, config.examples_seed(), config.max_length)?;
         if config.masking != Masking::Token {
             mixture.mark_words();
         }
@@ -153,9 +164,12 @@ impl Batcher {
             masker: Masker::new(special, config.mask_probability, config.max_length)?,
             share: config.mask_share(),
             root: root(config.seed),
+            first: config.phase.first,
             batch_size: config.batch_size,
             micro_batch: config.micro_batch,
             max_length: config.max_length,
+            temperature: config.temperature,
+            discriminator_weight: config.discriminator_weight,
             padding: None,
         })
     }
@@ -165,13 +179,15 @@ impl Batcher {
         self.padding = Some(self.masker.special().pad);
     }
 
-    /// The batch of step `step` (updates already made): examples step · batch_size and those that follow.
+    /// The batch of step `step` (updates already made): of the examples of its phase, counted from the phase's first step,
+    /// step · batch_size and those that follow.
     ///
     /// Errors: a store that is damaged, or was changed while it is in use.
     pub fn step(&mut self, step: u64) -> Result<StepBatch> {
         let key = derive(self.root, step as u32, (step >> 32) as u32);
+        let within = step.saturating_sub(self.first);
         self.masker = self.masker.with_share(self.share.at(step));
-        self.examples(step, key, step * self.batch_size as u64, self.batch_size)
+        self.examples(step, key, within * self.batch_size as u64, self.batch_size)
     }
 
     /// A batch of `count` examples from number `first` on, its draws made with `key`.
@@ -200,7 +216,8 @@ impl Batcher {
             positions: (count * self.max_length) as u64,
             squared_lengths: lengths().map(|length| length * length).sum(),
         };
-        Ok(StepBatch { step, key, micro, totals, norm_limit: 0.0 })
+        let (temperature, discriminator_weight) = (self.temperature, self.discriminator_weight);
+        Ok(StepBatch { step, key, micro, totals, norm_limit: 0.0, temperature, discriminator_weight })
     }
 }
 
