@@ -159,7 +159,7 @@ impl TrainConfig {
     }
 
     /// Finds the sizes of the micro-batches of a run without phases, or of one phase.
-    fn sized(settings: Settings, model: &ModelConfig, room: &Room) -> Result<Self> {
+    fn sized(mut settings: Settings, model: &ModelConfig, room: &Room) -> Result<Self> {
         let max_length = settings.size("max_length")?;
         ensure!(
             max_length <= model.max_positions,
@@ -190,6 +190,7 @@ impl TrainConfig {
     /// The configuration with these sizes of a micro-batch.
     fn with(settings: &Settings, model: &ModelConfig, sizes: Sizes) -> Result<Self> {
         let mut settings = settings.clone();
+        resolve_mask_share(&mut settings)?;
         let Sizes { micro_batch, vocabulary_chunk } = sizes;
         for (name, size) in [("micro_batch", micro_batch), ("vocabulary_chunk", vocabulary_chunk)] {
             settings.set_value(name, Value::Whole(size as u64))?;

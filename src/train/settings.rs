@@ -133,6 +133,7 @@ impl Settings {
         let mut values = self.values.clone();
         for (&name, value) in self.phases.get(phase).into_iter().flatten() {
             if key(name).is_ok() {
+                following(name).for_each(|other| drop(values.remove(other.name)));
                 values.insert(name, value.clone());
             }
         }

@@ -16,6 +16,25 @@ fn ends(config: &TrainConfig) -> Vec<u64> {
     config.legs().unwrap().iter().map(|leg| leg.steps.end).collect()
 }
 
+/// The line from the first share to the last is that of the whole run; a phase with a share of its own keeps to it.
+#[test]
+fn the_masked_share_is_that_of_the_run_or_of_the_phase() {
+    let shares = ["mask_probability=0.3", "mask_probability_end=0.2", "phase.2.mask_probability=0.25"];
+    let config = resolved(&set(&[&THREE[..], &shares].concat()));
+    let expected = [(0.3, 0.2), (0.25, 0.25), (0.3, 0.2)];
+    let of = |config: &TrainConfig| {
+        let legs = config.legs().unwrap();
+        let ends = |share: Share| (share.at(0), share.at(100));
+        legs.iter().map(|leg| ends(leg.config.mask_share())).collect::<Vec<_>>()
+    };
+    assert_eq!(of(&config), expected);
+    // So they are in what a run keeps.
+    let mut settings = Settings::default();
+    settings.set_toml(&config.settings().to_toml()).unwrap();
+    assert_eq!(of(&resolve(settings).unwrap()), expected);
+    assert_eq!(of(&resolved(&set(&THREE))), [(0.15, 0.15); 3]);
+}
+
 #[test]
 fn phases_take_their_shares_and_values() {
     let config = resolved(&set(&THREE));
