@@ -21,6 +21,7 @@ use super::keys::{GENERATOR_FRACTION, MODEL_PREFIX, RunValues, keys};
 use super::metrics::LossWeights;
 use super::presets::{DEFAULT_PRESET, preset};
 use super::reference::{self, Program};
+use super::schedule::{Schedule, decay_steps};
 use super::settings::Settings;
 use super::sizing::{Asked, Sizes};
 
@@ -221,6 +222,19 @@ impl TrainConfig {
         LossWeights {
             generator: f64::from(self.generator_weight),
             discriminator: f64::from(self.discriminator_weight),
+        }
+    }
+
+    /// The learning rates of a run that began at this step.
+    pub fn schedule_from(&self, began: u64) -> Schedule {
+        Schedule {
+            shape: self.schedule,
+            total: self.steps,
+            warmup: self.warmup_steps,
+            power: self.lr_decay_power,
+            falls_from: self.steps - decay_steps(self.steps, self.decay_share),
+            began,
+            rewarm: if began == 0 { 0 } else { self.rewarm_steps },
         }
     }
 

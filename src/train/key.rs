@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 use crate::tensor::Precision;
 
 use super::divergence::OnDivergence;
+use super::schedule::Shape;
 
 /// The largest whole number of TOML, whose integers have 63 bits.
 pub const MOST: u64 = i64::MAX as u64;
@@ -250,6 +251,15 @@ impl FromValue for f32 {
 }
 
 impl FromValue for OnDivergence {
+    fn from_value(value: &Value) -> Option<Self> {
+        match value {
+            Value::Word(word) => word.parse().ok(),
+            _ => None,
+        }
+    }
+}
+
+impl FromValue for Shape {
     fn from_value(value: &Value) -> Option<Self> {
         match value {
             Value::Word(word) => word.parse().ok(),

@@ -72,8 +72,30 @@ pub struct State {
     /// How often, and why, the run went back to a checkpoint.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rollbacks: Vec<Rollback>,
+    /// Where a schedule with a stable part stands: what may begin to decay from here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<ScheduleStage>,
+    /// The checkpoint of another run whose decay this run is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decay_from: Option<Origin>,
     /// What computed it; another device gives other roundings.
     pub device: String,
+}
+
+/// Parts of a schedule whose rate stays until it decays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScheduleStage {
+    WarmUp,
+    Stable,
+    Decay,
+}
+
+/// A checkpoint that a run went on from: the name of its run, without its place, and its step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    pub run: String,
+    pub step: u64,
 }
 
 /// A step was no good, and the run went back to a checkpoint.

@@ -15,6 +15,7 @@ use super::super::config::{Surroundings, TrainConfig};
 use super::super::init::Init;
 use super::super::key::Resume;
 use super::super::settings::Change;
+use super::decay::DecayFrom;
 use super::{METRICS, Options};
 
 /// The run's own configuration, and what of it was changed because the user says so; other flags that contradict it are
@@ -71,13 +72,35 @@ pub fn found(out: &Path) -> Result<Option<Found>> {
     Ok(None)
 }
 
+/// What a run begins with.
+pub enum Beginning {
+    /// Parameters that its seed draws.
+    Drawn,
+    /// Its own last checkpoint.
+    Resumed(Box<Found>),
+    /// One of another run, whose schedule it ends.
+    Decay(Box<DecayFrom>),
+    /// Another model.
+    Init(Box<Init>),
+}
+
+impl Beginning {
+    pub fn of(found: Option<Found>, decay: Option<DecayFrom>, init: Option<Init>) -> Self {
+        match (found, decay, init) {
+            (Some(found), ..) => Beginning::Resumed(found.into()),
+            (None, Some(decay), _) => Beginning::Decay(decay.into()),
+            (None, None, Some(init)) => Beginning::Init(init.into()),
+            (None, None, None) => Beginning::Drawn,
+        }
+    }
+}
+
 /// Draws the parameters, or loads what was found; the directory then holds what describes the run, and a checkpoint. So
 /// wherever there is a run, `latest` names where it goes on. Nothing, and nothing written, where `stop` was set before a
 /// new run's parameters were drawn.
 pub fn start(
     options: &Options,
-    init: Option<&Init>,
-    found: Option<Found>,
+    beginning: Beginning,
     config: &TrainConfig,
     stores: &Stores,
     executor: &mut dyn Executor,
@@ -96,13 +119,15 @@ pub fn start(
         interval: None,
         norms: Vec::new(),
         rollbacks: Vec::new(),
+        stage: None,
+        decay_from: None,
         device: executor.identity().device(),
     };
     let write_config =
         || write_atomically(&out.join(checkpoint::CONFIG), config.settings().to_toml().as_bytes());
     let write_vocabulary =
         || checkpoint::write_vocabulary(out, store.is_ready_made(), store.tokenizer_model());
-    if let Some(found) = found {
+    if let Beginning::Resumed(found) = beginning {
         check(&found.checkpoint, &fresh, store)?;
         found.checkpoint.load(executor)?;
         write_config()?;
@@ -111,10 +136,20 @@ pub fn start(
         checkpoint::remove_old(out, found.checkpoint.state.step, config.keep());
         return Ok(Some(State { device: fresh.device, ..found.checkpoint.state }));
     }
+    if let Beginning::Decay(from) = beginning {
+        check(&from.checkpoint, &fresh, store)?;
+        let state = from.load(executor, fresh.device)?;
+        from.pass_on(out, &state)?;
+        write_vocabulary()?;
+        Snapshot::of(executor, &state)?.write(out, || Ok(()))?;
+        // Last of all, as below.
+        write_config()?;
+        return Ok(Some(state));
+    }
     if !parameters::initialise_until(executor, config.seed, || stop.load(Ordering::Relaxed))? {
         return Ok(None);
     }
-    let Some(init) = init else {
+    let Beginning::Init(init) = beginning else {
         // First of all, so that who is stopped here can resume.
         write_config()?;
         write_vocabulary()?;
@@ -123,7 +158,8 @@ pub fn start(
     };
     let step = init.step(options.init_step, config.steps)?;
     init.load(executor, step)?;
-    let state = State { step, began: step, tokens: init.tokens(step), ..fresh };
+    let stage = config.schedule_from(step).stage(step);
+    let state = State { step, began: step, tokens: init.tokens(step), stage, ..fresh };
     init.pass_on(out, step)?;
     write_vocabulary()?;
     Snapshot::of(executor, &state)?.write(out, || Ok(()))?;

@@ -29,6 +29,7 @@ use super::settings::Change;
 
 mod begin;
 mod cross_check;
+mod decay;
 mod incident;
 mod lock;
 mod saving;
@@ -36,8 +37,9 @@ mod search;
 mod selftest;
 mod training;
 
-use begin::{found, resumed_config, start};
+use begin::{Beginning, found, resumed_config, start};
 use cross_check::CrossCheck;
+use decay::DecayFrom;
 use incident::Diverged;
 pub use lock::Claim;
 use saving::Saving;
@@ -46,6 +48,7 @@ use selftest::selftest;
 use training::Run;
 
 const METRICS: &str = "metrics.jsonl";
+const HISTORY: &str = "history.jsonl";
 
 /// What `pretrain` is asked to do.
 #[derive(Clone, Debug, Default)]
@@ -68,6 +71,8 @@ pub struct Options {
     pub init: Option<PathBuf>,
     /// With `init`: the step at which the schedule begins.
     pub init_step: Option<u64>,
+    /// A checkpoint of a run whose rate stays: this one decays from there.
+    pub decay_from: Option<PathBuf>,
     /// Held-out text to evaluate on.
     pub eval_store: Option<PathBuf>,
     /// Show where the time of a few steps goes.
@@ -201,8 +206,14 @@ fn attempt(options: &Options, rollbacks: &[Rollback], stop: &AtomicBool) -> Resu
     let device = Device::new(&options.device, options.threads)?.with_memory_limit(options.memory_limit);
     let surroundings = Surroundings { vocab_size: store.vocab_size(), room: device.room() };
     let init = options.init.as_deref().map(Init::open).transpose()?;
+    let decay = options.decay_from.as_deref().filter(|_| !options.resume);
+    let decay = decay.map(DecayFrom::open).transpose()?;
     let (config, changes) = if options.resume {
         resumed_config(options, surroundings)?
+    } else if let Some(from) = &decay {
+        let config = from.config(&options.sources, surroundings)?;
+        config.check(surroundings.room, options.eval_store.is_some())?;
+        (config, Vec::new())
     } else {
         let sizes = init.as_ref().map_or(Ok(Vec::new()), Init::sizes)?;
         let (settings, notes) = options.sources.settings_for(&sizes)?;
@@ -243,7 +254,8 @@ fn attempt(options: &Options, rollbacks: &[Rollback], stop: &AtomicBool) -> Resu
         }
         every => Some(CrossCheck::new(every, &config, options.threads, config.micro_batch)?),
     };
-    let state = start(options, init.as_ref(), found, &config, &stores, executor.as_mut(), stop)?;
+    let beginning = Beginning::of(found, decay, init);
+    let state = start(options, beginning, &config, &stores, executor.as_mut(), stop)?;
     let Some(mut state) = state else { return Ok(Report::not_begun()) };
     if let (Some(tensor), Some(scaling)) = (executor.plan().loss_scale, state.loss_scaling) {
         scaling.write(executor.as_mut(), tensor)?;
@@ -255,7 +267,10 @@ fn attempt(options: &Options, rollbacks: &[Rollback], stop: &AtomicBool) -> Resu
     let out = &options.out;
     record_history(out, &mut state, rollbacks, &changes)?;
     note!("{}: step {} of {} on {}", out.display(), state.step, config.steps, executor.identity());
+    let schedule = config.schedule_from(state.began);
+    note!("{}", schedule.describe(config.learning_rate, &state));
     let run = Run {
+        schedule,
         metrics: JsonLines::open(&out.join(METRICS), state.step)?,
         evaluations: match evaluator {
             Some(_) => Some(JsonLines::open(&out.join("eval.jsonl"), evaluated_before(&config, &state))?),
@@ -289,7 +304,7 @@ fn record_history(out: &Path, state: &mut State, rollbacks: &[Rollback], changes
     if new.is_empty() && changes.is_empty() {
         return Ok(());
     }
-    let path = out.join("history.jsonl");
+    let path = out.join(HISTORY);
     let mut history = JsonLines::open(&path, state.step)?;
     let written =
         std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;

@@ -6,6 +6,8 @@ use super::*;
 use crate::interop::checkpoint;
 use crate::store::tests::{Scratch, random_store};
 
+mod schedules;
+
 fn options(scratch: &Scratch, set: &[&str]) -> Options {
     let mut set: Vec<String> = set.iter().map(|text| text.to_string()).collect();
     for (key, value) in [

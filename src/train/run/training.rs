@@ -17,7 +17,7 @@ use super::super::examples::{Batcher, Feeder, StepBatch};
 use super::super::feeding::Feeding;
 use super::super::profile::StepProfiler;
 use super::super::progress::{Progress, Submitted};
-use super::super::schedule;
+use super::super::schedule::Schedule;
 use super::Report;
 use super::cross_check::CrossCheck;
 use super::incident::{Diverged, Incident};
@@ -28,6 +28,7 @@ use super::search::first_bad;
 pub struct Run<'a> {
     pub out: &'a Path,
     pub config: &'a TrainConfig,
+    pub schedule: Schedule,
     pub feeding: Feeding,
     pub executor: Box<dyn Executor>,
     pub evaluator: Option<Evaluator>,
@@ -126,15 +127,8 @@ impl Run<'_> {
     /// Submits one update and takes what results of earlier ones have arrived. False where it was given up for `stop`:
     /// then it has changed nothing.
     fn step(&mut self, batch: &StepBatch, stop: &AtomicBool) -> Result<bool> {
-        let config = self.config;
         let step = self.state.step;
-        let rate = schedule::learning_rate(
-            step,
-            config.learning_rate,
-            config.steps,
-            config.warmup_steps,
-            config.lr_decay_power,
-        );
+        let rate = self.schedule.rate(step, self.config.learning_rate);
         let rate = (f64::from(rate) * self.state.rate()) as f32;
         let executor = self.executor.as_mut();
         match &mut self.profiler {
@@ -263,6 +257,7 @@ impl Run<'_> {
                 self.state.loss_scaling = Some(LossScalingState::read(self.executor.as_mut(), tensor)?);
             }
             self.state.interval = self.progress.interval()?;
+            self.state.stage = self.schedule.stage(self.state.step);
             let snapshot = Snapshot::of(self.executor.as_mut(), &self.state)?;
             let logs = [Some(&self.metrics), self.evaluations.as_ref()].into_iter().flatten();
             let logs = logs.map(JsonLines::on_disk).collect::<Result<_>>()?;
