@@ -15,6 +15,7 @@ use crate::model::{
 use crate::plan::Plan;
 use crate::tensor::Precision;
 
+use super::following::Rule;
 use super::hparams;
 use super::key::Value;
 use super::keys::{GENERATOR_FRACTION, MODEL_PREFIX, RunValues, keys};
@@ -52,11 +53,40 @@ pub type Size = (String, u64);
 impl Sources {
     /// All settings, not yet resolved, and notes for the user about what has no effect here.
     pub fn settings(&self) -> Result<(Settings, Vec<String>)> {
-        self.settings_for(&[])
+        self.settings_with(&[])
     }
 
-    /// The same of a run that begins with a model of these sizes: they hold unless a preset is named or they are set.
+    /// Those of a run that begins, with a model of these sizes if there are some: they hold unless a preset is named or
+    /// they are set. Learning rate and warm-up that nobody gave follow from what was.
     pub fn settings_for(&self, sizes: &[Size]) -> Result<(Settings, Vec<String>)> {
+        let (mut settings, mut notes) = self.settings_with(sizes)?;
+        if let Some(rule) = self.rule(sizes)? {
+            notes.extend(rule.apply(&mut settings)?);
+        }
+        Ok((settings, notes))
+    }
+
+    /// By which learning rate and warm-up follow: not of the reference's hyper-parameters, nor of a model's own sizes.
+    pub fn rule(&self, sizes: &[Size]) -> Result<Option<Rule>> {
+        if self.hparams.is_some() || self.preset.is_none() && !sizes.is_empty() {
+            return Ok(None);
+        }
+        let preset = preset(self.preset.as_deref().unwrap_or(DEFAULT_PRESET))?;
+        Rule::of(&preset, &self.given()?).map(Some)
+    }
+
+    /// What `--config` and `--set` say.
+    pub fn given(&self) -> Result<Settings> {
+        let mut given = Settings::default();
+        if let Some(path) = &self.file {
+            given.set_file(path)?;
+        }
+        self.assign(&mut given)?;
+        Ok(given)
+    }
+
+    /// The settings of [`Sources::settings_for`], in which nothing has followed yet.
+    pub fn settings_with(&self, sizes: &[Size]) -> Result<(Settings, Vec<String>)> {
         let read = |text: &String| reference::read(text, Program::Pretraining).context("--hparams");
         let given = self.hparams.as_ref().map(read).transpose()?;
         // A command line of the reference means its defaults, which are those of the paper.
@@ -212,6 +242,12 @@ impl TrainConfig {
             }
         }
         Ok(())
+    }
+
+    /// The same with other values of keys that no plan depends on, such as those of the schedule.
+    pub fn changed(&self, settings: Settings) -> Result<Self> {
+        let values = RunValues::read(|name| settings.get(name))?;
+        Ok(TrainConfig { model: self.model.clone(), values, settings })
     }
 
     pub fn settings(&self) -> &Settings {

@@ -30,6 +30,12 @@ pub fn resumed_config(
     let mut settings = saved.clone();
     if sources.preset.is_some() || sources.file.is_some() || sources.hparams.is_some() {
         settings = sources.settings()?.0;
+        // What follows from other keys does so once, when a run begins.
+        let given = sources.given()?;
+        let followed = ["learning_rate", "warmup_steps"].into_iter().filter(|name| given.get(name).is_none());
+        for name in followed.filter(|_| sources.hparams.is_none()) {
+            saved.get(name).map_or(Ok(()), |value| settings.set_value(name, value.clone()))?;
+        }
     } else {
         sources.assign(&mut settings)?;
     }

@@ -169,3 +169,22 @@ fn a_run_that_begins_with_another_may_warm_up_again() {
     assert_eq!(warm[4..], cold[4..]);
     assert!((warm[2] - cold[2] / 2.0).abs() < 1e-9 && warm[3] < cold[3]);
 }
+
+/// What follows from other keys does so when a run begins, not when it goes on: also one from before there was a rule.
+#[test]
+fn a_resumed_run_keeps_rate_and_warm_up() {
+    let scratch = Scratch::new();
+    random_store(&scratch, 40, 1);
+    let mut options = options(&scratch, &["steps=30"]);
+    options.eval_store = None;
+    options.sources.set.retain(|text| !text.starts_with("warmup_steps"));
+    assert_eq!(stopped_before(&options, 2).step, 2);
+    let path = options.out.join("config.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.contains("learning_rate = 0.00022\nwarmup_steps = 3\n"), "{text}");
+    fs::write(&path, text.replace("warmup_steps = 3\n", "warmup_steps = 20\n")).unwrap();
+    options.resume = true;
+    assert_eq!(ran(&options).step, 30);
+    assert!(fs::read_to_string(&path).unwrap().contains("learning_rate = 0.00022\nwarmup_steps = 20\n"));
+    assert!(!options.out.join(HISTORY).exists());
+}
