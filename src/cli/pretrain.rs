@@ -1,6 +1,7 @@
 //! `inazuma pretrain`: a token store becomes a pre-trained model.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -17,6 +18,7 @@ use super::configuration::Configuration;
 const EXAMPLES: &str = "Examples:
   inazuma pretrain --store wiki.store --out run --preset small
   inazuma pretrain --store wiki.store --out run --resume
+  inazuma pretrain --store wiki.store --out run --budget 24h
   inazuma pretrain --store wiki.store:0.7 --store books.store:0.3 --out run
   inazuma pretrain --store wiki.store --out run --init imported --set steps=100_000
   inazuma pretrain --store wiki.store --out decayed --decay-from run/checkpoints/step-00200000 --set steps=250_000
@@ -59,6 +61,10 @@ pub struct Args {
         conflicts_with_all = ["resume", "init", "preset", "config", "hparams", "explain"]
     )]
     decay_from: Option<PathBuf>,
+    /// Make as many steps as this time allows (24h, 90m, 1h30m): measured with the first ones, and adjusted on the way, so
+    /// that the learning rate is down when it is over
+    #[arg(long, value_name = "TIME", value_parser = run::parse_budget, conflicts_with_all = ["decay_from", "explain"])]
+    budget: Option<Duration>,
     #[command(flatten)]
     memory: MemoryArgs,
     /// How often a device that was lost is opened again, to go on from the last checkpoint
@@ -108,6 +114,7 @@ pub fn run(args: Args) -> Result<()> {
         init: args.init,
         init_step: args.init_step,
         decay_from: args.decay_from,
+        budget: args.budget,
         eval_store: args.eval_store,
         profile: args.profile,
         memory_limit: args.memory.bytes(),
@@ -116,6 +123,7 @@ pub fn run(args: Args) -> Result<()> {
         cross_check: args.cross_check,
         debug_nan: args.debug_nan,
         watch: None,
+        time: Default::default(),
     };
     if args.explain {
         let (text, summary) = explain::explain(&options)?;

@@ -40,7 +40,8 @@ pub struct Arrived {
 pub struct Progress {
     model: ModelConfig,
     weights: LossWeights,
-    steps: u64,
+    /// Nothing where a budget of time decides, and it is not known yet.
+    steps: Option<u64>,
     log_every: u64,
     /// Every step has as many: sequences × max length.
     positions_per_step: f64,
@@ -66,7 +67,7 @@ impl Progress {
         Ok(Progress {
             model: config.model.clone(),
             weights: config.loss_weights(),
-            steps: config.steps,
+            steps: Some(config.steps),
             log_every: config.log_every,
             positions_per_step: (config.batch_size * config.max_length) as f64,
             peak,
@@ -76,6 +77,11 @@ impl Progress {
             since: Instant::now(),
             last: None,
         })
+    }
+
+    /// The run has so many steps.
+    pub fn set_steps(&mut self, steps: Option<u64>) {
+        self.steps = steps;
     }
 
     /// What was summed up since the last record; nothing right behind one.
@@ -104,7 +110,7 @@ impl Progress {
         self.timed += submitted.totals;
         let done = submitted.step + 1;
         self.tokens += submitted.totals.tokens;
-        if !done.is_multiple_of(self.log_every) && done != self.steps {
+        if !done.is_multiple_of(self.log_every) && Some(done) != self.steps {
             return Ok(Arrived { norm, cause, record: None });
         }
         let now = Instant::now();
@@ -150,16 +156,17 @@ impl Progress {
     /// A record as one line for people.
     pub fn line(&self, record: &MetricsRecord) -> String {
         let quality = &record.quality;
-        let left = (self.steps - record.step) as f64 * self.positions_per_step / record.positions_per_second;
+        let left = self.steps.map(|steps| steps.saturating_sub(record.step) as f64);
+        let left = left.map(|steps| steps * self.positions_per_step / record.positions_per_second);
         let skipped = match (record.loss_scale, record.skipped_steps) {
             (Some(scale), Some(skipped)) if skipped > 0 => format!("  {skipped} skipped, loss scale {scale}"),
             (None, Some(skipped)) => format!("  {skipped} skipped"),
             _ => String::new(),
         };
         format!(
-            "step {}/{}  loss {:.4}  mlm {:.4}  disc {:.4}  auc {:.3}  lr {:.2e}  {:.0} tokens/s  {:.1} GFLOP/s{}{}  {} left",
+            "step {}{}  loss {:.4}  mlm {:.4}  disc {:.4}  auc {:.3}  lr {:.2e}  {:.0} tokens/s  {:.1} GFLOP/s{}{}{}",
             record.step,
-            self.steps,
+            self.steps.map_or(String::new(), |steps| format!("/{steps}")),
             quality.loss,
             quality.mlm_loss,
             quality.disc_loss,
@@ -169,7 +176,7 @@ impl Progress {
             record.model_flops_per_second / 1e9,
             record.mfu.map_or(String::new(), |mfu| format!(" ({:.0}% of peak)", 100.0 * mfu)),
             skipped,
-            duration(left)
+            left.map_or(String::new(), |left| format!("  {} left", duration(left)))
         )
     }
 }

@@ -27,7 +27,7 @@ pub use find::{Damaged, Found, newest};
 pub use load::Whole;
 pub use read::{moments, state, weights};
 pub use save::{Keep, Snapshot, remove_old, save_tensors};
-pub use state::{LossScalingState, Origin, Rollback, ScheduleStage, State, StoreIdentity};
+pub use state::{BudgetState, LossScalingState, Origin, Rollback, ScheduleStage, State, StoreIdentity};
 
 /// What a run was made with, beside its checkpoints.
 pub const CONFIG: &str = "config.toml";

@@ -78,6 +78,9 @@ pub struct State {
     /// The checkpoint of another run whose decay this run is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decay_from: Option<Origin>,
+    /// Of a run that ends with its time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<BudgetState>,
     /// What computed it; another device gives other roundings.
     pub device: String,
 }
@@ -90,6 +93,24 @@ pub enum ScheduleStage {
     Stable,
     Decay,
 }
+
+/// The time of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BudgetState {
+    /// Seconds of all.
+    pub seconds: f64,
+    /// Seconds that went into the run until here.
+    pub used: f64,
+    /// Whether it is not known yet how many steps there is time for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub open: bool,
+    /// As long as it is not, what follows from them (`train::following`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<Value>,
+}
+
+// Seconds are written by this program: never not a number.
+impl Eq for BudgetState {}
 
 /// A checkpoint that a run went on from: the name of its run, without its place, and its step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::files::{last_step, write_atomically};
-use crate::interop::checkpoint::{self, Found, Snapshot, State, StoreIdentity, Whole};
+use crate::interop::checkpoint::{self, BudgetState, Found, Snapshot, State, StoreIdentity, Whole};
 use crate::model::parameters;
 use crate::plan::Executor;
 use crate::store::{Store, Stores};
@@ -32,7 +32,8 @@ pub fn resumed_config(
         settings = sources.settings()?.0;
         // What follows from other keys does so once, when a run begins.
         let given = sources.given()?;
-        let followed = ["learning_rate", "warmup_steps"].into_iter().filter(|name| given.get(name).is_none());
+        let followed = ["learning_rate", "warmup_steps"].into_iter().chain(options.budget.map(|_| "steps"));
+        let followed = followed.filter(|name| given.get(name).is_none());
         for name in followed.filter(|_| sources.hparams.is_none()) {
             saved.get(name).map_or(Ok(()), |value| settings.set_value(name, value.clone()))?;
         }
@@ -107,6 +108,7 @@ impl Beginning {
 pub fn start(
     options: &Options,
     beginning: Beginning,
+    budget: Option<BudgetState>,
     config: &TrainConfig,
     stores: &Stores,
     executor: &mut dyn Executor,
@@ -127,6 +129,7 @@ pub fn start(
         rollbacks: Vec::new(),
         stage: None,
         decay_from: None,
+        budget,
         device: executor.identity().device(),
     };
     let write_config =

@@ -115,7 +115,7 @@ impl DecayFrom {
         let state = self.checkpoint.state.clone();
         let run = file_name(&self.run.canonicalize().unwrap_or_else(|_| self.run.clone()));
         let origin = Origin { run, step: state.step };
-        Ok(State { began: state.step, decay_from: Some(origin), device, ..state })
+        Ok(State { began: state.step, decay_from: Some(origin), budget: None, device, ..state })
     }
 
     /// Keeps in the new run where it came from.

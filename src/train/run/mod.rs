@@ -27,7 +27,9 @@ use super::profile::StepProfiler;
 use super::progress::Progress;
 use super::settings::Change;
 
+mod adjusting;
 mod begin;
+mod budget;
 mod cross_check;
 mod decay;
 mod incident;
@@ -38,6 +40,8 @@ mod selftest;
 mod training;
 
 use begin::{Beginning, found, resumed_config, start};
+pub use budget::parse as parse_budget;
+use budget::{Budget, Clock, Time};
 use cross_check::CrossCheck;
 use decay::DecayFrom;
 use incident::Diverged;
@@ -73,6 +77,8 @@ pub struct Options {
     pub init_step: Option<u64>,
     /// A checkpoint of a run whose rate stays: this one decays from there.
     pub decay_from: Option<PathBuf>,
+    /// The time that the run has, from which its steps follow.
+    pub budget: Option<Duration>,
     /// Held-out text to evaluate on.
     pub eval_store: Option<PathBuf>,
     /// Show where the time of a few steps goes.
@@ -85,6 +91,8 @@ pub struct Options {
     pub debug_nan: bool,
     /// Looks at the device before each step: tests take it away.
     pub watch: Option<Watch>,
+    /// What a budget is measured by: tests let time pass.
+    pub time: Time,
 }
 
 impl Options {
@@ -146,10 +154,11 @@ impl Report {
 /// opened again and training goes on from the last checkpoint.
 pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
     let mut options = options.clone();
+    let clock = Clock::start(options.time.clone());
     let mut rollbacks: Vec<Rollback> = Vec::new();
     let (mut tries, mut saved) = (0, None);
     loop {
-        let error = match attempt(&options, &rollbacks, stop) {
+        let error = match attempt(&options, &rollbacks, &clock, stop) {
             Err(error) => error,
             ended => return ended,
         };
@@ -197,7 +206,7 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
 }
 
 /// Trains from the first step or the last checkpoint. `rollbacks` has those since this process began.
-fn attempt(options: &Options, rollbacks: &[Rollback], stop: &AtomicBool) -> Result<Report> {
+fn attempt(options: &Options, rollbacks: &[Rollback], clock: &Clock, stop: &AtomicBool) -> Result<Report> {
     let stopped = || stop.load(Ordering::Relaxed);
     let claim = if options.resume { Claim::resumed } else { Claim::fresh };
     let _claim = claim(&options.out)?;
@@ -208,6 +217,7 @@ fn attempt(options: &Options, rollbacks: &[Rollback], stop: &AtomicBool) -> Resu
     let init = options.init.as_deref().map(Init::open).transpose()?;
     let decay = options.decay_from.as_deref().filter(|_| !options.resume);
     let decay = decay.map(DecayFrom::open).transpose()?;
+    let mut budget = None;
     let (config, changes) = if options.resume {
         resumed_config(options, surroundings)?
     } else if let Some(from) = &decay {
@@ -216,13 +226,25 @@ fn attempt(options: &Options, rollbacks: &[Rollback], stop: &AtomicBool) -> Resu
         (config, Vec::new())
     } else {
         let sizes = init.as_ref().map_or(Ok(Vec::new()), Init::sizes)?;
-        let (settings, notes) = options.sources.settings_for(&sizes)?;
+        let (settings, notes) = match options.budget {
+            None => options.sources.settings_for(&sizes)?,
+            Some(time) => {
+                let (settings, notes, state) = budget::begin(time, &options.sources, &sizes)?;
+                budget = Some(state);
+                (settings, notes)
+            }
+        };
         notes.iter().for_each(|note| note!("{note}"));
         let config = TrainConfig::resolve(settings, surroundings)?;
         config.check(surroundings.room, options.eval_store.is_some())?;
         (config, Vec::new())
     };
     let found = if options.resume { found(&options.out)? } else { None };
+    match &found {
+        Some(found) => budget::resumed(options.budget, &found.checkpoint.state, &changes)?,
+        None if options.resume => budget::unknown(&config)?,
+        None => {}
+    }
     if let Some(init) = &init {
         init.check(&store, &config.model)?;
         init.step(options.init_step, config.steps)?;
@@ -255,7 +277,7 @@ fn attempt(options: &Options, rollbacks: &[Rollback], stop: &AtomicBool) -> Resu
         every => Some(CrossCheck::new(every, &config, options.threads, config.micro_batch)?),
     };
     let beginning = Beginning::of(found, decay, init);
-    let state = start(options, beginning, &config, &stores, executor.as_mut(), stop)?;
+    let state = start(options, beginning, budget, &config, &stores, executor.as_mut(), stop)?;
     let Some(mut state) = state else { return Ok(Report::not_begun()) };
     if let (Some(tensor), Some(scaling)) = (executor.plan().loss_scale, state.loss_scaling) {
         scaling.write(executor.as_mut(), tensor)?;
@@ -266,9 +288,21 @@ fn attempt(options: &Options, rollbacks: &[Rollback], stop: &AtomicBool) -> Resu
     }
     let out = &options.out;
     record_history(out, &mut state, rollbacks, &changes)?;
-    note!("{}: step {} of {} on {}", out.display(), state.step, config.steps, executor.identity());
+    let budget = Budget::of(&state, clock, &config, evaluator.is_some());
+    let open = budget.as_ref().is_some_and(Budget::is_open);
+    let (on, steps) =
+        (executor.identity(), if open { String::new() } else { format!(" of {}", config.steps) });
+    note!("{}: step {}{steps} on {on}", out.display(), state.step);
     let schedule = config.schedule_from(state.began);
-    note!("{}", schedule.describe(config.learning_rate, &state));
+    match &budget {
+        Some(budget) if open => note!("{}", budget.describe()),
+        Some(budget) => note!("{}; {}", schedule.describe(config.learning_rate, &state), budget.describe()),
+        None => note!("{}", schedule.describe(config.learning_rate, &state)),
+    }
+    let mut progress = Progress::new(&config, &state, peak)?;
+    if open {
+        progress.set_steps(None);
+    }
     let run = Run {
         schedule,
         metrics: JsonLines::open(&out.join(METRICS), state.step)?,
@@ -276,13 +310,14 @@ fn attempt(options: &Options, rollbacks: &[Rollback], stop: &AtomicBool) -> Resu
             Some(_) => Some(JsonLines::open(&out.join("eval.jsonl"), evaluated_before(&config, &state))?),
             None => None,
         },
-        progress: Progress::new(&config, &state, peak)?,
+        progress,
         in_flight: InFlight::default(),
         profiler: peaks.map(|peaks| StepProfiler::new(state.step, peaks)),
         saved: Some(state.step),
         saving: Saving::new(out.clone(), config.keep()),
         out,
-        config: &config,
+        budget,
+        config,
         feeding,
         executor,
         evaluator,

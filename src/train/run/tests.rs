@@ -6,6 +6,7 @@ use super::*;
 use crate::interop::checkpoint;
 use crate::store::tests::{Scratch, random_store};
 
+mod budgets;
 mod schedules;
 
 fn options(scratch: &Scratch, set: &[&str]) -> Options {

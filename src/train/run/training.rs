@@ -19,6 +19,7 @@ use super::super::profile::StepProfiler;
 use super::super::progress::{Progress, Submitted};
 use super::super::schedule::Schedule;
 use super::Report;
+use super::budget::Budget;
 use super::cross_check::CrossCheck;
 use super::incident::{Diverged, Incident};
 use super::saving::Saving;
@@ -27,7 +28,9 @@ use super::search::first_bad;
 /// A run whose first step comes next.
 pub struct Run<'a> {
     pub out: &'a Path,
-    pub config: &'a TrainConfig,
+    pub config: TrainConfig,
+    /// The time that decides the steps, if one does.
+    pub budget: Option<Budget<'a>>,
     pub schedule: Schedule,
     pub feeding: Feeding,
     pub executor: Box<dyn Executor>,
@@ -56,30 +59,30 @@ impl Run<'_> {
     /// Trains until the last step, or until `stop` is set: then what is being computed is given up, a step that is being
     /// updated finished, and all saved. `watch` is called before each step.
     pub fn train(mut self, batcher: Batcher, stop: &AtomicBool, watch: &dyn Fn(u64)) -> Result<Report> {
-        let config = self.config;
         let mut feeder = self.feeder(batcher)?;
         let mut interrupted = false;
         if self.owes_evaluation() {
             interrupted = !self.evaluate(stop)?;
         }
-        while self.state.step < config.steps && !interrupted {
+        self.end_if_the_time_is_over()?;
+        while self.state.step < self.config.steps && !interrupted {
             // What a step needs cannot be had (a damaged store): what has been learnt is not lost with it.
             let mut batch = feeder.next_step().map_err(|error| self.saved_before(error))?;
-            batch.norm_limit = norm_limit(&self.state, config.norm_factor);
+            batch.norm_limit = norm_limit(&self.state, self.config.norm_factor);
             watch(self.state.step);
             self.cross_check(&batch)?;
+            self.foresee_the_last()?;
             let made = self.step(&batch, stop)?;
             self.saving.take_stock(false);
-            let step = self.state.step;
+            self.keep_to_the_budget()?;
+            let (step, config) = (self.state.step, &self.config);
             interrupted = !made || stop.load(Ordering::Relaxed) && step < config.steps;
-            if step.is_multiple_of(config.checkpoint_every) || step == config.steps || interrupted {
-                self.save(step == config.steps || interrupted)?;
+            let last = step == config.steps || interrupted;
+            let evaluates = config.eval_every > 0 && step.is_multiple_of(config.eval_every) && !last;
+            if step.is_multiple_of(config.checkpoint_every) || last {
+                self.save(last)?;
             }
-            if config.eval_every > 0
-                && step.is_multiple_of(config.eval_every)
-                && step < config.steps
-                && !interrupted
-            {
+            if evaluates {
                 interrupted = !self.evaluate(stop)?;
                 if interrupted {
                     self.save(true)?;
@@ -103,7 +106,9 @@ impl Run<'_> {
 
     /// Makes the batches of the steps that are left.
     fn feeder(&self, batcher: Batcher) -> Result<Feeder> {
-        let (state, steps) = (self.state.clone(), self.state.step..self.config.steps);
+        // With a budget there may be more than it looks now.
+        let end = self.budget.as_ref().map_or(self.config.steps, |_| u64::MAX);
+        let (state, steps) = (self.state.clone(), self.state.step..end);
         Feeder::start(batcher, steps.map(move |step| state.batch_of(step)))
     }
 
@@ -155,7 +160,7 @@ impl Run<'_> {
     }
 
     /// Takes results until at most `waiting` steps are in flight, and all that have arrived.
-    fn collect(&mut self, waiting: usize) -> Result<()> {
+    pub fn collect(&mut self, waiting: usize) -> Result<()> {
         while let Some((submitted, words)) = self.in_flight.next(self.executor.as_mut(), waiting)? {
             let arrived = self.progress.arrived(&submitted, &words)?;
             match arrived.cause {
@@ -256,6 +261,7 @@ impl Run<'_> {
             if let Some(tensor) = self.executor.plan().loss_scale {
                 self.state.loss_scaling = Some(LossScalingState::read(self.executor.as_mut(), tensor)?);
             }
+            self.state.budget = self.budget.as_ref().map(Budget::state);
             self.state.interval = self.progress.interval()?;
             self.state.stage = self.schedule.stage(self.state.step);
             let snapshot = Snapshot::of(self.executor.as_mut(), &self.state)?;
@@ -285,9 +291,13 @@ impl Run<'_> {
         let (Some(evaluator), Some(evaluations)) = (&mut self.evaluator, &mut self.evaluations) else {
             return Ok(true);
         };
+        let since = self.budget.as_ref().map(Budget::now);
         let Some(evaluation) = evaluator.evaluate(self.state.step, self.executor.as_mut(), stop)? else {
             return Ok(false);
         };
+        if let (Some(budget), Some(since)) = (&mut self.budget, since) {
+            budget.evaluated(budget.now() - since);
+        }
         note!("{evaluation}");
         evaluations.append(&evaluation)?;
         self.evaluation = Some(evaluation);
