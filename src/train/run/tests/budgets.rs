@@ -40,16 +40,17 @@ fn history(options: &Options) -> Vec<serde_json::Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// Steps of 40 ms, and of 60 from the 200th on, in 20 s: 200 and 200.
+/// Steps of 400 ms, and of 600 from the 200th on, in 200 s: 200 and 200. (So much time that what a last checkpoint takes, by the
+/// clock on the wall, is no matter.)
 #[test]
 fn steps_follow_from_the_time() {
     let scratch = Scratch::new();
     random_store(&scratch, 40, 1);
-    let options = budgeted(&scratch, "20s", &["log_every=10", "checkpoint_every=50", "model.ffn_size=16"]);
-    let options = taking(&options, |step| if step < 200 { 40 } else { 60 });
+    let options = budgeted(&scratch, "200s", &["log_every=10", "checkpoint_every=50", "model.ffn_size=16"]);
+    let options = taking(&options, |step| if step < 200 { 400 } else { 600 });
     let report = run(&options, &AtomicBool::new(false)).unwrap();
     let (step, used) = saved(&options);
-    assert!((390..=400).contains(&step) && (19.6..=20.0).contains(&used), "{step} steps in {used} s");
+    assert!((390..=400).contains(&step) && (196.0..=200.0).contains(&used), "{step} steps in {used} s");
     // The last step is told from the others, and its rate is the last of the schedule.
     let last = report.metrics.unwrap();
     assert_eq!((last.step, report.interrupted), (step, false));
@@ -63,7 +64,7 @@ fn steps_follow_from_the_time() {
         (&13.into(), &"budget".into(), &json!(null))
     );
     assert!(first["to"].as_u64().unwrap().abs_diff(500) < 5, "{first}");
-    assert!((first["seconds_per_step"].as_f64().unwrap() - 0.04).abs() < 1e-6, "{first}");
+    assert!((first["seconds_per_step"].as_f64().unwrap() - 0.4).abs() < 1e-6, "{first}");
     assert!(rest.windows(2).all(|pair| pair[0]["to"] == pair[1]["from"]) && rest.len() > 5, "{rest:?}");
     assert_eq!(rest.last().unwrap()["to"], step);
     let config = fs::read_to_string(options.out.join("config.toml")).unwrap();
@@ -81,7 +82,7 @@ fn a_resumed_run_has_what_is_left() {
     let scratch = Scratch::new();
     random_store(&scratch, 40, 1);
     let set = ["checkpoint_every=30", "eval_every=40", "eval_sequences=4", "warmup_steps=7", "schedule=wsd"];
-    let mut options = budgeted(&scratch, "10s", &set);
+    let mut options = budgeted(&scratch, "100s", &set);
     options.eval_store = Some(scratch.path("random.store"));
     options.sources.set.push("warmup_steps=7".into());
     let started = options.clone();
@@ -89,7 +90,7 @@ fn a_resumed_run_has_what_is_left() {
         options.resume = resume;
         let stop = Arc::new(AtomicBool::new(false));
         let set = stop.clone();
-        let timed = taking(&options, |_| 50);
+        let timed = taking(&options, |_| 500);
         let pass = timed.watch.clone().unwrap();
         let watch = Watch(Arc::new(move |step, device: &Device| {
             pass.0(step, device);
@@ -98,24 +99,24 @@ fn a_resumed_run_has_what_is_left() {
         let report = run(&Options { watch: Some(watch), ..timed }, &stop).unwrap();
         assert_eq!((report.step, report.interrupted), (before, true));
         let used = saved(&options).1;
-        assert!((used - 0.05 * (before + 1) as f64).abs() < 0.16, "{used} s after {before} steps");
+        assert!((used - 0.5 * (before + 1) as f64).abs() < 1.6, "{used} s after {before} steps");
     }
     let config = fs::read_to_string(options.out.join("config.toml")).unwrap();
     assert!(config.contains("warmup_steps = 7\n"), "{config}");
     // Other budgets and steps are refused.
     let minutes = Options { budget: Some(parse_budget("1m").unwrap()), ..options.clone() };
     let error = failure(run(&minutes, &AtomicBool::new(false)));
-    assert!(error.contains("--budget is 1 min 0 s, in the run 10 s"), "{error}");
+    assert!(error.contains("--budget is 1 min 0 s, in the run 1 min 40 s"), "{error}");
     let mut steps = Options { allow_change: true, ..options.clone() };
     steps.sources = Sources { set: vec!["steps=500".into()], ..Sources::default() };
     let error = failure(run(&steps, &AtomicBool::new(false)));
     assert!(error.contains("steps follow from the budget"), "{error}");
 
     // With the command that began it, or with no more than --resume.
-    let options = taking(&Options { resume: true, ..started }, |_| 50);
+    let options = taking(&Options { resume: true, ..started }, |_| 500);
     run(&options, &AtomicBool::new(false)).unwrap();
     let (step, used) = saved(&options);
-    assert!((9.8..=10.0).contains(&used) && (190..=200).contains(&step), "{step} steps in {used} s");
+    assert!((98.0..=100.0).contains(&used) && (190..=200).contains(&step), "{step} steps in {used} s");
     // It is over.
     let again = Options { sources: Sources::default(), budget: None, ..options.clone() };
     assert_eq!(run(&again, &AtomicBool::new(false)).unwrap().step, step);
