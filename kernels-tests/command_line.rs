@@ -169,7 +169,7 @@ fn stores_are_mixed_and_converted() {
 }
 
 /// As if the run had been killed after its third step of six.
-fn forget_the_last_checkpoint(run: &Path) {
+pub fn forget_the_last_checkpoint(run: &Path) {
     fs::remove_dir_all(run.join("checkpoints/step-00000006")).expect("removed");
     let latest = fs::read_to_string(run.join("latest")).expect("latest");
     fs::write(run.join("latest"), latest.replace("00000006", "00000003")).expect("written");

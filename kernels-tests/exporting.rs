@@ -28,7 +28,7 @@ fn json_file(path: &Path) -> Value {
 }
 
 /// Runs `predict --ids` on lines of ids.
-fn said(folder: &Path, model: &str, lines: &[Value]) -> Vec<Value> {
+pub fn said(folder: &Path, model: &str, lines: &[Value]) -> Vec<Value> {
     let mut child = Command::new(env!("CARGO_BIN_EXE_inazuma"))
         .args(["predict", "--model", model, "--ids", "--device", "cpu", "--threads", "1"])
         .current_dir(folder)

@@ -8,7 +8,7 @@ use inazuma::batch::PackedBatch;
 use inazuma::model::finetune::{
     FinetuneOptions, FinetunePlan, FinetuneStep, Head, MicroBatch, Purpose, place,
 };
-use inazuma::model::{BatchCapacity, ModelConfig, OptimizerOptions};
+use inazuma::model::{BatchCapacity, EmbeddingSharing, ModelConfig, OptimizerOptions};
 use inazuma::ops::row_loss::NO_TARGET;
 use inazuma::plan::{Executor, Parameter, Phase, Plan};
 use inazuma::tasks::classify::Classes;
@@ -127,6 +127,7 @@ fn model_config(sizes: &Value) -> ModelConfig {
         generator_layers: 1,
         generator_heads: 1,
         generator_ffn_size: 8,
+        embedding_sharing: EmbeddingSharing::Shared,
     }
 }
 

@@ -81,6 +81,8 @@ pub fn step(tokens: u32, sequences: u32, masked: u32) -> StepValues {
         key: derive(root(20_240_229), 7, 1),
         learning_rate: 5e-4,
         loss_scale: 1.0,
+        inverse_temperature: 1.0 / 0.7,
+        discriminator_weight: 50.0,
         labelled_total: masked as f32,
         tokens_total: tokens as f32,
         ..StepValues::default()

@@ -302,7 +302,8 @@ fn a_run_killed_at_any_moment_ends_as_one_that_was_not() {
     match long() {
         None => {
             kill("processor", ONE, &cpu(1), "--set steps=30", &AIMED, 2);
-            kill("processor, two stores, 2 threads", MIXED, &cpu(2), "--set steps=30", &[], 4);
+            let words = "--set steps=30 --set masking=word --set mask_probability_end=0.3";
+            kill("processor, two stores, 2 threads, whole words", MIXED, &cpu(2), words, &[], 4);
         }
         Some(_) => {
             kill("processor", ONE, &cpu(1), "--set steps=60", &AIMED, 8);
@@ -311,6 +312,9 @@ fn a_run_killed_at_any_moment_ends_as_one_that_was_not() {
             kill("processor, two stores, 3 threads", MIXED, &cpu(3), "--set steps=60", &AIMED, 6);
         }
     }
+    let phases = "--set steps=30 --set phase.1.share=0.4 --set phase.1.max_length=16 --set phase.1.batch_size=8 --set \
+                  phase.2.share=0.2 --set phase.2.max_length=32 --set phase.3.batch_size=3";
+    kill("processor, three phases", ONE, &cpu(1), phases, &[], 4);
     let capabilities = &crate::harness::gpu().capabilities;
     let name = capabilities.name.split_whitespace().next().expect("a name");
     let device = format!("--device {name}");

@@ -41,7 +41,6 @@ fn vocabulary_loss(vocabulary: usize, used: u32, offset: usize, draws: bool, gra
                 results,
                 rows: chunk,
                 vocabulary,
-                temperature: 0.7,
                 generator_weight: 1.5,
                 gradient,
                 site: SAMPLING,
@@ -137,7 +136,6 @@ fn replaced_token_detection() {
                     results,
                     rows,
                     columns,
-                    discriminator_weight: 50.0,
                 },
             );
             builder

@@ -159,12 +159,11 @@ fn a_long_step_is_given_up() {
     );
 }
 
-/// A device that is lost in the middle is opened again, and the run ends as if nothing had happened.
-#[test]
-fn a_lost_device_costs_no_bytes() {
+/// A run of six steps on the device of the kernel tests.
+fn on_the_device(out: &str) -> Options {
     let folder = prepared();
     let device = crate::harness::gpu().capabilities.name.clone();
-    let options = |out: &str| Options {
+    Options {
         stores: vec![WeightedPath { path: folder.join("store"), weight: 1.0 }],
         out: folder.join(out),
         sources: Sources {
@@ -184,7 +183,14 @@ fn a_lost_device_costs_no_bytes() {
         device: device.parse().expect("a name"),
         retries: 2,
         ..Options::default()
-    };
+    }
+}
+
+/// A device that is lost in the middle is opened again, and the run ends as if nothing had happened.
+#[test]
+fn a_lost_device_costs_no_bytes() {
+    let (folder, options) = (prepared(), on_the_device);
+    let device = crate::harness::gpu().capabilities.name.clone();
     let stop = AtomicBool::new(false);
     run::run(&options("kept"), &stop).expect("a run");
     let expected = checkpoint(&folder.join("kept"), 6);
@@ -219,6 +225,43 @@ fn a_lost_device_costs_no_bytes() {
         ),
     );
     assert_same(&expected, &checkpoint(&folder.join("gone"), 6), "resumed by hand");
+}
+
+/// A device that runs out of memory while a run goes on is opened again; before a step was made, that is an error.
+#[test]
+fn memory_that_runs_out_costs_no_bytes() {
+    let (folder, options) = (prepared(), on_the_device);
+    let stop = AtomicBool::new(false);
+    run::run(&options("enough"), &stop).expect("a run");
+    let expected = checkpoint(&folder.join("enough"), 6);
+    let complaining = |steps: &'static [u64], so_far: &Arc<AtomicU64>| {
+        let so_far = so_far.clone();
+        Some(Watch(Arc::new(move |step, device: &Device| {
+            let nth = so_far.load(Ordering::Relaxed) as usize;
+            if steps.get(nth) == Some(&step) {
+                so_far.fetch_add(1, Ordering::Relaxed);
+                let error = wgpu::Error::OutOfMemory { source: "so a test says".into() };
+                device.gpu().expect("a GPU").complaints().report(error);
+            }
+        })))
+    };
+    let so_far = Arc::new(AtomicU64::new(0));
+    let watched = Options { watch: complaining(&[1, 5], &so_far), ..options("filled") };
+    let report = run::run(&watched, &stop).expect("the run goes on");
+    assert_eq!((report.step, so_far.load(Ordering::Relaxed)), (6, 2));
+    assert_same(&expected, &checkpoint(&folder.join("filled"), 6), "out of memory twice");
+
+    for (steps, words) in
+        [(&[0, 0][..], "out of device memory"), (&[3, 3, 3, 3], "given up after 2 retries (--retries)")]
+    {
+        let so_far = Arc::new(AtomicU64::new(0));
+        let watched =
+            Options { watch: complaining(steps, &so_far), ..options(&format!("full-{}", steps[0])) };
+        let error = format!("{:#}", run::run(&watched, &stop).expect_err("it cannot go on"));
+        assert!(error.contains(words) && error.contains("out of device memory"), "{error}");
+        // Without a step made before, not even a first time more.
+        assert_eq!(so_far.load(Ordering::Relaxed), if steps[0] == 0 { 1 } else { 3 });
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Mutex;
 
 use inazuma::gpu::{self, shader, sums};
-use inazuma::model::{BatchCapacity, Mode, ModelConfig, PretrainPlan, StepOptions};
+use inazuma::model::{BatchCapacity, EmbeddingSharing, Mode, ModelConfig, PretrainPlan, StepOptions};
 use inazuma::ops::gelu::Gelu;
 use inazuma::ops::immediates::{Immediates, Word};
 use inazuma::ops::{Binding, Candidate, Count, Dispatch, Grid, Kind, Requirements, Touch, bind};
@@ -174,6 +174,8 @@ fn check_step(name: &str, module: &naga::Module) {
         labelled_total,
         tokens_total,
         norm_limit,
+        inverse_temperature,
+        discriminator_weight,
         reserved
     );
     let mut uniforms = module.global_variables.iter().filter(|(_, v)| v.space == naga::AddressSpace::Uniform);
@@ -260,6 +262,7 @@ fn every_kernel_of_a_step() {
             generator_layers: 1,
             generator_heads: 1,
             generator_ffn_size: 128,
+            embedding_sharing: EmbeddingSharing::Shared,
         };
         let capacity = BatchCapacity { tokens: 128, sequences: 2, labelled: 20, max_length: 64 };
         for (mode, precision) in [

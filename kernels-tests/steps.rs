@@ -7,7 +7,8 @@ use inazuma::cpu::{CpuExecutor, PlanScalar};
 use inazuma::device::DeviceChoice;
 use inazuma::gpu::{GpuExecutor, Options};
 use inazuma::model::{
-    BatchCapacity, Mode, ModelConfig, PretrainPlan, StepOptions, electra::StepTensors, parameters,
+    BatchCapacity, EmbeddingSharing, Mode, ModelConfig, PretrainPlan, StepOptions, electra::StepTensors,
+    parameters,
 };
 use inazuma::plan::{Data, Executor, Phase, Plan, Upload};
 use inazuma::tensor::random::{self, Stream, derive, root};
@@ -41,6 +42,7 @@ pub fn config() -> ModelConfig {
         generator_layers: 1,
         generator_heads: 1,
         generator_ffn_size: 20,
+        embedding_sharing: EmbeddingSharing::Shared,
     }
 }
 
@@ -73,6 +75,8 @@ pub fn values(examples: &[MaskedExample], step: u32) -> StepValues {
         key: derive(root(11), step, 0),
         learning_rate: 1e-3,
         loss_scale: 1.0,
+        inverse_temperature: 1.0,
+        discriminator_weight: 50.0,
         labelled_total: examples.iter().map(|e| e.masked.len() as f32).sum(),
         tokens_total: examples.iter().map(|e| e.input_ids.len() as f32).sum(),
         ..StepValues::default()
@@ -125,17 +129,25 @@ fn gradients(executor: &mut dyn Executor) -> Vec<Vec<f32>> {
     parameters.iter().map(|p| executor.read(p.gradient).expect("gradients")).collect()
 }
 
-/// Every parameter's gradient in a whole step with dropout, against central differences of the total loss.
+/// Every parameter's gradient in a whole step with dropout, against central differences of the total loss; of a generator
+/// with embeddings of its own, of its own loss.
 #[test]
 fn gradients_of_a_whole_step_with_dropout() {
-    let config = config();
+    for embedding_sharing in
+        [EmbeddingSharing::Shared, EmbeddingSharing::Disentangled, EmbeddingSharing::None]
+    {
+        check_gradients(&ModelConfig { embedding_sharing, ..config() });
+    }
+}
+
+fn check_gradients(config: &ModelConfig) {
     let options =
         StepOptions { mode: Mode::Parity, dropout: 0.2, attention_dropout: 0.2, ..StepOptions::default() };
     let PretrainPlan { plan, tensors, .. } =
-        PretrainPlan::new(&config, capacity(5), &options).expect("a plan");
+        PretrainPlan::new(config, capacity(5), &options).expect("a plan");
     let mut executor = CpuExecutor::<f64>::new(plan, 2).expect("threads start");
     parameters::initialise(&mut executor, 5).expect("initialised");
-    let examples = examples(&config, 5, 2);
+    let examples = examples(config, 5, 2);
     let values = values(&examples, 3);
     let masked: usize = examples.iter().map(|e| e.masked.len()).sum();
     let samples: Vec<u32> = (0..masked as u32).map(|m| 7 + m * 13 % 60).collect();
@@ -150,14 +162,16 @@ fn gradients_of_a_whole_step_with_dropout() {
     micro_batches(&mut executor, &tensors, &examples, 5, 3, Some(&samples));
     let analytic: Vec<Vec<f64>> =
         parameters.iter().map(|p| executor.read_exact(p.gradient).expect("gradients")).collect();
-    let total = |executor: &mut CpuExecutor<f64>| {
+    let total = |executor: &mut CpuExecutor<f64>, discriminator_weight: f64| {
         micro_batches(executor, &tensors, &examples, 5, 3, Some(&samples));
         let metrics = executor.read_exact(tensors.metrics).expect("metrics");
         metrics[0] / (f64::from(values.labelled_total) + 1e-6)
-            + 50.0 * metrics[1] / (f64::from(values.tokens_total) + 1e-6)
+            + discriminator_weight * metrics[1] / (f64::from(values.tokens_total) + 1e-6)
     };
     for (parameter, analytic) in parameters.iter().zip(&analytic) {
         let name = &parameter.parts[0].name;
+        // Its tables move the discriminator's too, which no gradient shall know.
+        let weight_of_both = if name.starts_with("generator.") { 0.0 } else { 50.0 };
         let original = executor.read_exact(parameter.value).expect("parameters");
         let largest = analytic.iter().fold(0.0f64, |max, g| max.max(g.abs()));
         let top = (0..analytic.len()).max_by(|&a, &b| analytic[a].abs().total_cmp(&analytic[b].abs()));
@@ -168,7 +182,7 @@ fn gradients_of_a_whole_step_with_dropout() {
                 let mut shifted = original.clone();
                 shifted[element] += factor * 1e-3;
                 executor.write_exact(parameter.value, &shifted).expect("written");
-                difference += weight * total(&mut executor) / 12e-3;
+                difference += weight * total(&mut executor, weight_of_both) / 12e-3;
             }
             executor.write_exact(parameter.value, &original).expect("written");
             let error = (difference - analytic[element]).abs();
@@ -363,6 +377,7 @@ fn small_at_length_512_runs_on_the_cpu() {
         generator_layers: 12,
         generator_heads: 1,
         generator_ffn_size: 256,
+        embedding_sharing: EmbeddingSharing::Shared,
     };
     let mut stream = Stream::new(random::root(1));
     let examples: Vec<MaskedExample> = [512usize, 301]

@@ -18,6 +18,8 @@ struct Step {
   labelled_total: f32,
   tokens_total: f32,
   norm_limit: f32,
+  inverse_temperature: f32,
+  discriminator_weight: f32,
   reserved: u32,
 }
 @group(0) @binding(0) var<uniform> step: Step;

@@ -9,7 +9,6 @@ struct Immediates {
   offset: u32,
   capacity: u32,
   columns: u32,
-  discriminator_weight: f32,
 }
 var<immediate> immediates: Immediates;
 
@@ -54,7 +53,7 @@ fn main(
     logits[row] = x;
     let loss = max(x, 0.0) - x * label + log_part;
     let gradient =
-      (sigmoid - label) * immediates.discriminator_weight * step.loss_scale / (step.tokens_total + 1e-6);
+      (sigmoid - label) * step.discriminator_weight * step.loss_scale / (step.tokens_total + 1e-6);
     let counts = labels[row] != IGNORED;
     results[row * 2u] = select(0.0, loss, counts);
     results[row * 2u + 1u] = select(0.0, gradient, counts);

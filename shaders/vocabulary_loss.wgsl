@@ -11,7 +11,6 @@ struct Immediates {
   capacity: u32,
   vocabulary: u32,
   site: u32,
-  inverse_temperature: f32,
   generator_weight: f32,
 }
 var<immediate> immediates: Immediates;
@@ -92,7 +91,7 @@ fn main(
           top_index = token;
         }
 #if DRAWS
-        let score = x * immediates.inverse_temperature + gumbel(words[half]);
+        let score = x * step.inverse_temperature + gumbel(words[half]);
         if prefer(best, best_index, score, token) {
           best = score;
           best_index = token;

@@ -1,6 +1,7 @@
 //! Files that a fault must not leave half written: names until they are whole, atomic replacement, JSON lines; and TOML.
 
 mod lines;
+mod stdin;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
@@ -10,6 +11,10 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde::de::DeserializeOwned;
 
 pub use lines::{JsonLines, last_step};
+pub use stdin::{lines_of_stdin, text_of_stdin};
+
+/// A line of input that is longer than this is no text, and would have to be held in memory whole.
+pub const LONGEST_LINE: u64 = 1 << 30;
 
 /// The path with something appended to its name.
 pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {

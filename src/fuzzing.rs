@@ -80,8 +80,12 @@ pub fn store(bytes: &[u8]) {
             for example in (0..index.len()).filter_map(|n| index.example(&store, n).ok()) {
                 assert!(example.ids.len() <= 16 && example.ids.iter().all(|&id| id < vocabulary));
             }
+            for example in (0..index.len()).filter_map(|n| index.marked_example(&store, n).ok()) {
+                assert!(example.words.is_some_and(|words| words.len() == example.ids.len() && words[0]));
+            }
         }
         let _ = store.unigram_entropy();
+        let _ = verify::info(&store);
         let _ = verify::verify(path);
     });
 }

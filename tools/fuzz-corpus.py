@@ -165,6 +165,12 @@ def stores(inazuma):
                        "--special", "PAD=0,CLS=2,SEP=3,MASK=4", "--out", folder / name]
             subprocess.run([str(word) for word in command], check=True)
             put("store", name, (folder / name).read_bytes())
+        # And one that marks words, of text.
+        (folder / "text").write_text("ab ba c\n山川。ab\n\nb ca\n")
+        command = [inazuma, "prepare", folder / "text", "--tokenizer", ROOT / "sentencepiece" / "unigram",
+                   "--out", folder / "words"]
+        subprocess.run([str(word) for word in command], check=True)
+        put("store", "words", (folder / "words").read_bytes())
 
 
 if __name__ == "__main__":

@@ -14,9 +14,12 @@ A step's batch lies on the device before its clock starts, and its loss is read 
 them nothing comes back from the device, which is waited for on both sides. (Inazuma's own figures hold the making of
 its batches.) Needs transformers 5.
 
-With --curve FILE it trains --steps steps on --examples instead, and writes each step's loss there, a JSON object a line
-(tools/compare-curves). Parameters then start as Inazuma's do (docs/spec.md §2), and the rate follows --rate and
---warmup (§3).
+With --curve FILE it trains --steps steps on --examples instead, and writes each step's losses there, a JSON object a line
+(tools/compare-curves): `loss`, `mlm_loss`, `disc_loss`, the discriminator's `disc_auc` and the standard
+deviation of its logits, `disc_spread`. Parameters then start as Inazuma's do (docs/spec.md §2), and the rate follows
+--rate, --warmup and --power (§3). With --probe N every Nth step also has what may announce a collapse: the norms of the
+gradients by part (`norms`: tables, generator, discriminator below, above), and of the discriminator's last vectors the
+share of their square that differs from token to token (`variance`).
 """
 
 import argparse
@@ -54,6 +57,14 @@ def arguments():
     parser.add_argument("--curve", metavar="FILE")
     parser.add_argument("--rate", type=float, default=5e-4, help="of --curve: the highest learning rate")
     parser.add_argument("--warmup", type=int, default=0, help="of --curve: steps in which the rate rises")
+    parser.add_argument("--power", type=float, default=1, help="of --curve: the rate falls as (1 - step / steps) to this power")
+    parser.add_argument("--probe", type=int, default=0, metavar="N")
+    parser.add_argument("--width", type=int, help="of the discriminator, with heads of 64; the generator has a quarter of it")
+    parser.add_argument("--layers", type=int)
+    parser.add_argument("--beta2", type=float, default=0.999)
+    parser.add_argument("--bias-correction", action="store_true", help="of Adam's moments; the reference has none")
+    parser.add_argument("--clip", choices=["global", "part"], default="global", help="by the norm of all gradients, or of each part's")
+    parser.add_argument("--disc-warmup", type=int, default=0, help="steps in which the discriminator's weight rises")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--case", action="append", metavar="PRESET,BATCH,LENGTH,MODE", help="instead of those four options; several in one process, a line of output each")
     return parser.parse_args()
@@ -66,9 +77,23 @@ def sample(logits):
     return (logits.float() - torch.log(-torch.log1p(-u))).argmax(-1)
 
 
+def auc(scores, labels):
+    """How often a replaced token's logit lies above an original's; ties count one half."""
+    replaced, original = scores[labels > 0].sort().values, scores[labels == 0]
+    if not len(replaced) or not len(original):
+        return 0.0
+    below = torch.searchsorted(replaced, original, right=True) + torch.searchsorted(replaced, original)
+    return 1 - float(below.double().mean()) / (2 * len(replaced))
+
+
 class Step:
     def __init__(self, a):
-        self.a, sizes = a, PRESETS[a.preset]
+        self.a, sizes, self.done = a, dict(PRESETS[a.preset]), 0
+        if a.width:
+            sizes |= dict(hidden=a.width, heads=max(1, a.width // 64), ffn=4 * a.width)
+            sizes |= dict(gen_hidden=a.width // 4, gen_heads=max(1, a.width // 256))
+        if a.layers:
+            sizes |= dict(layers=a.layers)
         self.generator = ElectraForMaskedLM(self.config(sizes, True))
         self.discriminator = ElectraForPreTraining(self.config(sizes, False))
         self.discriminator.electra.embeddings = self.generator.electra.embeddings
@@ -77,10 +102,24 @@ class Step:
         self.discriminator.to(a.device).train()
         unique = {id(p): (n, p) for m in (self.generator, self.discriminator) for n, p in m.named_parameters()}
         self.parameters = [p for _, p in unique.values()]
+        self.names = [n for n, _ in unique.values()]
+        self.parts = self.divide(unique, sizes["layers"])
         self.decays = [0.0 if "LayerNorm" in n or "bias" in n else 0.01 for n, _ in unique.values()]
         self.m = [torch.zeros_like(p) for p in self.parameters]
         self.v = [torch.zeros_like(p) for p in self.parameters]
         self.forward = torch.compile(self.loss) if a.mode == "bf16-compiled" else self.loss
+
+    def divide(self, unique, layers):
+        """Indices of the parameters by part: what both share, the generator, and two halves of the discriminator."""
+        generator = {id(p) for p in self.generator.parameters()}
+        shared = {id(p) for p in self.generator.electra.embeddings.parameters()}
+        parts = dict(tables=[], generator=[], below=[], above=[])
+        for index, (name, p) in enumerate(unique.values()):
+            layer = next((int(word) for word in name.split(".") if word.isdigit()), None)
+            below = "embeddings_project" in name if layer is None else 2 * layer < layers
+            own = "below" if below else "above"
+            parts["tables" if id(p) in shared else "generator" if id(p) in generator else own].append(index)
+        return parts
 
     def config(self, sizes, generator):
         hidden = sizes["gen_hidden"] if generator else sizes["hidden"]
@@ -110,9 +149,32 @@ class Step:
         corrupted[rows] = sampled
         labels = torch.zeros_like(mask)
         labels[rows] = (sampled != originals).to(labels.dtype)
-        scores = self.discriminator(corrupted, **inputs).logits.float()
+        encoded = self.discriminator.electra(corrupted, **inputs).last_hidden_state
+        scores = self.discriminator.discriminator_predictions(encoded).float()
         bce = functional.binary_cross_entropy_with_logits(scores, labels, reduction="none")
-        return mlm + 50 * (bce * mask).sum() / denominators[1]
+        disc = (bce * mask).sum() / denominators[1]
+        if self.a.curve:
+            seen = mask.bool()
+            self.seen.append((mlm.detach(), disc.detach(), scores.detach()[seen], labels[seen], encoded.detach()[seen]))
+        return mlm + self.disc_weight() * disc
+
+    def disc_weight(self):
+        return 50 * min(1, self.done / self.a.disc_warmup if self.a.disc_warmup else 1)
+
+    def quality(self):
+        """Of the step just made: both losses, AUC and spread of the logits."""
+        mlm, disc = (float(sum(part[i] for part in self.seen)) for i in (0, 1))
+        scores, labels = (torch.cat([part[i] for part in self.seen]) for i in (2, 3))
+        return dict(
+            mlm_loss=mlm, disc_loss=disc, disc_auc=auc(scores, labels), disc_spread=float(scores.std(correction=0))
+        )
+
+    def probe(self):
+        gradients = [p.grad for p in self.parameters]
+        norms = {part: float(torch.stack(torch._foreach_norm([gradients[i] for i in own])).norm()) for part, own in self.parts.items()}
+        encoded = torch.cat([part[4] for part in self.seen]).double()
+        differs = (encoded - encoded.mean(0)).square().sum() / encoded.square().sum()
+        return dict(norms=norms, variance=float(differs))
 
     @torch.no_grad()
     def initialise(self):
@@ -130,7 +192,7 @@ class Step:
         """A whole step. Its loss is left on the device: reading it would wait for the step."""
         for p in self.parameters:
             p.grad = None
-        losses = []
+        losses, self.seen = [], []
         for batch in micro_batches:
             with torch.autocast(self.a.device, torch.bfloat16, enabled=self.a.mode.startswith("bf16")):
                 loss = self.forward(**batch)
@@ -142,14 +204,23 @@ class Step:
     @torch.no_grad()
     def update(self, rate):
         gradients = [p.grad for p in self.parameters]
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        torch._foreach_mul_(gradients, torch.clamp(1 / norm, max=1.0))
+        together = [range(len(gradients))] if self.a.clip == "global" else self.parts.values()
+        for part in together:
+            own = [gradients[i] for i in part]
+            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(own)))
+            torch._foreach_mul_(own, torch.clamp(1 / norm, max=1.0))
+        beta2 = self.a.beta2
         torch._foreach_lerp_(self.m, gradients, 0.1)
-        torch._foreach_mul_(self.v, 0.999)
-        torch._foreach_addcmul_(self.v, gradients, gradients, 0.001)
+        torch._foreach_mul_(self.v, beta2)
+        torch._foreach_addcmul_(self.v, gradients, gradients, 1 - beta2)
         updates = torch._foreach_sqrt(self.v)
+        self.done += 1
+        m = self.m
+        if self.a.bias_correction:
+            torch._foreach_div_(updates, math.sqrt(1 - beta2**self.done))
+            m = torch._foreach_div(m, 1 - 0.9**self.done)
         torch._foreach_add_(updates, 1e-6)
-        updates = torch._foreach_div(self.m, updates)
+        updates = torch._foreach_div(m, updates)
         decayed = [(u, p, d) for u, p, d in zip(updates, self.parameters, self.decays) if d]
         torch._foreach_add_([u for u, _, _ in decayed], torch._foreach_mul([p for _, p, _ in decayed], 0.01))
         torch._foreach_add_(self.parameters, updates, alpha=-rate)
@@ -245,8 +316,11 @@ def curve(a):
     with open(a.curve, "w") as file:
         for done in range(a.steps):
             batches, _ = micro_batches(a, examples[done * a.batch : (done + 1) * a.batch])
-            rate = a.rate * (1 - done / a.steps) * min(1, done / a.warmup if a.warmup else 1)
-            file.write(json.dumps(dict(step=done + 1, loss=float(step.run(batches, rate)))) + "\n")
+            rate = a.rate * (1 - done / a.steps) ** a.power * min(1, done / a.warmup if a.warmup else 1)
+            line = dict(step=done + 1, loss=float(step.run(batches, rate))) | step.quality()
+            if a.probe and (done + 1) % a.probe == 0:
+                line |= step.probe()
+            print(json.dumps(line), file=file, flush=True)
 
 
 def measure(a):

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::corpus::input::Documents;
 use crate::store::prepare::{Options as PrepareOptions, prepare};
-use crate::store::{Lines, sentences};
+use crate::store::{Lines, Words, sentences};
 use crate::tokenizer::Tokenizer;
 use crate::train::profile::median;
 
@@ -252,7 +252,13 @@ impl Bench {
     }
 
     fn prepare(&self, options: &Options) -> Result<()> {
-        let settings = PrepareOptions { lines: Lines::Sentence, threads: options.threads, held_out: 0.0 };
+        let settings = PrepareOptions {
+            lines: Lines::Sentence,
+            words: Words::Script,
+            dictionary: None,
+            threads: options.threads,
+            held_out: 0.0,
+        };
         let documents = Documents::open(&options.inputs)?;
         prepare(documents, &self.lowering, &self.store(), &settings, |_| {})?;
         Ok(())

@@ -9,7 +9,7 @@ use crate::cpu::CpuExecutor;
 use crate::device::Device;
 use crate::gpu::{GpuExecutor, Options, Selection};
 use crate::model::finetune::{FinetuneOptions, Purpose};
-use crate::model::{ModelConfig, OptimizerOptions, parameters};
+use crate::model::{EmbeddingSharing, ModelConfig, OptimizerOptions, parameters};
 use crate::plan::{Executor, Plan};
 use crate::tasks::items::capacity;
 use crate::tasks::lesson::{Lesson, SAMPLE_LENGTH, SAMPLE_VOCABULARY};
@@ -38,6 +38,7 @@ const CONFIGURATIONS: &[&[&str]] = &[
         "model.heads=2",
         "model.embedding_size=128",
         "model.ffn_size=260",
+        "model.embedding_sharing=disentangled",
         "max_length=131",
     ],
     &[
@@ -112,6 +113,7 @@ const HEAD_MODEL: ModelConfig = ModelConfig {
     generator_layers: 1,
     generator_heads: 2,
     generator_ffn_size: 20,
+    embedding_sharing: EmbeddingSharing::Shared,
 };
 
 /// Every head there is, and with it the ops that only fine-tuning has.

@@ -31,6 +31,9 @@ pub struct Args {
     /// Attention heads of the generator, where the source does not say [default: 64 wide]
     #[arg(long, value_name = "N")]
     generator_heads: Option<usize>,
+    /// Generator and discriminator have embeddings of their own, as runs with model.embedding_sharing have that are not shared
+    #[arg(long)]
+    own_embeddings: bool,
     /// The model's SentencePiece model [default: the one beside it]
     #[arg(long, value_name = "M", conflicts_with = "special")]
     tokenizer: Option<PathBuf>,
@@ -58,6 +61,7 @@ pub fn run(args: Args) -> Result<()> {
         source: args.source,
         generator: args.generator,
         heads: Heads { discriminator: args.heads, generator: args.generator_heads },
+        own_embeddings: args.own_embeddings,
         tokenizer: args.tokenizer,
         special: args.special,
         no_lower: args.no_lower,

@@ -1,12 +1,13 @@
 //! `inazuma predict`: a fine-tuned model answers.
 
 use std::any::Any;
-use std::io::{BufRead, Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
+use crate::files::{lines_of_stdin, text_of_stdin};
 use crate::finetune::apply::Model;
 use crate::interop::checkpoint;
 use crate::interop::export::run::locate;
@@ -97,11 +98,7 @@ fn ask(args: &Args, model: &mut Model, text: &str) -> Result<()> {
     );
     let context = match (&args.context, &args.context_file) {
         (Some(context), _) => context.clone(),
-        (None, Some(path)) if path.as_os_str() == "-" => {
-            let mut context = String::new();
-            std::io::stdin().read_to_string(&mut context).context("cannot read the context from stdin")?;
-            context
-        }
+        (None, Some(path)) if path.as_os_str() == "-" => text_of_stdin("the context")?,
         (None, Some(path)) => read_text(path)?,
         (None, None) => bail!("--question needs a text to answer from: --context or --context-file"),
     };
@@ -147,12 +144,10 @@ fn show(answer: &Answer, out: &mut dyn Write) -> Result<()> {
 }
 
 fn lines(args: &Args, model: &mut Model) -> Result<()> {
-    let stdin = std::io::stdin().lock();
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let mut batch = Vec::new();
-    for (index, line) in stdin.lines().enumerate() {
-        let number = index + 1;
-        let line = line.with_context(|| format!("stdin, line {number}: cannot be read"))?;
+    for line in lines_of_stdin() {
+        let (number, line) = line?;
         if line.trim().is_empty() {
             continue;
         }

@@ -1,12 +1,13 @@
 //! `inazuma predict --ids`: logits for ids that are ready, to compare them with another program's.
 
-use std::io::{BufRead, Write};
+use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use crate::device::Device;
+use crate::files::lines_of_stdin;
 use crate::finetune::apply::{ItemLogits, Model};
 use crate::interop::checkpoint::{self, TOKENIZER};
 use crate::tasks::features::Input;
@@ -17,9 +18,8 @@ use crate::train::networks::Networks;
 /// The object of a line.
 fn each_line(mut answer: impl FnMut(&Line) -> Result<Value>) -> Result<()> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    for (index, line) in std::io::stdin().lock().lines().enumerate() {
-        let number = index + 1;
-        let line = line.with_context(|| format!("stdin, line {number}: cannot be read"))?;
+    for line in lines_of_stdin() {
+        let (number, line) = line?;
         if line.trim().is_empty() {
             continue;
         }

@@ -10,7 +10,7 @@ use crate::corpus::input::Documents;
 use crate::files::with_suffix;
 use crate::store::format::Header;
 use crate::store::prepare::{Options, Progress, prepare};
-use crate::store::{Lines, ids};
+use crate::store::{Lines, Words, ids};
 use crate::tokenizer::{ReadyMade, SpecialIds, Tokenizer};
 
 /// Encode text into a token store, which `pretrain` maps into memory
@@ -27,7 +27,7 @@ pub struct Args {
     tokenizer: Option<PathBuf>,
     /// Instead of text: ready-made ids of another tokenizer, a document a line, as {"ids":[[17,5],[9]]}, one list a
     /// sentence, without special symbols; may be repeated
-    #[arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["input", "tokenizer", "no_lower", "lines"],
+    #[arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["input", "tokenizer", "no_lower", "lines", "words", "dictionary"],
         requires_all = ["special", "vocab_size"])]
     ids: Vec<PathBuf>,
     /// With --ids: the ids of the special symbols
@@ -46,6 +46,12 @@ pub struct Args {
     /// Split paragraphs into sentences, or leave them whole
     #[arg(long, value_enum, default_value_t = Lines::Sentence)]
     lines: Lines,
+    /// Mark where words begin, for `masking=word` and `span`: a bit a token
+    #[arg(long, value_enum, default_value_t = Words::Script)]
+    words: Words,
+    /// With --words lindera: the directory of its dictionary
+    #[arg(long, value_name = "DIR")]
+    dictionary: Option<PathBuf>,
     /// Write this share of the documents, chosen by a hash of their text, to STORE.held-out instead
     #[arg(long, value_name = "SHARE", value_parser = parse_share, default_value = "0%")]
     held_out: f64,
@@ -73,8 +79,13 @@ pub fn run(args: Args) -> Result<()> {
         (Some(path), ..) => {
             let tokenizer = Tokenizer::open(path, !args.no_lower)?;
             let documents = Documents::open(&args.input)?;
-            let options =
-                Options { lines: args.lines, threads: args.threads.count(), held_out: args.held_out };
+            let options = Options {
+                lines: args.lines,
+                words: args.words,
+                dictionary: args.dictionary,
+                threads: args.threads.count(),
+                held_out: args.held_out,
+            };
             prepare(documents, &tokenizer, &args.out, &options, report)?
         }
         (None, ..) => bail!("--ids needs --special and --vocab-size"),

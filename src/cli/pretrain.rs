@@ -86,9 +86,12 @@ pub struct Args {
     /// Wait for each step, and name the op in which a number first is infinite or none
     #[arg(long)]
     debug_nan: bool,
-    /// Print the plan of a step (ops, shapes, memory by role, FLOPs) and stop
+    /// Print the plan of a step (ops, shapes, memory by role, FLOPs) and stop; of every phase, where there are phases
     #[arg(long)]
     explain: bool,
+    /// With --explain: the plan of this phase alone
+    #[arg(long, value_name = "N", requires = "explain")]
+    phase: Option<usize>,
     /// Show by op where the time of a few steps goes, then go on
     #[arg(long)]
     profile: bool,
@@ -102,6 +105,7 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let mut sources = args.configuration.sources();
     sources.set.extend(args.keep.map(|keep| format!("keep={keep}")));
+    sources.phase = args.phase;
     sources.set.extend(args.keep_every.map(|every| format!("keep_every={every}")));
     let options = Options {
         stores: args.store,
@@ -124,6 +128,8 @@ pub fn run(args: Args) -> Result<()> {
         debug_nan: args.debug_nan,
         watch: None,
         time: Default::default(),
+        #[cfg(test)]
+        borders: Vec::new(),
     };
     if args.explain {
         let (text, summary) = explain::explain(&options)?;

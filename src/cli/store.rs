@@ -8,7 +8,7 @@ use clap::Subcommand;
 use serde_json::Value;
 
 use super::arguments::{OutputArgs, count_to};
-use crate::store::{Store, tfrecord, verify};
+use crate::store::{Store, Words, tfrecord, verify};
 use crate::tokenizer::Tokenizer;
 
 /// Look at a token store, check every byte of it, or convert it
@@ -100,10 +100,17 @@ pub fn run(args: Args) -> Result<()> {
                 Err(error)
             })?;
             let (documents, tokens) = (store.documents(), store.tokens());
-            let report = serde_json::json!({"ok": true, "documents": documents, "tokens": tokens});
+            let words = store.words();
+            let report = serde_json::json!({
+                "ok": true, "documents": documents, "tokens": tokens, "words": words.to_string(),
+            });
             output.show(&report, |out| {
                 let path = store.path().display();
-                Ok(writeln!(out, "{path}: whole, {documents} documents, {tokens} tokens")?)
+                let marked = match words {
+                    Words::None => "no marks of words".to_owned(),
+                    words => format!("words marked by {words}"),
+                };
+                Ok(writeln!(out, "{path}: whole, {documents} documents, {tokens} tokens, {marked}")?)
             })?;
         }
     }

@@ -1,14 +1,15 @@
 //! `inazuma tokenizer train` and `inazuma tokenizer encode`.
 
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Subcommand;
 use rayon::prelude::*;
 
 use super::progress::{Reporter, left};
 use crate::corpus::input::Documents;
+use crate::files::LONGEST_LINE;
 use crate::store::sentences;
 use crate::tokenizer::Tokenizer;
 use crate::tokenizer::train::{self, Training};
@@ -151,10 +152,18 @@ fn run_encode(args: EncodeArgs) -> Result<()> {
         // As many lines as have arrived: whoever types them gets an answer to each.
         while size < BATCH_BYTES && (size == 0 || input.buffer().contains(&b'\n')) {
             let mut line = Vec::new();
-            let read = input.read_until(b'\n', &mut line).context("cannot read standard input")?;
+            let read = (&mut input)
+                .take(LONGEST_LINE)
+                .read_until(b'\n', &mut line)
+                .context("cannot read standard input")?;
             if read == 0 {
                 break;
             }
+            ensure!(
+                (read as u64) < LONGEST_LINE,
+                "standard input, line {}: longer than {LONGEST_LINE} bytes",
+                first + lines.len()
+            );
             size += read;
             lines.push(line);
         }

@@ -12,9 +12,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
+use crate::files::LONGEST_LINE;
+
 const BUFFER: usize = 1 << 20;
-/// A line longer than this is not text, and would have to be held in memory whole.
-const LONGEST_LINE: u64 = 1 << 30;
+/// A document that is longer, and would have to be held in memory whole, lacks its blank lines.
+const LONGEST_DOCUMENT: usize = 1 << 30;
 
 /// One document: its paragraphs, none of them blank, separated by `\n`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -104,7 +106,7 @@ impl Documents {
             let before = file.offset;
             let document = match file.format {
                 Format::JsonLines => file.next_row(&mut self.buffer)?,
-                Format::Text => file.next_block(&mut self.buffer)?,
+                Format::Text => file.next_block(&mut self.buffer, LONGEST_DOCUMENT)?,
             };
             self.bytes_read += file.offset - before;
             match document {
@@ -205,8 +207,9 @@ impl OpenFile {
         }
     }
 
-    fn next_block(&mut self, buffer: &mut Vec<u8>) -> Result<Option<Document>> {
+    fn next_block(&mut self, buffer: &mut Vec<u8>, longest: usize) -> Result<Option<Document>> {
         let mut text = String::new();
+        let mut first = self.line + 1;
         loop {
             let Some(line) = self.next_line(buffer)? else {
                 return Ok((!text.is_empty()).then_some(Document { text }));
@@ -214,10 +217,17 @@ impl OpenFile {
             let line = line.trim();
             if line.is_empty() {
                 if text.is_empty() {
+                    first = self.line + 1;
                     continue;
                 }
                 return Ok(Some(Document { text }));
             }
+            ensure!(
+                text.len() + line.len() < longest,
+                "{}: the document that begins in line {first} is longer than {longest} bytes; separate documents by \
+                 blank lines",
+                self.path.display()
+            );
             if !text.is_empty() {
                 text.push('\n');
             }
@@ -307,6 +317,21 @@ mod tests {
         assert!(error(&[("a.txt", b"BZh91AY")]).contains("bzip2"));
         let missing = Documents::open(&[PathBuf::from("/nowhere/x.txt")]).err();
         assert!(format!("{:#}", missing.unwrap()).contains("/nowhere/x.txt"));
+    }
+
+    #[test]
+    fn no_document_is_longer_than_the_bound() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.txt");
+        std::fs::write(&path, "一\n\n\n二二\n三三\n\n四\n").unwrap();
+        let mut file = OpenFile::open(path).unwrap();
+        let mut next = |longest| file.next_block(&mut Vec::new(), longest);
+        assert_eq!(next(13).unwrap().unwrap().text, "一");
+        let error = next(12).unwrap_err().to_string();
+        assert!(
+            error.contains("a.txt: the document that begins in line 4 is longer than 12 bytes"),
+            "{error}"
+        );
     }
 
     #[test]

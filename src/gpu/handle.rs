@@ -1,7 +1,7 @@
 //! The handle of an open device: its queue, and the errors that it reports.
 
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -14,7 +14,7 @@ pub struct Handle {
     pub queue: wgpu::Queue,
     pub capabilities: Capabilities,
     /// The first error nobody waited for.
-    error: Arc<Mutex<Option<String>>>,
+    complaints: Complaints,
     /// Why the device is gone, once it is.
     lost: Arc<OnceLock<String>>,
 }
@@ -30,6 +30,32 @@ impl std::fmt::Display for DeviceLost {
 }
 
 impl std::error::Error for DeviceLost {}
+
+/// The device, or its driver, had no memory left for what it was asked to do. It may have some again later.
+#[derive(Debug)]
+pub struct OutOfMemory(String);
+
+impl std::fmt::Display for OutOfMemory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for OutOfMemory {}
+
+/// What a device complains of while nobody waits for it: the first error stays.
+#[derive(Clone, Default)]
+pub struct Complaints(Arc<Mutex<Option<wgpu::Error>>>);
+
+impl Complaints {
+    pub fn report(&self, error: wgpu::Error) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
+
+    fn take(&self) -> Option<wgpu::Error> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
 
 impl Handle {
     /// Opens the adapter with all limits it offers.
@@ -48,20 +74,16 @@ impl Handle {
         };
         let (device, queue) = pollster::block_on(adapter.inner.request_device(&descriptor))
             .with_context(|| format!("opening {}", capabilities.name))?;
-        let error = Arc::new(Mutex::new(None));
-        let record = |error: &Arc<Mutex<Option<String>>>, message: String| {
-            let mut first = error.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            first.get_or_insert(message);
-        };
-        let shared = error.clone();
-        device.on_uncaptured_error(Arc::new(move |error| record(&shared, one_line(&error.to_string()))));
+        let complaints = Complaints::default();
+        let shared = complaints.clone();
+        device.on_uncaptured_error(Arc::new(move |error| shared.report(error)));
         let lost = Arc::new(OnceLock::new());
         let shared = lost.clone();
         // Dropping the device ends in this callback too: then nobody asks any more.
         device.set_device_lost_callback(move |_, message| {
             let _ = shared.set(one_line(&message));
         });
-        Ok(Handle { device, queue, capabilities, error, lost })
+        Ok(Handle { device, queue, capabilities, complaints, lost })
     }
 
     /// Fails where the device is gone.
@@ -77,29 +99,41 @@ impl Handle {
         }
     }
 
+    /// Where the device reports what nobody waits for; tests complain here in its place.
+    pub fn complaints(&self) -> &Complaints {
+        &self.complaints
+    }
+
     /// Fails where the device has reported an error since the last call.
     pub fn check(&self) -> Result<()> {
         self.present()?;
-        let error = self.error.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
-        let Some(message) = error else { return Ok(()) };
+        let Some(error) = self.complaints.take() else { return Ok(()) };
         // A lost device complains of what was made on it first, and says that it is lost when its work has ended.
         let timeout = Some(Duration::from_secs(5));
         let _ = self.device.poll(wgpu::PollType::Wait { submission_index: None, timeout });
         self.present()?;
-        bail!("{}: {message}", self.capabilities.name)
+        let name = &self.capabilities.name;
+        match error {
+            wgpu::Error::OutOfMemory { .. } => {
+                Err(OutOfMemory(format!("{name}: out of device memory")).into())
+            }
+            error => bail!("{name}: {}", one_line(&error.to_string())),
+        }
     }
 
     /// Runs `f` and turns what the device complains of meanwhile into an error.
     pub fn guarded<R>(&self, f: impl FnOnce() -> R) -> Result<R> {
-        use wgpu::ErrorFilter::{Internal, OutOfMemory, Validation};
+        use wgpu::ErrorFilter::{self, Internal, Validation};
         let internal = self.device.push_error_scope(Internal);
-        let memory = self.device.push_error_scope(OutOfMemory);
+        let memory = self.device.push_error_scope(ErrorFilter::OutOfMemory);
         let validation = self.device.push_error_scope(Validation);
         let result = f();
         let errors = [validation.pop(), memory.pop(), internal.pop()].map(Pop::wait);
         self.present()?;
         match errors.into_iter().flatten().next() {
-            Some(wgpu::Error::OutOfMemory { .. }) => bail!("out of device memory"),
+            Some(wgpu::Error::OutOfMemory { .. }) => {
+                Err(OutOfMemory("out of device memory".to_owned()).into())
+            }
             Some(error) => bail!("{}", one_line(&error.to_string())),
             None => Ok(result),
         }

@@ -29,9 +29,9 @@ pub mod tuning;
 mod uploads;
 
 pub use adapter::{Adapter, Capabilities, adapters};
-pub use choice::{Options, check_plan};
+pub use choice::{Options, check_plan, strategies};
 pub use executor::GpuExecutor;
-pub use handle::{DeviceLost, Handle};
+pub use handle::{DeviceLost, Handle, OutOfMemory};
 pub use open::Gpu;
 pub use selector::Selection;
 pub use tuning::Tuning;

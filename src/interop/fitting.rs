@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail, ensure};
 
-use crate::model::{ModelConfig, parameters};
+use crate::model::{ModelConfig, electra};
 
 use super::tensors::Tensors;
 
@@ -33,7 +33,7 @@ pub fn ensure_fits(
     let shown = file.path().display();
     let (layers, count) = (model.layers.max(model.generator_layers), file.names().len());
     ensure!(layers <= count, "{shown}: {layers} layers, but there are only {count} tensors");
-    for part in parameters::all(model).iter().flat_map(|parameter| &parameter.parts) {
+    for part in electra::parameters(model).iter().flat_map(|parameter| &parameter.parts) {
         let (name, wanted) = (name(&part.name), &part.shape);
         match file.shape(&name) {
             Some(shape) => ensure!(

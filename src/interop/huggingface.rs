@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::model::{ModelConfig, config as sizes};
+use crate::model::{EmbeddingSharing, ModelConfig, config as sizes};
 
 pub const CONFIG: &str = "config.json";
 pub const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
@@ -62,6 +62,7 @@ pub fn read_config(directory: &Path) -> Result<ModelConfig> {
         generator_layers: size("num_hidden_layers")?,
         generator_heads: sizes::generator_heads(generator),
         generator_ffn_size: sizes::generator_ffn_size(generator),
+        embedding_sharing: EmbeddingSharing::Shared,
     };
     model.validate().with_context(|| format!("{shown}"))?;
     Ok(model)

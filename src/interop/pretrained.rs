@@ -59,7 +59,7 @@ impl Pretrained {
 
     fn checkpoint(checkpoint: &Path, run: &Path) -> Result<Self> {
         let ready_made = checkpoint::vocabulary(run)?.is_some();
-        let (model, weights) = (checkpoint::model(run)?, checkpoint::weights(checkpoint)?);
+        let (model, weights) = checkpoint::plain(run, checkpoint)?;
         ensure_fits(&weights, &model, Needed::Encoder, str::to_owned)?;
         Ok(Pretrained {
             model,

@@ -26,12 +26,18 @@ pub struct WeightFile {
     entries: BTreeMap<String, Entry>,
 }
 
-/// What the header says of a tensor.
+/// What is known of a tensor.
 struct Entry {
     dtype: Dtype,
     shape: Vec<usize>,
-    /// In the file.
-    bytes: Range<usize>,
+    bytes: Bytes,
+}
+
+/// Where the elements of a tensor are.
+enum Bytes {
+    File(Range<usize>),
+    /// Computed from others of the file.
+    Memory(Vec<u8>),
 }
 
 #[cfg(test)]
@@ -48,7 +54,7 @@ impl WeightFile {
             .with_context(|| format!("{shown}: not a whole safetensors file"))?;
         let start = LENGTH_OF_HEADER + length;
         let entry = |(name, tensor): (String, &TensorInfo)| {
-            let bytes = start + tensor.data_offsets.0..start + tensor.data_offsets.1;
+            let bytes = Bytes::File(start + tensor.data_offsets.0..start + tensor.data_offsets.1);
             (name, Entry { dtype: tensor.dtype, shape: tensor.shape.clone(), bytes })
         };
         let entries = header.tensors().into_iter().map(entry).collect();
@@ -65,13 +71,33 @@ impl WeightFile {
     pub fn tensor(&self, name: &str) -> Result<TensorView<'_>> {
         let shown = self.path.display();
         let entry = self.entries.get(name).with_context(|| format!("{shown}: lacks tensor {name}"))?;
-        let bytes = self.map.get(entry.bytes.clone()).with_context(|| format!("{shown}: has changed"))?;
+        let bytes = match &entry.bytes {
+            Bytes::File(range) => {
+                self.map.get(range.clone()).with_context(|| format!("{shown}: has changed"))?
+            }
+            Bytes::Memory(bytes) => bytes,
+        };
         Ok(TensorView::new(entry.dtype, entry.shape.clone(), bytes)?)
     }
 
     /// Names of all tensors, sorted.
     pub fn names(&self) -> Result<Vec<String>> {
         Ok(self.entries.keys().cloned().collect())
+    }
+
+    /// Puts the sum of two tensors, in memory, in the place of the second, under a name of its own.
+    ///
+    /// Errors: tensors that are not there, hold no floats or are of two shapes.
+    pub fn fold(&mut self, base: &str, delta: &str, name: &str) -> Result<()> {
+        let shown = self.path.display();
+        let (values, deltas) = (self.read(base)?, self.read(delta)?);
+        let [shape, other] = [base, delta].map(|name| self.shape(name).unwrap_or_default());
+        ensure!(shape == other, "{shown}: tensor {base} has shape {shape:?}, {delta} has {other:?}");
+        let bytes = values.iter().zip(deltas).flat_map(|(a, b)| (a + b).to_le_bytes()).collect();
+        let entry = Entry { dtype: Dtype::F32, shape, bytes: Bytes::Memory(bytes) };
+        self.entries.remove(delta);
+        self.entries.insert(name.to_owned(), entry);
+        Ok(())
     }
 
     /// Fills one tensor of every parameter from the file, part by part. `find` gives the name of a part in the

@@ -12,13 +12,56 @@ pub const LARGEST_SIZE: usize = 1 << 24;
 /// Widest head the attention kernels take.
 const LARGEST_HEAD: usize = 256;
 
-/// All sizes of generator and discriminator; nothing is left to derive.
+/// How generator and discriminator have their embeddings (`docs/spec.md` §2 and §8).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EmbeddingSharing {
+    /// One set that both train, as in the reference.
+    #[default]
+    Shared,
+    /// The discriminator's tables are the generator's, without gradient, and a delta of its own.
+    Disentangled,
+    /// Each has its own.
+    None,
+}
+
+impl EmbeddingSharing {
+    /// As configurations write them.
+    pub const NAMES: [&str; 3] = ["shared", "disentangled", "none"];
+
+    pub fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+
+    /// Whether a model of this kind can go on as one of another. Only what loses nothing: a set is doubled, deltas are
+    /// added up.
+    pub fn becomes(self, other: Self) -> bool {
+        self == other
+            || self == EmbeddingSharing::Shared
+            || (self, other) == (EmbeddingSharing::Disentangled, EmbeddingSharing::None)
+    }
+
+    fn is_shared(&self) -> bool {
+        *self == EmbeddingSharing::Shared
+    }
+}
+
+/// Which networks a step trains.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Trained {
+    #[default]
+    Both,
+    /// The generator is fixed: it goes forward alone.
+    Discriminator,
+}
+
+/// All sizes of generator and discriminator, and how they share their embeddings; nothing is left to derive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelConfig {
     /// Pieces of the tokenizer.
     pub vocab_size: usize,
-    /// E, width of the embeddings that both networks share.
+    /// E, width of the embeddings of both networks.
     pub embedding_size: usize,
     /// H, width of the discriminator.
     pub hidden_size: usize,
@@ -31,6 +74,9 @@ pub struct ModelConfig {
     pub generator_layers: usize,
     pub generator_heads: usize,
     pub generator_ffn_size: usize,
+    /// Left out where it is the reference's: models from before the key are read and written as they were.
+    #[serde(default, skip_serializing_if = "EmbeddingSharing::is_shared")]
+    pub embedding_sharing: EmbeddingSharing,
 }
 
 /// The generator's width: round(H · fraction).
@@ -83,7 +129,16 @@ impl ModelConfig {
     /// attention counts the pairs of real tokens.
     ///
     /// `squared_lengths` is Σ length² over the sequences.
-    pub fn training_flops(&self, tokens: f64, masked: f64, squared_lengths: f64) -> f64 {
+    pub fn training_flops(&self, tokens: f64, masked: f64, squared_lengths: f64, trained: Trained) -> f64 {
+        let [generator, discriminator] = self.multiply_adds(tokens, masked, squared_lengths);
+        match trained {
+            Trained::Both => 6.0 * (generator + discriminator),
+            Trained::Discriminator => 2.0 * generator + 6.0 * discriminator,
+        }
+    }
+
+    /// Of the forward pass, of each network with its head.
+    fn multiply_adds(&self, tokens: f64, masked: f64, squared_lengths: f64) -> [f64; 2] {
         let encoder = |hidden: usize, layers: usize, ffn: usize| {
             let (hidden, layers, ffn) = (hidden as f64, layers as f64, ffn as f64);
             let project =
@@ -95,13 +150,13 @@ impl ModelConfig {
         let generator = encoder(self.generator_hidden_size, self.generator_layers, self.generator_ffn_size);
         let discriminator = encoder(self.hidden_size, self.layers, self.ffn_size);
         let words = embedding * (self.generator_hidden_size as f64 + self.vocab_size as f64);
-        6.0 * (generator + discriminator + masked * words + tokens * (hidden * hidden + hidden))
+        [generator + masked * words, discriminator + tokens * (hidden * hidden + hidden)]
     }
 
     /// Training FLOPs per token of full sequences with all `slots` masked slots in use.
-    pub fn training_flops_per_token(&self, length: usize, slots: usize) -> f64 {
+    pub fn training_flops_per_token(&self, length: usize, slots: usize, trained: Trained) -> f64 {
         let length = length as f64;
-        self.training_flops(1.0, slots as f64 / length, length)
+        self.training_flops(1.0, slots as f64 / length, length, trained)
     }
 }
 
@@ -123,6 +178,7 @@ mod tests {
             generator_layers: layers,
             generator_heads: generator_heads(generator),
             generator_ffn_size: generator_ffn_size(generator),
+            embedding_sharing: EmbeddingSharing::Shared,
         }
     }
 
@@ -138,8 +194,10 @@ mod tests {
             (model(1024, 1024, 24, 0.25), 512, 130, 2172e6),
         ];
         for (model, length, slots, expected) in cases {
-            let flops = model.training_flops_per_token(length, slots);
+            let flops = model.training_flops_per_token(length, slots, Trained::Both);
             assert!((flops / expected - 1.0).abs() < 0.01, "{flops} for {expected}");
+            let fixed = model.training_flops_per_token(length, slots, Trained::Discriminator);
+            assert!(fixed < flops && fixed > flops / 3.0, "{fixed} of {flops}");
         }
     }
 

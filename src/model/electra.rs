@@ -9,18 +9,19 @@ use crate::batch::PackedBatch;
 use crate::ops::constants::{AUC_BINS, METRICS};
 use crate::ops::optimizer::Cleared;
 use crate::ops::replace::Replace;
-use crate::plan::{Phase, Plan, PlanBuilder, Upload};
+use crate::plan::{Parameter, Phase, Plan, PlanBuilder, Upload};
 use crate::tensor::draws::{DISCRIMINATOR, GENERATOR};
 use crate::tensor::{Element, Precision, Role, Rows, TensorId};
 
-use super::ModelConfig;
 use super::encoder::Encoder;
 use super::heads::{LogitsChunk, MaskedLanguageModel, ReplacedTokenDetection};
 use super::inputs::{Masked, PackedInputs, SampledWords, WordListTensors, WordRows};
 use super::parameters::{
     self, DiscriminatorHead, EmbeddingParameters, EncoderParameters, EncoderSize, GeneratorHead, LayerRates,
 };
+use super::sharing::{self, OwnEmbeddings};
 use super::update::{OptimizerOptions, RANGE_LIMIT, clear_all, update};
+use super::{EmbeddingSharing, ModelConfig, Trained};
 
 /// What one micro-batch can hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,13 +55,14 @@ pub struct StepOptions {
     pub dropout: f64,
     pub attention_dropout: f64,
     pub generator_weight: f32,
-    pub discriminator_weight: f32,
-    pub temperature: f32,
     /// Masked slots whose vocabulary logits are alive at once; nothing means 64 MB of logits.
     pub vocabulary_chunk: Option<usize>,
     /// Of activations and their gradients.
     pub precision: Precision,
     pub optimizer: OptimizerOptions,
+    /// A generator that is not trained goes forward without dropout, and neither back nor into the update. Tables that it
+    /// shares go on being the discriminator's.
+    pub trained: Trained,
 }
 
 impl Default for StepOptions {
@@ -71,11 +73,10 @@ impl Default for StepOptions {
             dropout: 0.1,
             attention_dropout: 0.1,
             generator_weight: 1.0,
-            discriminator_weight: 50.0,
-            temperature: 1.0,
             vocabulary_chunk: None,
             precision: Precision::F32,
             optimizer: OptimizerOptions::default(),
+            trained: Trained::Both,
         }
     }
 }
@@ -103,7 +104,8 @@ pub struct StepTensors {
 /// Word lists of both networks; there where backward is.
 #[derive(Clone, Copy, Debug)]
 struct NetworkWords {
-    generator: WordListTensors,
+    /// Not of a generator that is fixed.
+    generator: Option<WordListTensors>,
     discriminator: WordListTensors,
 }
 
@@ -125,7 +127,7 @@ impl PretrainPlan {
         );
         let mut builder = PlanBuilder::new();
         builder.precision(options.precision);
-        let networks = Networks::new(&mut builder, config);
+        let networks = Networks::new(&mut builder, config, options.trained);
         let fed = Fed::new(&mut builder, capacity, options);
         let ranges = if options.trains() { builder.parameter_ranges(RANGE_LIMIT) } else { Vec::new() };
 
@@ -155,34 +157,55 @@ impl StepOptions {
     fn trains(&self) -> bool {
         matches!(self.mode, Mode::Train | Mode::Parity)
     }
+
+    fn trains_generator(&self) -> bool {
+        self.trains() && self.trained == Trained::Both
+    }
 }
 
 /// Sizes and parameters of both networks, in the order in which they are declared.
 struct Networks {
     generator_size: EncoderSize,
     discriminator_size: EncoderSize,
+    /// The generator's: of both, where they share.
     embeddings: EmbeddingParameters,
     generator: EncoderParameters,
     generator_head: GeneratorHead,
+    own_embeddings: OwnEmbeddings,
     discriminator: EncoderParameters,
     discriminator_head: DiscriminatorHead,
 }
 
 impl Networks {
-    fn new(builder: &mut PlanBuilder, config: &ModelConfig) -> Self {
+    fn new(builder: &mut PlanBuilder, config: &ModelConfig, trained: Trained) -> Self {
         let rates = LayerRates::equal();
         let generator_size = EncoderSize::generator(config);
         let discriminator_size = EncoderSize::discriminator(config);
+        let (shares, both) = (config.embedding_sharing == EmbeddingSharing::Shared, trained == Trained::Both);
+        builder.trains(shares || both);
+        let embeddings = sharing::generators(builder, config);
+        builder.trains(both);
+        let generator = parameters::encoder(builder, "generator", generator_size, &rates);
+        let generator_head = parameters::generator_head(builder, config);
+        builder.trains(true);
         Networks {
             generator_size,
             discriminator_size,
-            embeddings: parameters::embeddings(builder, config),
-            generator: parameters::encoder(builder, "generator", generator_size, &rates),
-            generator_head: parameters::generator_head(builder, config),
+            embeddings,
+            generator,
+            generator_head,
+            own_embeddings: sharing::discriminators(builder, config),
             discriminator: parameters::encoder(builder, "discriminator", discriminator_size, &rates),
             discriminator_head: parameters::discriminator_head(builder, config),
         }
     }
+}
+
+/// Every parameter of both networks and their heads, for whoever reads or writes models without a plan.
+pub fn parameters(config: &ModelConfig) -> Vec<Parameter> {
+    let mut builder = PlanBuilder::new();
+    Networks::new(&mut builder, config, Trained::Both);
+    builder.parameters().to_vec()
 }
 
 /// What comes with a micro-batch, and what is read after the step.
@@ -199,7 +222,7 @@ impl Fed {
         let BatchCapacity { tokens, sequences, labelled: masked, max_length } = capacity;
         let inputs = PackedInputs::new(builder, tokens, sequences, max_length);
         let words = options.trains().then(|| NetworkWords {
-            generator: WordListTensors::new(builder, "generator", tokens),
+            generator: options.trains_generator().then(|| WordListTensors::new(builder, "generator", tokens)),
             discriminator: WordListTensors::new(builder, "discriminator", tokens),
         });
         let draws = matches!(options.mode, Mode::Train | Mode::Evaluate);
@@ -252,7 +275,9 @@ impl Step<'_> {
     /// Generator, samples and its backward; returns the vocabulary's logits.
     fn generator(&self, builder: &mut PlanBuilder) -> Vec<LogitsChunk> {
         let networks = self.networks;
-        let encoder = self.encoder(networks.generator_size, &networks.generator, GENERATOR);
+        let trains = self.options.trains_generator();
+        let (size, parameters) = (networks.generator_size, &networks.generator);
+        let encoder = self.encoder(size, parameters, &networks.embeddings, (GENERATOR, trains));
         let (encoded, encoder) = encoder.forward(builder, self.fed.inputs.input_ids);
         let head = MaskedLanguageModel {
             parameters: &networks.generator_head,
@@ -261,16 +286,16 @@ impl Step<'_> {
             tokens: self.fed.inputs.packed.tokens,
             metrics: self.fed.metrics,
             loss_weight: self.options.generator_weight,
-            temperature: self.options.temperature,
             chunk: self.options.vocabulary_chunk,
-            backward: self.options.trains(),
+            backward: trains,
         };
         let (logits, gradient) = builder.scoped_in("head", |builder| {
             let (logits, tape) = head.forward(builder, encoded);
             (logits, tape.map(|tape| tape.backward(builder)))
         });
-        if let (Some(gradient), Some(words)) = (gradient, self.fed.words) {
-            encoder.backward(builder, gradient, &WordRows { kept: words.generator, sampled: None });
+        let words = self.fed.words.and_then(|words| words.generator);
+        if let (Some(gradient), Some(kept)) = (gradient, words) {
+            encoder.backward(builder, gradient, &WordRows { kept, sampled: None });
         }
         logits
     }
@@ -305,7 +330,10 @@ impl Step<'_> {
 
     fn detect(&self, builder: &mut PlanBuilder, ids: TensorId, labels: TensorId) -> TensorId {
         let (networks, masked) = (self.networks, &self.fed.masked);
-        let encoder = self.encoder(networks.discriminator_size, &networks.discriminator, DISCRIMINATOR);
+        let embeddings = networks.own_embeddings.read(builder, &networks.embeddings);
+        let (size, parameters) = (networks.discriminator_size, &networks.discriminator);
+        let trains = self.options.trains();
+        let encoder = self.encoder(size, parameters, &embeddings, (DISCRIMINATOR, trains));
         let (encoded, encoder) = encoder.forward(builder, ids);
         let head = ReplacedTokenDetection {
             parameters: &networks.discriminator_head,
@@ -313,11 +341,10 @@ impl Step<'_> {
             rows: self.fed.inputs.packed.tokens,
             metrics: self.fed.metrics,
             histogram: self.fed.histogram,
-            loss_weight: self.options.discriminator_weight,
         };
         let (logits, gradient) = builder.scoped_in("head", |builder| {
             let (logits, tape) = head.forward(builder, encoded);
-            (logits, self.options.trains().then(|| tape.backward(builder)))
+            (logits, trains.then(|| tape.backward(builder)))
         });
         if let (Some(gradient), Some(words)) = (gradient, self.fed.words) {
             let sampled =
@@ -332,13 +359,14 @@ impl Step<'_> {
         &'a self,
         size: EncoderSize,
         parameters: &'a EncoderParameters,
-        network: u32,
+        embeddings: &'a EmbeddingParameters,
+        (network, trains): (u32, bool),
     ) -> Encoder<'a> {
-        let on = |probability: f64| if self.options.trains() { probability } else { 0.0 };
+        let on = |probability: f64| if trains { probability } else { 0.0 };
         Encoder {
             size,
             parameters,
-            embeddings: &self.networks.embeddings,
+            embeddings,
             packed: self.fed.inputs.packed,
             dropout: on(self.options.dropout),
             attention_dropout: on(self.options.attention_dropout),
@@ -354,7 +382,9 @@ impl StepTensors {
         self.inputs.uploads(batch, &mut uploads);
         self.masked.uploads(batch, &mut uploads);
         if let Some(words) = &self.words {
-            words.generator.uploads(&batch.generator_words, &mut uploads);
+            if let Some(generator) = words.generator {
+                generator.uploads(&batch.generator_words, &mut uploads);
+            }
             words.discriminator.uploads(&batch.discriminator_words, &mut uploads);
         }
         uploads

@@ -209,7 +209,7 @@ impl Parameters {
         let size = EncoderSize::discriminator(config);
         let rates = LayerRates::new(layer_decay, size.layers);
         builder.learning_rate_factor(rates.embeddings());
-        let embeddings = parameters::embeddings(builder, config);
+        let embeddings = parameters::embeddings(builder, config, "discriminator");
         let encoder = parameters::encoder(builder, "discriminator", size, &rates);
         let head = head.parameters(builder, size.hidden);
         Parameters { size, embeddings, encoder, head }

@@ -12,8 +12,9 @@ pub mod heads;
 pub mod inputs;
 pub mod layers;
 pub mod parameters;
+pub mod sharing;
 pub mod update;
 
-pub use config::ModelConfig;
+pub use config::{EmbeddingSharing, ModelConfig, Trained};
 pub use electra::{BatchCapacity, Mode, PretrainPlan, StepOptions};
 pub use update::OptimizerOptions;

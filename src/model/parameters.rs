@@ -26,7 +26,7 @@ pub struct NormParameters {
     pub bias: Parameter,
 }
 
-/// The embeddings both networks share.
+/// The embeddings of a network, or of both.
 #[derive(Clone)]
 pub struct EmbeddingParameters {
     pub word: Parameter,
@@ -126,17 +126,28 @@ fn norm(builder: &mut PlanBuilder, name: &str, size: usize) -> NormParameters {
     }
 }
 
-pub fn embeddings(builder: &mut PlanBuilder, config: &ModelConfig) -> EmbeddingParameters {
-    let root = "discriminator.electra.embeddings";
+/// The embeddings of `network` (`generator` or `discriminator`; those that both share are the discriminator's).
+pub fn embeddings(builder: &mut PlanBuilder, config: &ModelConfig, network: &str) -> EmbeddingParameters {
+    let root = format!("{network}.electra.embeddings");
+    embedding_tables(builder, config, (&root, NORMAL), &root)
+}
+
+/// Tables of which each begins as `initial` under `tables`, and the norm behind their sum under `norm_root`.
+pub fn embedding_tables(
+    builder: &mut PlanBuilder,
+    config: &ModelConfig,
+    (tables, initial): (&str, Initial),
+    norm_root: &str,
+) -> EmbeddingParameters {
     let mut table = |name: &str, rows: usize| {
-        let name = format!("{root}.{name}.weight");
-        builder.parameter(&[(name, rows)], config.embedding_size, ParameterKind::Weight, NORMAL)
+        let name = format!("{tables}.{name}.weight");
+        builder.parameter(&[(name, rows)], config.embedding_size, ParameterKind::Weight, initial)
     };
     EmbeddingParameters {
         word: table("word_embeddings", config.vocab_size),
         position: table("position_embeddings", config.max_positions),
         segment: table("token_type_embeddings", 2),
-        norm: norm(builder, &format!("{root}.LayerNorm"), config.embedding_size),
+        norm: norm(builder, &format!("{norm_root}.LayerNorm"), config.embedding_size),
     }
 }
 
@@ -227,18 +238,6 @@ pub fn discriminator_head(builder: &mut PlanBuilder, config: &ModelConfig) -> Di
         dense: dense(builder, &[format!("{root}.dense")], hidden, hidden, NORMAL),
         prediction: dense(builder, &[format!("{root}.dense_prediction")], hidden, 1, Initial::GlorotUniform),
     }
-}
-
-/// Every parameter of both networks and their heads, for whoever reads or writes models without a plan.
-pub fn all(config: &ModelConfig) -> Vec<Parameter> {
-    let mut builder = PlanBuilder::new();
-    let rates = LayerRates::equal();
-    embeddings(&mut builder, config);
-    encoder(&mut builder, "generator", EncoderSize::generator(config), &rates);
-    generator_head(&mut builder, config);
-    encoder(&mut builder, "discriminator", EncoderSize::discriminator(config), &rates);
-    discriminator_head(&mut builder, config);
-    builder.parameters().to_vec()
 }
 
 /// Elements that are drawn before they are written, at least: enough for all cores, and 128 MiB of memory.

@@ -41,6 +41,7 @@ mod spans;
 mod strip;
 pub mod table_gradient;
 mod table_gradient_kernels;
+pub mod table_sum;
 pub mod tensor_use;
 pub mod vocabulary_loss;
 

@@ -21,7 +21,7 @@ use super::constants::{METRIC_CROSS_ENTROPY, METRIC_FALSE_NEGATIVES, METRIC_TRUE
 pub const PARTIALS: usize = 64;
 
 /// logits[t] = hidden[t]·weight + bias; results[t] = (binary cross-entropy against labels[t],
-/// gradient of the logit under discriminator_weight · Σ loss / (tokens_total + 1e-6)).
+/// gradient of the logit under the step's discriminator_weight · Σ loss / (tokens_total + 1e-6)).
 #[derive(Clone, Debug)]
 pub struct ReplacedToken {
     /// `[T, H]`, after GELU.
@@ -38,7 +38,6 @@ pub struct ReplacedToken {
     pub results: TensorId,
     pub rows: Rows,
     pub columns: usize,
-    pub discriminator_weight: f32,
 }
 
 /// Adds Σ loss, TP, FP, TN and FN (replaced where the logit is above 0) to their slots of the metrics;
@@ -73,7 +72,7 @@ pub struct ReplacedTokenGradient {
 
 impl ReplacedToken {
     fn scale(&self, values: &StepValues) -> f64 {
-        f64::from(self.discriminator_weight) * f64::from(values.loss_scale)
+        f64::from(values.discriminator_weight) * f64::from(values.loss_scale)
             / (f64::from(values.tokens_total) + 1e-6)
     }
 }
@@ -147,24 +146,13 @@ impl<S: Scalar> CpuOp<S> for ReplacedToken {
     }
 }
 
-immediates! {
-    struct LossImmediates {
-        shape: RowsColumns,
-        discriminator_weight: f32,
-    }
-}
-
 impl Kernels for ReplacedToken {
     fn candidates(&self) -> Vec<Candidate> {
-        let immediates = LossImmediates {
-            shape: RowsColumns::new(self.rows, self.columns),
-            discriminator_weight: self.discriminator_weight,
-        };
         let dispatch = Dispatch {
             shader: "replaced_token",
             constants: vec![],
             bindings: bind([self.hidden, self.weight, self.bias, self.labels, self.logits, self.results]),
-            immediates: immediates.into(),
+            immediates: RowsColumns::new(self.rows, self.columns).into(),
             grid: Grid(vec![Count::Rows { rows: self.rows, per: 16 }]),
         };
         Candidate::only("rows", dispatch)

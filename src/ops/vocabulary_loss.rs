@@ -18,7 +18,7 @@ use super::{Candidate, Count, CpuOp, Describe, Dispatch, Grid, Kernels, Memory, 
 pub const RESULTS: usize = 3;
 
 /// For every row m of the chunk with original token y: loss −ln softmax(logits)[y]; a sample by Gumbel-max
-/// of logits / temperature; and logits ← scale · (softmax(logits) − onehot(y)), the gradient of
+/// of logits / temperature (the step's); and logits ← scale · (softmax(logits) − onehot(y)), the gradient of
 /// generator_weight · Σ loss / (labelled_total + 1e-6).
 ///
 /// Gumbel noise: g = −ln E, E = −ln(1 − u), u = (k + ½)·2⁻²³ with k the upper 23 bits of word `token mod 2` of
@@ -40,7 +40,6 @@ pub struct VocabularyLoss {
     /// The chunk's rows of the masked slots.
     pub rows: Rows,
     pub vocabulary: usize,
-    pub temperature: f32,
     pub generator_weight: f32,
     /// Whether the gradient replaces the logits; else they stay.
     pub gradient: bool,
@@ -93,7 +92,7 @@ impl<S: Scalar> CpuOp<S> for VocabularyLoss {
                 let key = random::derive(values.key, self.site, values.first_sequence + sequences[m]);
                 *sampled = simd(
                     #[inline(always)]
-                    || sample(logits, S::of(1.0 / f64::from(self.temperature)), key, slots[m]),
+                    || sample(logits, S::of(f64::from(values.inverse_temperature)), key, slots[m]),
                 );
                 self.row(logits, results, [targets[m], *sampled], scale);
             });
@@ -197,7 +196,6 @@ immediates! {
         rows: RowWords,
         vocabulary: u32,
         site: u32,
-        inverse_temperature: f32,
         generator_weight: f32,
     }
 }
@@ -208,7 +206,6 @@ impl Kernels for VocabularyLoss {
             rows: self.rows.into(),
             vocabulary: self.vocabulary as u32,
             site: self.site,
-            inverse_temperature: 1.0 / self.temperature,
             generator_weight: self.generator_weight,
         };
         let of_slots = [self.targets, self.sequences, self.slots];

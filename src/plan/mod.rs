@@ -25,7 +25,7 @@ mod storage;
 mod sums;
 
 pub use bound::{Access, Bound};
-pub use executor::{Data, Executor, Submitted, Upload, copy_parameters};
+pub use executor::{Carried, Data, Executor, Submitted, Upload, copy_parameters};
 pub use identity::Identity;
 pub use in_flight::{IN_FLIGHT, InFlight};
 pub use memory::DeviceMemory;
@@ -98,6 +98,8 @@ pub struct Parameter {
     pub decays: bool,
     /// Factor on the learning rate (layer-wise decay in fine-tuning; 1 in pre-training).
     pub rate: f32,
+    /// Whether the plan updates it: what is fixed lies where it would, with its moments, and nothing touches these.
+    pub trains: bool,
     pub initial: Initial,
     /// Shape of all parts together.
     pub rows: usize,
@@ -113,6 +115,7 @@ pub struct PlanBuilder {
     phase: Option<Phase>,
     scope: Vec<String>,
     rate: f32,
+    trains: bool,
     precision: Precision,
     fill: usize,
     loss_scale: Option<TensorId>,
@@ -130,6 +133,7 @@ impl Default for PlanBuilder {
             phase: None,
             scope: Vec::new(),
             rate: 1.0,
+            trains: true,
             precision: Precision::F32,
             fill: FILL,
             loss_scale: None,
@@ -243,6 +247,7 @@ impl PlanBuilder {
                 .collect(),
             decays: kind.decays(),
             rate: self.rate,
+            trains: self.trains,
             initial,
             rows,
             columns,
@@ -254,6 +259,11 @@ impl PlanBuilder {
     /// The factor on the learning rate of the parameters declared from here on.
     pub fn learning_rate_factor(&mut self, rate: f32) {
         self.rate = rate;
+    }
+
+    /// Whether the parameters declared from here on are updated; if not, no range has them.
+    pub fn trains(&mut self, trains: bool) {
+        self.trains = trains;
     }
 
     /// Ranges of the flat parameter buffers, for ops that treat all parameters alike: each at most

@@ -54,6 +54,8 @@ struct Kind {
     decays: bool,
     rate: f32,
     elements: Range<usize>,
+    /// Of these, what is updated: all, or runs of neighbours.
+    trained: Vec<Range<usize>>,
 }
 
 /// Offsets of the parameters, by index, and the kinds in order: those that decay first, then by where a learning
@@ -65,7 +67,7 @@ fn flat_layout(builder: &PlanBuilder) -> (Vec<usize>, Vec<Kind>) {
         for parameter in builder.parameters.iter().filter(|parameter| parameter.decays == decays) {
             let rate = parameter.rate;
             if !kinds.iter().any(|kind| kind.decays == decays && kind.rate == rate) {
-                kinds.push(Kind { decays, rate, elements: 0..0 });
+                kinds.push(Kind { decays, rate, elements: 0..0, trained: Vec::new() });
             }
         }
     }
@@ -75,7 +77,13 @@ fn flat_layout(builder: &PlanBuilder) -> (Vec<usize>, Vec<Kind>) {
         for (index, parameter) in builder.parameters.iter().enumerate() {
             if parameter.decays == kind.decays && parameter.rate == kind.rate {
                 offsets[index] = end;
-                end += (parameter.rows * parameter.columns).next_multiple_of(ALIGNMENT);
+                let elements = (parameter.rows * parameter.columns).next_multiple_of(ALIGNMENT);
+                match kind.trained.last_mut().filter(|before| before.end == end) {
+                    _ if !parameter.trains => {}
+                    Some(before) => before.end += elements,
+                    None => kind.trained.push(end..end + elements),
+                }
+                end += elements;
             }
         }
         kind.elements = start..end;
@@ -87,7 +95,8 @@ pub(super) fn parameter_ranges(builder: &mut PlanBuilder, limit: usize) -> Vec<P
     let limit = limit / ALIGNMENT * ALIGNMENT;
     let (_, kinds) = flat_layout(builder);
     let mut ranges = Vec::new();
-    for Kind { decays, rate, elements: Range { start, end } } in kinds {
+    let trained = |kind: Kind| kind.trained.into_iter().map(move |range| (kind.decays, kind.rate, range));
+    for (decays, rate, Range { start, end }) in kinds.into_iter().flat_map(trained) {
         for offset in (start..end).step_by(limit) {
             let elements = limit.min(end - offset);
             let mut alias = |role| {

@@ -26,7 +26,7 @@ const PAGE: u64 = 4096;
 pub(super) struct Blocks {
     path: PathBuf,
     file: File,
-    sections: [Section; 5],
+    sections: [Section; 6],
     /// As the file has them: one for each chunk.
     checksums: Vec<u32>,
     /// CRC-32 of each page of the chunks that were read.
@@ -45,7 +45,7 @@ impl Blocks {
         );
         let checksums: Vec<u32> = numbers(&bytes, u32::from_ne_bytes).collect();
         let pages = checksums.iter().map(|_| OnceLock::new()).collect();
-        Ok(Blocks { path: path.to_owned(), file, sections: header.sections, checksums, pages })
+        Ok(Blocks { path: path.to_owned(), file, sections: header.all_sections(), checksums, pages })
     }
 
     /// The bytes of a part of a section, counted from the section's start.

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use rayon::prelude::*;
 
-use super::{Boundaries, Store};
+use super::{Boundaries, Store, Words};
 use crate::tensor::draws::{EXAMPLE_CUT, EXAMPLE_ORDER, EXAMPLE_TARGET, EXAMPLES, LAST_EXAMPLE};
 use crate::tensor::random::{Stream, derive, root};
 
@@ -48,6 +48,8 @@ pub struct Example {
     pub ids: Vec<u32>,
     /// How many leading ids have segment 0: `[CLS] A [SEP]`.
     pub first_segment: usize,
+    /// Of every id whether a word begins with it; nothing where nobody asked, or the store does not tell.
+    pub words: Option<Vec<bool>>,
 }
 
 /// Where an example lies in the store: A and B follow each other there.
@@ -149,7 +151,26 @@ impl EpochIndex {
             ids.extend_from_slice(second);
             ids.push(special.sep);
         }
-        Ok(Example { ids, first_segment })
+        Ok(Example { ids, first_segment, words: None })
+    }
+
+    /// The nth example, with where its words begin. A word that was cut in two begins again, and so does what follows a
+    /// symbol.
+    ///
+    /// Errors: as `example`; a store that marks no words.
+    pub fn marked_example(&self, store: &Store, n: usize) -> Result<Example> {
+        let example = self.example(store, n)?;
+        let entry = self.entries[n];
+        let mut starts = store.read_word_starts(entry.start()..entry.start() + entry.pieces())?.into_iter();
+        let middle = usize::from(entry.first) + 1;
+        let mut words = vec![true; example.ids.len()];
+        words[1..middle].fill_with(|| starts.next().unwrap_or(true));
+        if entry.second > 0 {
+            words[middle + 1..][..usize::from(entry.second)].fill_with(|| starts.next().unwrap_or(true));
+            words[middle + 1] = true;
+        }
+        words[1] = true;
+        Ok(Example { words: Some(words), ..example })
     }
 }
 
@@ -290,6 +311,8 @@ pub struct ExampleStream {
     store: Arc<Store>,
     seed: u64,
     max_length: usize,
+    /// Examples tell where their words begin.
+    marked: bool,
     /// Number of the first example of each epoch counted so far.
     starts: Vec<u64>,
     epoch: u64,
@@ -310,14 +333,22 @@ impl ExampleStream {
             store.path().display()
         );
         let starts = vec![0, index.len() as u64];
-        Ok(ExampleStream { store, seed, max_length, starts, epoch: 0, index })
+        Ok(ExampleStream { store, seed, max_length, marked: false, starts, epoch: 0, index })
+    }
+
+    /// From here on examples tell where their words begin, if the store does.
+    pub fn mark_words(&mut self) {
+        self.marked = self.store.words() != Words::None;
     }
 
     /// Example number `n` of the run.
     pub fn example(&mut self, n: u64) -> Result<Example> {
         self.seek(n)?;
         let within = n - self.starts[self.epoch as usize];
-        self.index.example(&self.store, within as usize)
+        match self.marked {
+            true => self.index.marked_example(&self.store, within as usize),
+            false => self.index.example(&self.store, within as usize),
+        }
     }
 
     /// The epoch (from 0) of the example asked for last.

@@ -6,13 +6,15 @@
 //!   tokens         u16 or u32 (Header::token_width): the pieces of all documents, one after another
 //!   line ends      u64 each: where a line ends, counted in tokens from the start of the section
 //!   document ends  u64 each: where a document ends, counted in lines
+//!   words          a bit a token, the lowest of a byte first: 1 where a word begins (Header::words_kind; else nothing)
 //!   tokenizer      the bytes of the SentencePiece model, so that a run can export it (FLAG_READY_MADE: JSON instead)
 //!   checksums      u32 each: CRC-32 of the body, cut every CHUNK bytes
 //! ```
 //!
 //! The *body* is everything from HEADER_LENGTH up to the checksums, the zeros between sections included,
 //! so that every byte of the file is under a checksum: the header by its own, the body chunk by chunk,
-//! the checksums by `Header::checksums_crc`; format 1 has had them from the start. Lines and documents are never empty: a line of no pieces
+//! the checksums by `Header::checksums_crc`; format 1 has had them from the start. A store without marks of words has
+//! the bytes that it had before there were any, and a program from before reads one with marks, passing over them. Lines and documents are never empty: a line of no pieces
 //! and a document of no lines are not stored, so both kinds of ends rise strictly.
 
 use bytemuck::{Pod, Zeroable};
@@ -37,6 +39,11 @@ pub const LARGEST_VOCABULARY: u32 = 1 << 24;
 /// `Header::unk` where the id of `<unk>` is not known.
 pub const NO_UNKNOWN: u32 = u32::MAX;
 
+/// `Header::words_kind`: 0 where no words are marked, else what marked them.
+pub const WORDS_BY_PIECES: u32 = 1;
+pub const WORDS_BY_SCRIPT: u32 = 2;
+pub const WORDS_BY_ANALYSER: u32 = 3;
+
 /// Where a section lies: bytes from the start of the file.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable, PartialEq, Eq)]
@@ -45,13 +52,17 @@ pub struct Section {
     pub length: u64,
 }
 
-/// The sections, in the order of the file and of `Header::sections`.
+/// The sections: their places in `Header::sections`, and `WORDS`, which came later (`Header::words`).
 pub const TOKENS: usize = 0;
 pub const LINE_ENDS: usize = 1;
 pub const DOCUMENT_ENDS: usize = 2;
 pub const TOKENIZER: usize = 3;
 pub const CHECKSUMS: usize = 4;
-pub const SECTION_NAMES: [&str; 5] = ["tokens", "line ends", "document ends", "tokenizer", "checksums"];
+pub const WORDS: usize = 5;
+pub const SECTION_NAMES: [&str; 6] =
+    ["tokens", "line ends", "document ends", "tokenizer", "checksums", "words"];
+/// As they follow each other in the file.
+pub const FILE_ORDER: [usize; 6] = [TOKENS, LINE_ENDS, DOCUMENT_ENDS, WORDS, TOKENIZER, CHECKSUMS];
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -82,8 +93,12 @@ pub struct Header {
     pub held_out_millionths: u32,
     /// 1 where this is the held-out part.
     pub held_out_part: u32,
+    /// What marked where words begin; 0 where nothing did.
+    pub words_kind: u32,
+    /// The section of words, empty where none are marked.
+    pub words: Section,
     pub reserved: [u32; 64],
-    pub reserved_too: [u32; 10],
+    pub reserved_too: [u32; 5],
     /// CRC-32 of the bytes of the header before it.
     pub header_crc: u32,
 }
@@ -91,6 +106,12 @@ pub struct Header {
 const _: () = assert!(size_of::<Header>() == HEADER_LENGTH as usize);
 
 impl Header {
+    /// All sections, by the names above.
+    pub fn all_sections(&self) -> [Section; 6] {
+        let [tokens, line_ends, document_ends, tokenizer, checksums] = self.sections;
+        [tokens, line_ends, document_ends, tokenizer, checksums, self.words]
+    }
+
     /// The CRC-32 of the header's own bytes, without the field that holds it.
     pub fn own_crc(&self) -> u32 {
         let bytes = bytemuck::bytes_of(self);

@@ -2,7 +2,7 @@
 //! `{"ids": [[…], […]]}`, one list a sentence.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -11,6 +11,8 @@ use sha2::{Digest, Sha256};
 
 use super::prepare::{Progress, Summary, Writers, falls_below};
 use super::reader::Lines;
+use super::words::Words;
+use crate::files::LONGEST_LINE;
 use crate::tokenizer::{ReadyMade, Vocabulary};
 
 /// A line of the input; other keys are passed over.
@@ -30,7 +32,8 @@ pub fn prepare(
     held_out: f64,
     mut report: impl FnMut(Progress),
 ) -> Result<Summary> {
-    let mut writers = Writers::create(out, &Vocabulary::ReadyMade(vocabulary), Lines::Sentence, held_out)?;
+    let mut writers =
+        Writers::create(out, &Vocabulary::ReadyMade(vocabulary), Lines::Sentence, Words::None, held_out)?;
     let sizes = inputs.iter().map(|path| {
         let metadata = std::fs::metadata(path).with_context(|| format!("cannot open {}", path.display()))?;
         Ok(metadata.len())
@@ -42,9 +45,15 @@ pub fn prepare(
         let mut line = Vec::new();
         for number in 1u64.. {
             line.clear();
-            let read = file
+            let read = (&mut file)
+                .take(LONGEST_LINE)
                 .read_until(b'\n', &mut line)
                 .with_context(|| format!("cannot read {}", path.display()))?;
+            ensure!(
+                (read as u64) < LONGEST_LINE,
+                "{}, line {number}: longer than {LONGEST_LINE} bytes; is this a document a line?",
+                path.display()
+            );
             if read == 0 {
                 break;
             }
@@ -55,7 +64,7 @@ pub fn prepare(
             let place = || format!("{}, line {number}", path.display());
             let (tokens, lines) = document(&line, vocabulary).with_context(place)?;
             let held_out = held_out > 0.0 && is_held_out(&tokens, &lines, held_out);
-            writers.push(&tokens, &lines, held_out)?;
+            writers.push(&tokens, &lines, &[], held_out)?;
             progress.tokens += tokens.len() as u64;
             report(progress);
         }

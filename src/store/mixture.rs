@@ -127,6 +127,11 @@ impl Mixture {
         Ok(Mixture { streams, counts, root: derive(root(seed), MIXTURE, 0), block: None })
     }
 
+    /// From here on examples tell where their words begin, as far as the stores do.
+    pub fn mark_words(&mut self) {
+        self.streams.iter_mut().for_each(ExampleStream::mark_words);
+    }
+
     /// Example number `n` of the run.
     pub fn example(&mut self, n: u64) -> Result<Example> {
         if let [only] = &mut self.streams[..] {

@@ -5,7 +5,7 @@
 //! Tickets bound how far the workers may run ahead of a slow batch.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
 
@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use super::format::Header;
 use super::reader::Lines;
 use super::sentences;
+use super::words::{Marker, Words};
 use super::writer::StoreWriter;
 use crate::corpus::input::{Document, Documents};
 use crate::files::with_suffix;
@@ -27,6 +28,9 @@ const BATCHES_PER_THREAD: usize = 8;
 
 pub struct Options {
     pub lines: Lines,
+    pub words: Words,
+    /// The analyser's, of `Words::Lindera`.
+    pub dictionary: Option<PathBuf>,
     pub threads: usize,
     /// Share of the documents that go to `STORE.held-out` instead.
     pub held_out: f64,
@@ -52,6 +56,8 @@ pub struct Summary {
 #[derive(Default)]
 struct Encoded {
     tokens: Vec<u32>,
+    /// Of each token whether it begins a word; empty where that is not marked.
+    starts: Vec<bool>,
     line_lengths: Vec<u32>,
     documents: Vec<EncodedDocument>,
     bytes_read: u64,
@@ -79,7 +85,9 @@ pub fn prepare(
     options: &Options,
     mut report: impl FnMut(Progress),
 ) -> Result<Summary> {
-    let mut writers = Writers::create(out, &Vocabulary::Model(tokenizer), options.lines, options.held_out)?;
+    let marker = Marker::new(options.words, tokenizer, options.dictionary.as_deref())?;
+    let vocabulary = Vocabulary::Model(tokenizer);
+    let mut writers = Writers::create(out, &vocabulary, options.lines, options.words, options.held_out)?;
     let bytes_total = documents.bytes_total;
     let threads = options.threads.max(1);
     let (ticket, tickets) = channel();
@@ -90,8 +98,8 @@ pub fn prepare(
     let (results, encoded) = channel();
     std::thread::scope(|scope| {
         for _ in 0..threads {
-            let (results, source) = (results.clone(), &source);
-            scope.spawn(move || work(source, tokenizer, options, &results));
+            let (results, source, marker) = (results.clone(), &source, &marker);
+            scope.spawn(move || work(source, tokenizer, marker, options, &results));
         }
         drop(results);
         // Dropping `encoded` and `ticket` on an error is what stops the workers.
@@ -120,15 +128,14 @@ pub fn prepare(
 fn work(
     source: &Mutex<Source>,
     tokenizer: &Tokenizer,
+    marker: &Marker,
     options: &Options,
     results: &Sender<(u64, Result<Encoded>)>,
 ) {
     let take = || source.lock().unwrap_or_else(PoisonError::into_inner).take();
     while let Some((number, batch)) = take() {
-        let encoded = batch.map(|(documents, bytes_read)| {
-            let mut encoded = encode(&documents, tokenizer, options);
-            encoded.bytes_read = bytes_read;
-            encoded
+        let encoded = batch.and_then(|(documents, bytes_read)| {
+            Ok(Encoded { bytes_read, ..encode(&documents, tokenizer, marker, options)? })
         });
         if results.send((number, encoded)).is_err() {
             return;
@@ -167,33 +174,46 @@ impl Source {
     }
 }
 
-fn encode(documents: &[Document], tokenizer: &Tokenizer, options: &Options) -> Encoded {
+fn encode(
+    documents: &[Document],
+    tokenizer: &Tokenizer,
+    marker: &Marker,
+    options: &Options,
+) -> Result<Encoded> {
     let mut encoded = Encoded::default();
     for document in documents {
         let (tokens, lines) = (encoded.tokens.len(), encoded.line_lengths.len());
+        let mut done = Ok(());
+        let mut take = |line: &str| {
+            if done.is_ok() {
+                done = encoded.line(line, tokenizer, marker);
+            }
+        };
         for paragraph in document.paragraphs() {
             match options.lines {
-                Lines::Paragraph => encoded.line(paragraph, tokenizer),
-                Lines::Sentence => sentences::split(paragraph, |line| encoded.line(line, tokenizer)),
+                Lines::Paragraph => take(paragraph),
+                Lines::Sentence => sentences::split(paragraph, &mut take),
             }
         }
+        done?;
         encoded.documents.push(EncodedDocument {
             tokens: encoded.tokens.len() - tokens,
             lines: encoded.line_lengths.len() - lines,
             held_out: options.held_out > 0.0 && is_held_out(document, options.held_out),
         });
     }
-    encoded
+    Ok(encoded)
 }
 
 impl Encoded {
-    fn line(&mut self, text: &str, tokenizer: &Tokenizer) {
+    fn line(&mut self, text: &str, tokenizer: &Tokenizer, marker: &Marker) -> Result<()> {
         let before = self.tokens.len();
-        tokenizer.encode_into(text, &mut self.tokens);
+        marker.encode(text, tokenizer, &mut self.tokens, &mut self.starts)?;
         let length = self.tokens.len() - before;
         if length > 0 {
             self.line_lengths.push(length as u32);
         }
+        Ok(())
     }
 }
 
@@ -224,16 +244,24 @@ pub(super) struct Writers {
 }
 
 impl Writers {
-    pub fn create(out: &Path, vocabulary: &Vocabulary<'_>, lines: Lines, share: f64) -> Result<Writers> {
+    pub fn create(
+        out: &Path,
+        vocabulary: &Vocabulary<'_>,
+        lines: Lines,
+        words: Words,
+        share: f64,
+    ) -> Result<Writers> {
         ensure!((0.0..1.0).contains(&share), "the share held out must be below 100%");
         let mut store = StoreWriter::create_for(out, vocabulary, lines)?;
         store.set_held_out(share, false);
+        store.mark_words(words)?;
         let mut held_out = None;
         let mut found_partial = store.found_partial;
         if share > 0.0 {
             let path = with_suffix(out, ".held-out");
             let writer = held_out.insert(StoreWriter::create_for(&path, vocabulary, lines)?);
             writer.set_held_out(share, true);
+            writer.mark_words(words)?;
             found_partial |= writer.found_partial;
         }
         if found_partial {
@@ -247,18 +275,19 @@ impl Writers {
         for document in &batch.documents {
             let tokens = &batch.tokens[token..token + document.tokens];
             let lines = &batch.line_lengths[line..line + document.lines];
-            self.push(tokens, lines, document.held_out)?;
+            let starts = batch.starts.get(token..token + document.tokens).unwrap_or_default();
+            self.push(tokens, lines, starts, document.held_out)?;
             (token, line) = (token + document.tokens, line + document.lines);
         }
         Ok(())
     }
 
     /// Appends a document to the part it belongs to.
-    pub fn push(&mut self, tokens: &[u32], lines: &[u32], held_out: bool) -> Result<()> {
+    pub fn push(&mut self, tokens: &[u32], lines: &[u32], starts: &[bool], held_out: bool) -> Result<()> {
         self.empty_documents += u64::from(tokens.is_empty());
         match &mut self.held_out {
-            Some(writer) if held_out => writer.push_document(tokens, lines),
-            _ => self.store.push_document(tokens, lines),
+            Some(writer) if held_out => writer.push_marked(tokens, lines, starts),
+            _ => self.store.push_marked(tokens, lines, starts),
         }
     }
 

@@ -10,10 +10,11 @@ use sha2::{Digest, Sha256};
 
 use super::blocks::{Blocks, numbers, read};
 use super::format::{
-    ALIGNMENT, BYTE_ORDER, CHECKSUMS, CHUNK, DOCUMENT_ENDS, FLAG_LOWER, FLAG_PARAGRAPHS, FLAG_READY_MADE,
-    HEADER_LENGTH, Header, LARGEST_VOCABULARY, LINE_ENDS, MAGIC, SECTION_NAMES, TOKENIZER, TOKENS, VERSION,
-    token_width,
+    ALIGNMENT, BYTE_ORDER, CHECKSUMS, CHUNK, DOCUMENT_ENDS, FILE_ORDER, FLAG_LOWER, FLAG_PARAGRAPHS,
+    FLAG_READY_MADE, HEADER_LENGTH, Header, LARGEST_VOCABULARY, LINE_ENDS, MAGIC, SECTION_NAMES, TOKENIZER,
+    TOKENS, VERSION, WORDS, token_width,
 };
+use super::words::Words;
 use crate::tokenizer::SpecialIds;
 
 /// What `prepare --lines` made a line of.
@@ -208,6 +209,26 @@ impl Store {
         Ok(ids)
     }
 
+    /// What marked where words begin; `Words::None` where nothing did.
+    pub fn words(&self) -> Words {
+        Words::of_kind(self.header.words_kind)
+    }
+
+    /// Of each token of a range whether a word begins with it.
+    ///
+    /// Errors: a store whose words are not marked; damaged, or changed since it was opened.
+    pub fn read_word_starts(&self, range: Range<u64>) -> Result<Vec<bool>> {
+        ensure!(
+            self.words() != Words::None,
+            "{}: does not mark where words begin; `inazuma prepare --words script` makes one that does",
+            self.path.display()
+        );
+        let first = range.start / 8;
+        let bytes = self.blocks.read(WORDS, first..range.end.div_ceil(8))?;
+        let bit = |token: u64| bytes[(token / 8 - first) as usize] >> (token % 8) & 1 == 1;
+        Ok(range.map(bit).collect())
+    }
+
     /// Names the place of an id that lies outside of the vocabulary.
     fn outside(&self, token: u64, id: u32) -> anyhow::Error {
         let place = self.place(token).map_or(String::new(), |(document, within)| {
@@ -325,13 +346,15 @@ fn check_sections(header: &Header) -> Result<()> {
         (LINE_ENDS, header.lines.checked_mul(8)),
         (DOCUMENT_ENDS, header.documents.checked_mul(8)),
         (CHECKSUMS, body.div_ceil(CHUNK).checked_mul(4)),
+        (WORDS, Some(if header.words_kind == 0 { 0 } else { header.tokens.div_ceil(8) })),
     ];
+    let sections = header.all_sections();
     for (index, length) in expected {
         ensure!(
-            length == Some(header.sections[index].length),
+            length == Some(sections[index].length),
             "damaged header: the section of {} has {} bytes, which does not fit the counts",
             SECTION_NAMES[index],
-            header.sections[index].length
+            sections[index].length
         );
     }
     ensure!(
@@ -348,7 +371,9 @@ fn check_sections(header: &Header) -> Result<()> {
         header.documents
     );
     let mut position = HEADER_LENGTH;
-    for (section, name) in header.sections.iter().zip(SECTION_NAMES) {
+    let present = |index: &usize| *index != WORDS || header.words_kind != 0;
+    for index in FILE_ORDER.into_iter().filter(present) {
+        let (section, name) = (sections[index], SECTION_NAMES[index]);
         let end = section.offset.checked_add(section.length);
         let Some(end) = end.filter(|&end| {
             section.offset >= position && section.offset % ALIGNMENT == 0 && end <= header.file_length

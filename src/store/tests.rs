@@ -8,11 +8,13 @@ use super::format::{LINE_ENDS, SECTION_NAMES, TOKENIZER, TOKENS};
 use super::prepare::{Options, prepare};
 use super::verify::verify;
 use super::writer::StoreWriter;
-use super::{Lines, Store};
+use super::{Lines, Store, Words};
 use crate::corpus::input::Documents;
 use crate::fuzzing::fit_checksums;
 use crate::tensor::random::Stream;
 use crate::tokenizer::{Tokenizer, train};
+
+mod marks;
 
 /// A directory with a small tokenizer, removed at the end of the test.
 pub struct Scratch {
@@ -45,8 +47,19 @@ impl Scratch {
 
 /// A store of random tokens in lines of very different lengths, some longer than any example.
 pub fn random_store(scratch: &Scratch, documents: usize, seed: u32) -> Store {
+    random_store_of(scratch, documents, seed, Words::None)
+}
+
+/// The same store with words of random lengths, two tokens in the mean.
+pub fn marked_store(scratch: &Scratch, documents: usize, seed: u32) -> Store {
+    random_store_of(scratch, documents, seed, Words::Pieces)
+}
+
+fn random_store_of(scratch: &Scratch, documents: usize, seed: u32, words: Words) -> Store {
     let path = scratch.path("random.store");
     let mut writer = StoreWriter::create(&path, &scratch.tokenizer, Lines::Sentence).unwrap();
+    writer.mark_words(words).unwrap();
+    let mut marks = Stream::new([seed, 2]);
     let mut draws = Stream::new([seed, 1]);
     for _ in 0..documents {
         let lines = 1 + draws.below(12);
@@ -58,7 +71,13 @@ pub fn random_store(scratch: &Scratch, documents: usize, seed: u32) -> Store {
             })
             .collect();
         let tokens: Vec<u32> = (0..lengths.iter().sum()).map(|_| 7 + draws.below(53)).collect();
-        writer.push_document(&tokens, &lengths).unwrap();
+        let mut starts: Vec<bool> = tokens.iter().map(|_| marks.below(2) == 0).collect();
+        let mut begin = 0;
+        for &length in &lengths {
+            starts[begin] = true;
+            begin += length as usize;
+        }
+        writer.push_marked(&tokens, &lengths, &starts).unwrap();
     }
     writer.finish().unwrap();
     Store::open(&path).unwrap()
@@ -224,7 +243,7 @@ fn forged_headers_are_refused() {
     let mut draws = Stream::new([3, 3]);
     for _ in 0..3000 {
         let mut bytes = whole.clone();
-        let place = 8 + draws.below(200) as usize;
+        let place = 8 + draws.below(224) as usize;
         bytes[place] = draws.next_u32() as u8;
         let crc = crc32fast::hash(&bytes[..508]);
         bytes[508..512].copy_from_slice(&crc.to_le_bytes());
@@ -251,13 +270,14 @@ fn write_text(scratch: &Scratch, documents: usize) -> PathBuf {
 }
 
 fn options(threads: usize, held_out: f64) -> Options {
-    Options { lines: Lines::Sentence, threads, held_out }
+    Options { lines: Lines::Sentence, words: Words::Script, dictionary: None, threads, held_out }
 }
 
 #[test]
 fn prepare_writes_the_same_store_with_any_number_of_threads() {
     let scratch = Scratch::new();
     let text = write_text(&scratch, 6000);
+    let plain = |threads: usize| Options { words: Words::None, ..options(threads, 0.1) };
     let run = |threads: usize| {
         let out = scratch.path(&format!("t{threads}.store"));
         let documents = Documents::open(std::slice::from_ref(&text)).unwrap();
@@ -268,6 +288,18 @@ fn prepare_writes_the_same_store_with_any_number_of_threads() {
         let held_out_path = crate::files::with_suffix(&out, ".held-out");
         verify(&out).unwrap();
         verify(&held_out_path).unwrap();
+        // The same tokens as without marks; every sign is a word, so there are more than lines.
+        let store = Store::open(&out).unwrap();
+        let starts = store.read_word_starts(0..store.tokens()).unwrap();
+        assert!(starts.iter().filter(|&&start| start).count() as u64 > store.lines());
+        let without = scratch.path("plain.store");
+        let documents = Documents::open(std::slice::from_ref(&text)).unwrap();
+        prepare(documents, &scratch.tokenizer, &without, &plain(threads), |_| {}).unwrap();
+        let without = Store::open(&without).unwrap();
+        assert_eq!(
+            without.read_tokens(0..without.tokens()).unwrap(),
+            store.read_tokens(0..store.tokens()).unwrap()
+        );
         (std::fs::read(out).unwrap(), std::fs::read(held_out_path).unwrap())
     };
     let one = run(1);

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::examples::EpochIndex;
 use super::format::NO_UNKNOWN;
 use super::reader::{Lines, Store};
+use super::words::Words;
 
 /// Reads the whole store. The error names the first damaged place and the sections it touches.
 pub fn verify(path: &Path) -> Result<Store> {
@@ -33,7 +34,10 @@ pub fn verify(path: &Path) -> Result<Store> {
 /// What checksums cannot see: a store that was written wrong.
 fn verify_contents(store: &Store) -> Result<()> {
     store.document_ends()?;
-    store.line_ends()?;
+    let line_ends = store.line_ends()?;
+    if store.words() != Words::None {
+        verify_words(store, &line_ends)?;
+    }
     let counts = store.token_counts()?;
     let unknown = match store.header().unk {
         NO_UNKNOWN => 0,
@@ -45,6 +49,39 @@ fn verify_contents(store: &Store) -> Result<()> {
         store.unknown()
     );
     Ok(())
+}
+
+/// Tokens whose marks are looked at at once.
+const MARKS_AT_ONCE: u64 = 1 << 23;
+
+/// Every line must begin with a word; how many words there are.
+fn verify_words(store: &Store, line_ends: &[u64]) -> Result<u64> {
+    let (mut words, mut line) = (0, 0);
+    for first in (0..store.tokens()).step_by(MARKS_AT_ONCE as usize) {
+        let tokens = first..(first + MARKS_AT_ONCE).min(store.tokens());
+        let starts = store.read_word_starts(tokens.clone())?;
+        words += starts.iter().filter(|&&start| start).count() as u64;
+        let begin = |line: usize| if line == 0 { 0 } else { line_ends[line - 1] };
+        while line < line_ends.len() && begin(line) < tokens.end {
+            ensure!(starts[(begin(line) - first) as usize], "line {line} (from 0) begins within a word");
+            line += 1;
+        }
+    }
+    Ok(words)
+}
+
+/// What `store info` shows of the words.
+fn words(store: &Store, line_ends: &[u64]) -> Result<Value> {
+    if store.words() == Words::None {
+        return Ok(json!({"marked_by": "none"}));
+    }
+    let words = verify_words(store, line_ends)?;
+    Ok(json!({
+        "marked_by": store.words().to_string(),
+        "words": words,
+        "tokens_per_word": store.tokens() as f64 / words.max(1) as f64,
+        "bytes": store.header().words.length,
+    }))
 }
 
 /// What `store info` shows.
@@ -81,6 +118,7 @@ pub fn info(store: &Store) -> Result<Value> {
             Lines::Sentence => "sentence",
             Lines::Paragraph => "paragraph",
         },
+        "words": words(store, &line_ends)?,
         "held_out_share": f64::from(header.held_out_millionths) / 1e6,
         "held_out_part": header.held_out_part == 1,
         "tokens_per_line": histogram(&line_lengths),

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use bytemuck::Zeroable;
 use sha2::{Digest, Sha256};
 
@@ -17,6 +17,7 @@ use super::format::{
     token_width,
 };
 use super::reader::Lines;
+use super::words::Words;
 use crate::files::{lock, with_suffix};
 use crate::tokenizer::{Tokenizer, Vocabulary};
 
@@ -31,6 +32,8 @@ pub struct StoreWriter {
     model: Vec<u8>,
     line_ends: Spool,
     document_ends: Spool,
+    /// Where words begin, if that is marked.
+    words: Option<Bits>,
     /// An earlier run was interrupted and left its partial file.
     pub found_partial: bool,
     renamed: bool,
@@ -61,10 +64,7 @@ impl StoreWriter {
         let partial = with_suffix(path, ".partial");
         let found_partial = partial.exists();
         let file = lock(&partial, "prepare")?;
-        let directory = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
+        let directory = directory_of(path);
         let mut header = Header::zeroed();
         header.magic = MAGIC;
         header.version = VERSION;
@@ -86,6 +86,7 @@ impl StoreWriter {
             model,
             line_ends: Spool::new(directory)?,
             document_ends: Spool::new(directory)?,
+            words: None,
             found_partial,
             renamed: false,
         })
@@ -97,24 +98,44 @@ impl StoreWriter {
         self.header.held_out_part = u32::from(part);
     }
 
+    /// The store marks where words begin, as these tell: to be said before the first document.
+    pub fn mark_words(&mut self, words: Words) -> Result<()> {
+        self.header.words_kind = words.kind();
+        self.words = match words {
+            Words::None => None,
+            _ => Some(Bits { spool: Spool::new(directory_of(&self.path))?, last: 0, count: 0 }),
+        };
+        Ok(())
+    }
+
     pub fn documents(&self) -> u64 {
         self.header.documents
     }
 
-    /// Appends a document: its tokens, and the length of each line. Empty lines and documents are left out.
+    /// Appends a document of a store that marks no words.
     pub fn push_document(&mut self, tokens: &[u32], line_lengths: &[u32]) -> Result<()> {
+        self.push_marked(tokens, line_lengths, &[])
+    }
+
+    /// Appends a document: its tokens, the length of each line, and of each token whether it begins a word (nothing where
+    /// the store does not mark that). Empty lines and documents are left out.
+    pub fn push_marked(&mut self, tokens: &[u32], line_lengths: &[u32], starts: &[bool]) -> Result<()> {
         debug_assert_eq!(tokens.len() as u64, line_lengths.iter().map(|&n| u64::from(n)).sum::<u64>());
         if tokens.is_empty() {
             return Ok(());
+        }
+        if let Some(words) = &mut self.words {
+            ensure!(starts.len() == tokens.len(), "a document whose words are not marked");
+            words.push(starts)?;
         }
         let header = &mut self.header;
         let mut end = header.tokens;
         for &length in line_lengths.iter().filter(|&&length| length > 0) {
             end += u64::from(length);
-            self.line_ends.push(end)?;
+            self.line_ends.write(&end.to_ne_bytes())?;
             header.lines += 1;
         }
-        self.document_ends.push(header.lines)?;
+        self.document_ends.write(&header.lines.to_ne_bytes())?;
         header.documents += 1;
         header.tokens = end;
         header.unknown += tokens.iter().filter(|&&id| id == header.unk).count() as u64;
@@ -148,6 +169,11 @@ impl StoreWriter {
             sections[index].offset = body.pad()?;
             spool.copy_to(body)?;
             sections[index].length = body.offset - sections[index].offset;
+        }
+        if let Some(words) = &mut self.words {
+            header.words.offset = body.pad()?;
+            words.copy_to(body)?;
+            header.words.length = body.offset - header.words.offset;
         }
         sections[TOKENIZER].offset = body.pad()?;
         body.write(&self.model)?;
@@ -231,6 +257,42 @@ impl Body {
     }
 }
 
+/// The directory that a file lies in.
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Bits, eight to a byte, the lowest first.
+struct Bits {
+    spool: Spool,
+    last: u8,
+    count: u64,
+}
+
+impl Bits {
+    fn push(&mut self, bits: &[bool]) -> Result<()> {
+        for &bit in bits {
+            self.last |= u8::from(bit) << (self.count % 8);
+            self.count += 1;
+            if self.count.is_multiple_of(8) {
+                self.spool.write(&[std::mem::take(&mut self.last)])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The last byte is filled up with zeros.
+    fn copy_to(&mut self, body: &mut Body) -> Result<()> {
+        if !self.count.is_multiple_of(8) {
+            self.spool.write(&[self.last])?;
+        }
+        self.spool.copy_to(body)
+    }
+}
+
 /// Numbers kept in an unnamed file until their section is written: memory does not grow with the corpus.
 struct Spool {
     file: BufWriter<File>,
@@ -243,8 +305,8 @@ impl Spool {
         Ok(Spool { file: BufWriter::with_capacity(BUFFER, file) })
     }
 
-    fn push(&mut self, number: u64) -> Result<()> {
-        self.file.write_all(&number.to_ne_bytes()).context("cannot write a temporary file beside the store")
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).context("cannot write a temporary file beside the store")
     }
 
     fn copy_to(&mut self, body: &mut Body) -> Result<()> {

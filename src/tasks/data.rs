@@ -71,21 +71,41 @@ impl Problems {
 const XZ: &[u8] = b"\xfd7zXZ\0";
 const GZIP: &[u8] = b"\x1f\x8b";
 
+/// The most text that a file may hold, unpacked: it is read whole. JaQuAD has 60 MB, and a few kilobytes of gzip or xz
+/// could unpack to terabytes.
+const MOST_TEXT: u64 = 1 << 30;
+
 /// The text of a file: plain, gzip or xz, told by its first bytes. A byte order mark is dropped.
 ///
-/// Errors: unreadable or damaged files, other compressions, UTF-16, and invalid UTF-8 with the place of its
-/// first byte (in the decompressed text).
+/// Errors: unreadable or damaged files, other compressions, UTF-16, invalid UTF-8 with the place of its
+/// first byte (in the decompressed text), and more than a gigabyte of text.
 pub fn read_text(path: &Path) -> Result<String> {
+    read_text_within(path, MOST_TEXT)
+}
+
+fn read_text_within(path: &Path, most: u64) -> Result<String> {
     let name = path.display();
-    let raw = std::fs::read(path).with_context(|| format!("cannot read {name}"))?;
+    let whole = |bytes: &[u8]| {
+        ensure!(
+            bytes.len() as u64 <= most,
+            "{name} holds more than {most} bytes of text, which are read whole; split it into several files"
+        );
+        Ok(())
+    };
+    let file = std::fs::File::open(path).with_context(|| format!("cannot read {name}"))?;
+    let mut raw = Vec::new();
+    file.take(most + 1).read_to_end(&mut raw).with_context(|| format!("cannot read {name}"))?;
+    whole(&raw)?;
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     let mut bytes = Vec::new();
     if raw.starts_with(GZIP) {
         flate2::read::MultiGzDecoder::new(raw.as_slice())
+            .take(most + 1)
             .read_to_end(&mut bytes)
             .with_context(|| format!("{name}: damaged or truncated gzip data; fetch the file again"))?;
     } else if raw.starts_with(XZ) {
         liblzma::read::XzDecoder::new_multi_decoder(raw.as_slice())
+            .take(most + 1)
             .read_to_end(&mut bytes)
             .with_context(|| format!("{name}: damaged or truncated xz data; fetch the file again"))?;
     } else {
@@ -101,6 +121,7 @@ pub fn read_text(path: &Path) -> Result<String> {
         );
         bytes = raw;
     }
+    whole(&bytes)?;
     let utf16 = bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff");
     ensure!(!utf16, "{name} is UTF-16; convert it to UTF-8 first");
     if bytes.starts_with(b"\xef\xbb\xbf") {
@@ -140,6 +161,24 @@ mod tests {
             let path = directory.path().join(name);
             std::fs::write(&path, bytes).unwrap();
             assert_eq!(read_text(&path).unwrap(), "東京", "{name}");
+        }
+    }
+
+    #[test]
+    fn no_file_is_unpacked_beyond_the_bound() {
+        let directory = tempfile::tempdir().unwrap();
+        let text = vec![b'a'; 100_000];
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        gzip.write_all(&text).unwrap();
+        let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 1);
+        xz.write_all(&text).unwrap();
+        for (name, bytes) in [("a.gz", gzip.finish().unwrap()), ("a.xz", xz.finish().unwrap()), ("a", text)] {
+            let path = directory.path().join(name);
+            assert!(name == "a" || bytes.len() < 1000);
+            std::fs::write(&path, bytes).unwrap();
+            assert_eq!(read_text_within(&path, 100_000).unwrap().len(), 100_000);
+            let error = format!("{:#}", read_text_within(&path, 99_999).unwrap_err());
+            assert!(error.contains(&format!("{name} holds more than 99999 bytes")), "{error}");
         }
     }
 

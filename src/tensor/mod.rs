@@ -193,6 +193,10 @@ pub struct StepValues {
     pub tokens_total: f32,
     /// A larger norm of the gradients makes the update change nothing; 0 for any.
     pub norm_limit: f32,
+    /// 1 / the temperature of the softmax that replacements are drawn from.
+    pub inverse_temperature: f32,
+    /// Of the discriminator's loss in this step.
+    pub discriminator_weight: f32,
     pub reserved: u32,
 }
 

@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::batch::masking;
+use crate::batch::masking::{self, Share};
 use crate::device::Room;
 use crate::interop::checkpoint::Keep;
 use crate::model::{
-    BatchCapacity, Mode, ModelConfig, OptimizerOptions, PretrainPlan, StepOptions, config as sizes,
+    BatchCapacity, Mode, ModelConfig, OptimizerOptions, PretrainPlan, StepOptions, Trained, config as sizes,
 };
 use crate::plan::Plan;
 use crate::tensor::Precision;
 
+use super::curriculum::rising;
 use super::following::Rule;
 use super::hparams;
 use super::key::Value;
@@ -26,6 +27,10 @@ use super::schedule::{Schedule, decay_steps};
 use super::settings::Settings;
 use super::sizing::{Asked, Sizes};
 
+mod legs;
+
+pub use legs::{Leg, Phase, change_from, describe_phases, leg_of};
+
 /// Where a run's configuration comes from; each member overrides those before it.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
@@ -35,6 +40,8 @@ pub struct Sources {
     pub hparams: Option<String>,
     /// `key=value` each.
     pub set: Vec<String>,
+    /// The phase that is measured or explained, from 1; it decides nothing of a run.
+    pub phase: Option<usize>,
 }
 
 /// Says that an error is one of the command line: what the user typed there, under which option.
@@ -47,8 +54,8 @@ impl Display for WrongUsage {
     }
 }
 
-/// A key of the model's sizes and its value.
-pub type Size = (String, u64);
+/// A key of the model and its value.
+pub type Size = (String, Value);
 
 impl Sources {
     /// All settings, not yet resolved, and notes for the user about what has no effect here.
@@ -96,7 +103,7 @@ impl Sources {
         let mut settings = preset(name).context(WrongUsage("--preset"))?;
         let sizes = if self.preset.is_none() { sizes } else { &[] };
         for (name, size) in sizes.iter().filter(|(name, _)| name != "model.vocab_size") {
-            settings.set_value(name, Value::Whole(*size))?;
+            settings.set_value(name, size.clone())?;
         }
         if let Some(path) = &self.file {
             settings.set_file(path)?;
@@ -116,6 +123,15 @@ impl Sources {
         Ok(settings.to_toml())
     }
 
+    /// The phase that is asked for, or the first: what is measured where a run has several.
+    pub fn asked(&self, config: &TrainConfig) -> Result<TrainConfig> {
+        let legs = config.legs()?;
+        let number = self.phase.unwrap_or(1);
+        let leg = legs.into_iter().find(|leg| leg.config.phase.number + 1 == number);
+        let leg = leg.with_context(|| format!("there is no phase {number}"));
+        Ok(leg.context(WrongUsage("--phase"))?.config)
+    }
+
     /// Applies `--set` alone.
     pub fn assign(&self, settings: &mut Settings) -> Result<()> {
         settings.set_texts(self.set.iter().map(String::as_str)).context(WrongUsage("--set"))
@@ -132,10 +148,14 @@ pub struct Surroundings<'a> {
 }
 
 /// A resolved configuration: nothing is left to derive, everything is checked. It dereferences to the values of its
-/// keys, `config.steps`.
+/// keys, `config.steps`: those of the whole run, or as they hold in a leg ([`TrainConfig::legs`]).
 #[derive(Clone, Debug)]
 pub struct TrainConfig {
     pub model: ModelConfig,
+    /// Which phase of the run it is of.
+    pub phase: Phase,
+    /// By its steps: from `generator_freeze_at` on the generator is fixed.
+    pub trained: Trained,
     values: RunValues,
     settings: Settings,
 }
@@ -163,27 +183,37 @@ impl TrainConfig {
         }
         settings.set_value("model.vocab_size", Value::Whole(vocab_size as u64))?;
         let model = resolve_model(&mut settings)?;
+        if settings.phases() > 0 {
+            return Self::resolve_phases(settings, model, room);
+        }
+        Self::sized(settings, &model, room)
+    }
+
+    /// Finds the sizes of the micro-batches of a run without phases, or of one phase.
+    fn sized(settings: Settings, model: &ModelConfig, room: &Room) -> Result<Self> {
         let max_length = settings.size("max_length")?;
         ensure!(
             max_length <= model.max_positions,
             "max_length is {max_length}; it must be at most model.max_positions, which is {}",
             model.max_positions
         );
-        let probability = settings.number("mask_probability")?;
-        let slots = masking::slots(probability, max_length);
-        ensure!(
-            slots > 0,
-            "mask_probability is {probability}: at max_length {max_length} nothing would be masked"
-        );
+        resolve_mask_share(&mut settings)?;
+        let mut slots = 0;
+        for name in ["mask_probability", "mask_probability_end"] {
+            let probability = settings.number(name)?;
+            let most = masking::slots(probability, max_length);
+            ensure!(most > 0, "{name} is {probability}: at max_length {max_length} nothing would be masked");
+            slots = slots.max(most);
+        }
         let asked = Asked {
             batch_size: settings.size("batch_size")?,
             max_length,
             slots,
-            vocabulary: vocab_size,
+            vocabulary: model.vocab_size,
             micro_batch: settings.found("micro_batch"),
             vocabulary_chunk: settings.found("vocabulary_chunk"),
         };
-        let with = |sizes| TrainConfig::with(&settings, &model, sizes);
+        let with = |sizes| TrainConfig::with(&settings, model, sizes);
         let sizes = asked.resolve(room, |sizes| Ok(with(sizes)?.plan()?.plan))?;
         with(sizes)
     }
@@ -196,12 +226,43 @@ impl TrainConfig {
             settings.set_value(name, Value::Whole(size as u64))?;
         }
         let values = RunValues::read(|name| settings.get(name))?;
-        Ok(TrainConfig { model: model.clone(), values, settings })
+        Ok(TrainConfig {
+            model: model.clone(),
+            phase: Phase::default(),
+            trained: Trained::Both,
+            values,
+            settings,
+        })
     }
 
-    /// Fails where the device has no room for a step (and, where it `evaluates`, an evaluation beside it), before
-    /// anything is allocated, naming sizes for which it would.
+    /// Fails where the device has no room for a step of any leg (and, where it `evaluates`, an evaluation beside it),
+    /// before anything is allocated, naming sizes for which it would.
     pub fn check(&self, room: &Room, evaluates: bool) -> Result<()> {
+        let legs = self.legs()?;
+        let last = legs.last().map(|leg| leg.config.phase);
+        let evaluated = self.evaluated()?;
+        for Leg { config, .. } in &legs {
+            // What is evaluated has the sizes of the last phase, and is made smaller with it.
+            let evaluation = |own: &TrainConfig| {
+                let of = if Some(config.phase) == last { own } else { &evaluated };
+                evaluates.then(|| of.evaluation_plan()).transpose()
+            };
+            let checked = config.check_leg(room, evaluation);
+            if self.has_phases() {
+                checked.with_context(|| format!("phase {}", config.phase.number + 1))?;
+            } else {
+                checked?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails where the device has no room for a step of one leg and for the evaluation that lives beside it, if any.
+    fn check_leg(
+        &self,
+        room: &Room,
+        evaluation: impl Fn(&TrainConfig) -> Result<Option<PretrainPlan>>,
+    ) -> Result<()> {
         let asked = Asked {
             batch_size: self.batch_size,
             max_length: self.max_length,
@@ -211,11 +272,10 @@ impl TrainConfig {
             vocabulary_chunk: None,
         };
         let plans = |sizes| -> Result<Vec<Plan>> {
-            let config = TrainConfig::with(&self.settings, &self.model, sizes)?;
+            let Self { values, settings, .. } = TrainConfig::with(&self.settings, &self.model, sizes)?;
+            let config = TrainConfig { values, settings, ..self.clone() };
             let mut plans = vec![config.plan()?.plan];
-            if evaluates {
-                plans.push(config.evaluation_plan()?.plan);
-            }
+            plans.extend(evaluation(&config)?.map(|evaluation| evaluation.plan));
             Ok(plans)
         };
         asked.check(self.sizes(), room, plans)
@@ -231,12 +291,19 @@ impl TrainConfig {
             let rows = FORMER_LOGITS / 4 / settings.whole("model.vocab_size")?.max(1);
             settings.set_value("vocabulary_chunk", Value::Whole(rows.max(1)))?;
         }
+        resolve_mask_share(&mut settings)?;
         Ok(settings)
     }
 
     /// Takes sizes that are `auto` in `settings` from the run that they go on with.
     pub fn keep_sizes(settings: &mut Settings, saved: &Settings) -> Result<()> {
         for name in ["micro_batch", "vocabulary_chunk"] {
+            for phase in 0..settings.phases() {
+                let asked = settings.get_in(phase, name).or_else(|| settings.get(name));
+                if let (Some(Value::Word(_)), Some(value)) = (asked, saved.get_in(phase, name)) {
+                    settings.set_in(phase, name, value.clone())?;
+                }
+            }
             if let (Some(Value::Word(_)), Some(value)) = (settings.get(name), saved.get(name)) {
                 settings.set_value(name, value.clone())?;
             }
@@ -247,7 +314,7 @@ impl TrainConfig {
     /// The same with other values of keys that no plan depends on, such as those of the schedule.
     pub fn changed(&self, settings: Settings) -> Result<Self> {
         let values = RunValues::read(|name| settings.get(name))?;
-        Ok(TrainConfig { model: self.model.clone(), values, settings })
+        Ok(TrainConfig { values, settings, ..self.clone() })
     }
 
     pub fn settings(&self) -> &Settings {
@@ -279,9 +346,14 @@ impl TrainConfig {
         Keep { newest: self.keep, every: self.keep_every }
     }
 
-    /// The most masked slots a sequence has.
+    /// The most masked slots a sequence has, at any step.
     pub fn slots(&self) -> usize {
-        masking::slots(self.mask_probability, self.max_length)
+        masking::slots(self.mask_probability.max(self.mask_probability_end), self.max_length)
+    }
+
+    /// Of the tokens that are masked, by the step.
+    pub fn mask_share(&self) -> Share {
+        Share { first: self.mask_probability, last: self.mask_probability_end, steps: self.steps }
     }
 
     /// What is said of a run's plan before it begins.
@@ -329,6 +401,17 @@ impl TrainConfig {
         PretrainPlan::new(&self.model, self.capacity(), &options)
     }
 
+    /// Of the softmax that replacements are drawn from, in the update that follows `step` others.
+    pub fn temperature_at(&self, step: u64) -> f32 {
+        let over = if self.temperature_steps == 0 { self.steps } else { self.temperature_steps };
+        self.temperature_schedule.at(self.temperature, self.temperature_end, step, over)
+    }
+
+    /// The weight of the discriminator's loss in the update that follows `step` others.
+    pub fn discriminator_weight_at(&self, step: u64) -> f32 {
+        rising(self.discriminator_weight, step, self.discriminator_warmup_steps)
+    }
+
     /// What is fixed when the plan of a step is built.
     pub fn step_options(&self) -> StepOptions {
         StepOptions {
@@ -336,8 +419,6 @@ impl TrainConfig {
             dropout: self.dropout,
             attention_dropout: self.attention_dropout,
             generator_weight: self.generator_weight,
-            discriminator_weight: self.discriminator_weight,
-            temperature: self.temperature,
             vocabulary_chunk: Some(self.vocabulary_chunk),
             precision: self.precision,
             optimizer: OptimizerOptions {
@@ -347,8 +428,18 @@ impl TrainConfig {
                 adam_epsilon: self.adam_epsilon,
                 weight_decay: self.weight_decay,
             },
+            trained: self.trained,
         }
     }
+}
+
+/// The share of masked tokens stays what it is unless it is said where it goes.
+fn resolve_mask_share(settings: &mut Settings) -> Result<()> {
+    if settings.get("mask_probability_end").is_none() {
+        let probability = settings.number("mask_probability")?;
+        settings.set_value("mask_probability_end", Value::Number(probability))?;
+    }
+    Ok(())
 }
 
 /// Fills in the generator's sizes; the fraction itself does not stay, the sizes say more.

@@ -78,7 +78,7 @@ impl Evaluator {
         let unigram_entropy = store.unigram_entropy()?;
         let examples = EpochIndex::count(&store, config.seed, 0, config.max_length)?;
         let sequences = config.eval_sequences.min(examples as usize);
-        let batcher = Batcher::new(&store.into(), config)?;
+        let batcher = Batcher::evaluation(&store.into(), config)?;
         Ok(Evaluator { executor, plan, batcher, config: config.clone(), sequences, unigram_entropy })
     }
 
@@ -96,7 +96,8 @@ impl Evaluator {
         for (number, first) in (0..self.sequences).step_by(self.config.batch_size).enumerate() {
             let count = self.config.batch_size.min(self.sequences - first);
             let key = derive(key, number as u32, 0);
-            let batch = self.batcher.examples(number as u64, key, first as u64, count)?;
+            let mut batch = self.batcher.examples(number as u64, key, first as u64, count)?;
+            batch.temperature = self.config.temperature_at(step);
             let executor = self.executor.as_mut();
             // A plan of the forward pass has no update.
             if !self.plan.step_until(executor, &batch, 0.0, stop)? {

@@ -3,13 +3,13 @@
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 
 use crate::batch::PackedBatch;
-use crate::batch::masking::Masker;
-use crate::store::Stores;
+use crate::batch::masking::{Masker, Masking, Share};
 use crate::store::examples::Example;
 use crate::store::mixture::Mixture;
+use crate::store::{Stores, Words};
 use crate::tensor::random::{Stream, derive, root};
 use crate::tensor::{Extents, StepValues};
 use crate::tokenizer::SpecialIds;
@@ -30,6 +30,10 @@ pub struct StepBatch {
     pub totals: BatchTotals,
     /// A larger norm of its gradients makes its update change nothing; 0 for any.
     pub norm_limit: f32,
+    /// Of the softmax that replacements are drawn from.
+    pub temperature: f32,
+    /// Of the discriminator's loss.
+    pub discriminator_weight: f32,
 }
 
 impl StepBatch {
@@ -47,6 +51,8 @@ impl StepBatch {
             labelled_total: self.totals.masked as f32,
             tokens_total: self.totals.tokens as f32,
             norm_limit: self.norm_limit,
+            inverse_temperature: 1.0 / self.temperature,
+            discriminator_weight: self.discriminator_weight,
             reserved: 0,
         }
     }
@@ -86,7 +92,7 @@ impl FullLength {
             .collect();
         let middle = self.length / 2;
         (ids[0], ids[middle], ids[self.length - 1]) = (cls, sep, sep);
-        Example { ids, first_segment: middle + 1 }
+        Example { ids, first_segment: middle + 1, words: None }
     }
 }
 
@@ -97,16 +103,43 @@ const LAST_SPECIAL: u32 = 6;
 pub struct Batcher {
     source: Source,
     masker: Masker,
+    /// Of the tokens that are masked, by the step.
+    share: Share,
     root: [u32; 2],
+    /// The step that takes the first examples: of the phase.
+    first: u64,
     batch_size: usize,
     micro_batch: usize,
     max_length: usize,
+    /// Of every batch; who trains sets what follows the step.
+    temperature: f32,
+    discriminator_weight: f32,
     /// The id to pad with, where batches are padded.
     padding: Option<u32>,
 }
 
 impl Batcher {
+    /// Errors: `masking = word` and a store that does not mark where words begin; those of `Mixture::new`.
     pub fn new(stores: &Stores, config: &TrainConfig) -> Result<Self> {
+        let unmarked = stores.iter().find(|(store, _)| store.words() == Words::None);
+        if let Some((store, _)) = unmarked.filter(|_| config.masking == Masking::Word) {
+            bail!(
+                "{}: does not mark where words begin, which masking=word needs; make it again with \
+                 `inazuma prepare --words script`, or set masking=token",
+                store.path().display()
+            );
+        }
+        let mut mixture = Mixture::new(stores, config.examples_seed(), config.max_length)?;
+        if config.masking != Masking::Token {
+            mixture.mark_words();
+        }
+        let batcher = Self::with(Source::Stores(mixture), stores.first().special_ids(), config)?;
+        Ok(Batcher { masker: batcher.masker.with_masking(config.masking), ..batcher })
+    }
+
+    /// Batches to evaluate on, by `examples`: single tokens are masked, a share of `mask_probability`, however the run
+    /// masks; so evaluations of all runs compare.
+    pub fn evaluation(stores: &Stores, config: &TrainConfig) -> Result<Self> {
         let mixture = Mixture::new(stores, config.seed, config.max_length)?;
         Self::with(Source::Stores(mixture), stores.first().special_ids(), config)
     }
@@ -129,10 +162,14 @@ impl Batcher {
         Ok(Batcher {
             source,
             masker: Masker::new(special, config.mask_probability, config.max_length)?,
+            share: config.mask_share(),
             root: root(config.seed),
+            first: config.phase.first,
             batch_size: config.batch_size,
             micro_batch: config.micro_batch,
             max_length: config.max_length,
+            temperature: config.temperature,
+            discriminator_weight: config.discriminator_weight,
             padding: None,
         })
     }
@@ -142,12 +179,15 @@ impl Batcher {
         self.padding = Some(self.masker.special().pad);
     }
 
-    /// The batch of step `step` (updates already made): examples step · batch_size and those that follow.
+    /// The batch of step `step` (updates already made): of the examples of its phase, counted from the phase's first step,
+    /// step · batch_size and those that follow.
     ///
     /// Errors: a store that is damaged, or was changed while it is in use.
     pub fn step(&mut self, step: u64) -> Result<StepBatch> {
         let key = derive(self.root, step as u32, (step >> 32) as u32);
-        self.examples(step, key, step * self.batch_size as u64, self.batch_size)
+        let within = step.saturating_sub(self.first);
+        self.masker = self.masker.with_share(self.share.at(step));
+        self.examples(step, key, within * self.batch_size as u64, self.batch_size)
     }
 
     /// A batch of `count` examples from number `first` on, its draws made with `key`.
@@ -176,7 +216,8 @@ impl Batcher {
             positions: (count * self.max_length) as u64,
             squared_lengths: lengths().map(|length| length * length).sum(),
         };
-        Ok(StepBatch { step, key, micro, totals, norm_limit: 0.0 })
+        let (temperature, discriminator_weight) = (self.temperature, self.discriminator_weight);
+        Ok(StepBatch { step, key, micro, totals, norm_limit: 0.0, temperature, discriminator_weight })
     }
 }
 
@@ -229,11 +270,16 @@ mod tests {
 
     use super::*;
     use crate::device::Room;
-    use crate::store::tests::{Scratch, random_store};
+    use crate::store::tests::{Scratch, marked_store, random_store};
     use crate::train::config::{Sources, Surroundings};
 
     fn config(micro_batch: usize) -> TrainConfig {
-        let set = vec![format!("micro_batch={micro_batch}"), "batch_size=8".into(), "seed=5".into()];
+        config_with(micro_batch, &[])
+    }
+
+    fn config_with(micro_batch: usize, more: &[&str]) -> TrainConfig {
+        let mut set = vec![format!("micro_batch={micro_batch}"), "batch_size=8".into(), "seed=5".into()];
+        set.extend(more.iter().map(|text| text.to_string()));
         let sources = Sources { preset: Some("tiny".into()), set, ..Sources::default() };
         let surroundings = Surroundings { vocab_size: 60, room: &Room::unlimited() };
         TrainConfig::resolve(sources.settings().unwrap().0, surroundings).unwrap()
@@ -273,5 +319,58 @@ mod tests {
         assert_eq!(totals.positions, 8 * 128);
         let values = parts.values(Some(&parts.micro[1]), 0.5);
         assert_eq!((values.first_sequence, values.tokens_total), (3, totals.tokens as f32));
+    }
+
+    #[test]
+    fn words_are_masked_where_the_store_marks_them() {
+        let scratch = Scratch::new();
+        let plain: Stores = Arc::new(random_store(&scratch, 200, 1)).into();
+        let config_of = |masking: &str| config_with(8, &[&format!("masking={masking}")]);
+        let step =
+            |stores: &Stores, config: &TrainConfig| Batcher::new(stores, config).unwrap().step(2).unwrap();
+        let token = step(&plain, &config_of("token"));
+        assert_eq!(token, step(&plain, &config(8)));
+        let span = step(&plain, &config_of("span"));
+        assert_ne!(span.micro, token.micro);
+        let error = Batcher::new(&plain, &config_of("word")).err().unwrap().to_string();
+        assert!(error.contains("random.store: does not mark") && error.contains("--words script"), "{error}");
+        assert!(!error.contains('\n'));
+
+        let marked: Stores = Arc::new(marked_store(&scratch, 200, 1)).into();
+        // The same tokens, and the same draws of single ones.
+        assert_eq!(step(&marked, &config_of("token")), token);
+        let word = step(&marked, &config_of("word"));
+        assert_eq!(word, step(&marked, &config_of("word")));
+        assert_eq!(word.totals.tokens, token.totals.tokens);
+        assert!(word.micro != token.micro && word.totals.masked <= token.totals.masked);
+        assert!(word.totals.masked + 8 >= token.totals.masked, "a word of each sequence at most is missing");
+        assert_ne!(step(&marked, &config_of("span")), span);
+    }
+
+    #[test]
+    fn the_share_follows_the_step_and_evaluations_do_not() {
+        let scratch = Scratch::new();
+        let stores: Stores = Arc::new(marked_store(&scratch, 200, 1)).into();
+        let constant = config(8);
+        let set = ["masking=word", "mask_probability_end=0.45", "steps=100"];
+        let rising = config_with(8, &set);
+        assert_eq!((constant.slots(), rising.slots(), rising.capacity().labelled), (19, 58, 8 * 58));
+        assert_eq!(constant.mask_probability_end, 0.15);
+        let masked = |batcher: &mut Batcher, step: u64| {
+            let totals = batcher.step(step).unwrap().totals;
+            totals.masked as f64 / totals.tokens as f64
+        };
+        let mut batcher = Batcher::new(&stores, &rising).unwrap();
+        let shares = [0, 50, 100].map(|step| masked(&mut batcher, step));
+        for (share, expected) in shares.into_iter().zip([0.15, 0.3, 0.45]) {
+            assert!((share - expected).abs() < 0.01, "{shares:?}");
+        }
+        // A batch is made again from its step alone, whatever was made before.
+        let again = Batcher::new(&stores, &rising).unwrap().step(50).unwrap();
+        assert_eq!(again, batcher.step(50).unwrap());
+        let evaluated = |config: &TrainConfig| {
+            Batcher::evaluation(&stores, config).unwrap().examples(0, [1, 2], 0, 8).unwrap()
+        };
+        assert_eq!(evaluated(&rising), evaluated(&constant));
     }
 }

@@ -9,18 +9,21 @@ use crate::interop::checkpoint::{self, State};
 use crate::interop::fitting::{Needed, ensure_fits};
 use crate::interop::provenance::Provenance;
 use crate::interop::weights::WeightFile;
-use crate::model::ModelConfig;
+use crate::model::sharing::{DELTAS, GENERATORS_TABLES, TABLES};
+use crate::model::{EmbeddingSharing, ModelConfig};
 use crate::plan::Executor;
 use crate::store::Store;
 
 use super::config::Size;
-use super::keys::MODEL_PREFIX;
+use super::key::Value;
+use super::keys::{EMBEDDING_SHARING, MODEL_PREFIX};
 
 /// An opened beginning.
 pub struct Init {
     /// As the user named it.
     path: PathBuf,
     run: PathBuf,
+    checkpoint: PathBuf,
     weights: WeightFile,
     moments: Option<WeightFile>,
     model: ModelConfig,
@@ -59,6 +62,7 @@ impl Init {
             state: checkpoint::state(&checkpoint)?,
             moments: checkpoint::moments(&checkpoint)?,
             run,
+            checkpoint,
             weights,
             has_generator,
         })
@@ -71,11 +75,14 @@ impl Init {
         if !self.has_generator {
             sizes.push((format!("{MODEL_PREFIX}generator_layers"), self.model.layers as u64));
         }
+        let mut sizes: Vec<Size> = sizes.into_iter().map(|(name, size)| (name, Value::Whole(size))).collect();
+        let sharing = self.model.embedding_sharing.name().to_owned();
+        sizes.push((EMBEDDING_SHARING.to_owned(), Value::Word(sharing)));
         Ok(sizes)
     }
 
     /// The sizes of what there is.
-    fn own_sizes(&self) -> Result<Vec<Size>> {
+    fn own_sizes(&self) -> Result<Vec<(String, u64)>> {
         let fields = serde_json::to_value(&self.model)?;
         let fields = fields.as_object().into_iter().flatten();
         let sizes = fields.filter(|(name, _)| self.has_generator || !name.starts_with("generator_"));
@@ -106,6 +113,13 @@ impl Init {
             let other = other.with_context(|| format!("the configuration lacks {name}"))?;
             ensure!(size == other, "{shown}: {name} is {size}, the configuration says {other}; leave it out");
         }
+        let (own, other) = (self.model.embedding_sharing, model.embedding_sharing);
+        ensure!(
+            own.becomes(other),
+            "{shown}: {EMBEDDING_SHARING} is {}, which cannot become {}; leave it out",
+            own.name(),
+            other.name()
+        );
         Ok(())
     }
 
@@ -128,10 +142,25 @@ impl Init {
     /// Loads what there is over parameters that are drawn already, and says what there is not. Where the schedule goes
     /// on (`step` above 0), Adam's moments do too; where it begins anew, so do they.
     pub fn load(&self, executor: &mut dyn Executor, step: u64) -> Result<()> {
-        let names: BTreeSet<String> = self.weights.names()?.into_iter().collect();
-        let find = |part: &str| names.contains(part).then(|| part.to_owned());
-        let read = self.weights.load(executor, |parameter| parameter.value, find).context("--init")?;
-        let missing = missing(executor, &read);
+        let deltas = parts(executor).any(|part| part.starts_with(DELTAS));
+        let folded = match self.model.embedding_sharing {
+            EmbeddingSharing::Disentangled if !deltas => {
+                Some(checkpoint::plain(&self.run, &self.checkpoint)?.1)
+            }
+            _ => None,
+        };
+        let weights = folded.as_ref().unwrap_or(&self.weights);
+        let names: BTreeSet<String> = weights.names()?.into_iter().collect();
+        // A generator with tables of its own begins with those that were shared.
+        let find = |part: &str| {
+            let shared = part.strip_prefix(GENERATORS_TABLES).map(|table| format!("{TABLES}{table}"));
+            [Some(part.to_owned()), shared].into_iter().flatten().find(|name| names.contains(name))
+        };
+        weights.load(executor, |parameter| parameter.value, find).context("--init")?;
+        // New deltas are 0.
+        let is_missing = |part: &str| find(part).is_none() && !part.starts_with(DELTAS);
+        let missing: Vec<String> =
+            parts(executor).filter(|part| is_missing(part)).map(str::to_owned).collect();
         for (_, what) in missing
             .iter()
             .filter_map(|part| PARTS.iter().find(|(prefix, _)| part.starts_with(prefix)))
@@ -174,15 +203,19 @@ impl Init {
         if step == 0 { 0 } else { self.state.tokens }
     }
 
+    /// Rows of its table of positions that need no start: those that were trained, where it says so, else all.
+    pub fn positions(&self) -> usize {
+        self.state.positions.unwrap_or(self.model.max_positions)
+    }
+
     /// Keeps in the new run where it came from.
     pub fn pass_on(&self, out: &Path, step: u64) -> Result<()> {
         Provenance::pass_on(self.provenance.as_ref(), &self.run, out, step)
     }
 }
 
-/// Parts of the plan that were not read.
-fn missing(executor: &dyn Executor, read: &[String]) -> Vec<String> {
-    let read: BTreeSet<&String> = read.iter().collect();
+/// Parts of the plan's parameters.
+fn parts(executor: &dyn Executor) -> impl Iterator<Item = &str> {
     let parts = executor.plan().parameters.iter().flat_map(|parameter| &parameter.parts);
-    parts.map(|part| part.name.clone()).filter(|name| !read.contains(name)).collect()
+    parts.map(|part| part.name.as_str())
 }

@@ -8,15 +8,20 @@ use std::ops::Bound::{Excluded, Included};
 
 use anyhow::{Result, bail};
 
+use crate::batch::masking::Masking;
+use crate::interop::positions::Extension;
+use crate::model::EmbeddingSharing;
 use crate::model::config::LARGEST_SIZE;
 use crate::tensor::Precision;
 
+use super::collapse::OnCollapse;
+use super::curriculum::TemperatureSchedule;
 use super::divergence::OnDivergence;
 use super::key::Default::{Follows, Found, Value as Is};
 use super::key::Kind::{Auto, Number, Whole, Word};
 use super::key::Reference::{Both, Nowhere, Override, Top};
 use super::key::Resume::{Asked, Fixed, Free};
-use super::key::{AUTO, Default, Key, Kind, MOST, Reference, Value, required};
+use super::key::{AUTO, Default, Key, Kind, MOST, Reference, ShareOf, Value, required};
 use super::schedule::Shape;
 
 /// Rows of `name: type = kind, default, reference, resume;` under a line of help: a table of [`Key`]s, and the struct of
@@ -89,12 +94,26 @@ rows! {
         adam_epsilon: f32 = Kind::POSITIVE, Is("1e-6"), Nowhere, Asked;
         /// Share of the tokens that are masked
         mask_probability: f64 = Number(Excluded(0.0), Excluded(1.0)), Is("0.15"), Top("mask_prob"), Fixed;
+        /// The share at the last step; from the first on it goes there in a straight line
+        mask_probability_end: f64 = Number(Excluded(0.0), Excluded(1.0)), Follows("mask_probability"), Nowhere, Fixed;
+        /// What is masked: single tokens, whole words, or spans of them (word needs a store that marks words)
+        masking: Masking = Word(&Masking::NAMES), Is("token"), Nowhere, Fixed;
         /// Weight of the generator's loss
         generator_weight: f32 = Kind::NOT_NEGATIVE, Is("1.0"), Top("gen_weight"), Asked;
         /// Weight of the discriminator's loss
         discriminator_weight: f32 = Kind::NOT_NEGATIVE, Is("50.0"), Top("disc_weight"), Asked;
+        /// Updates of the generator, which is fixed from then on; 0 for all
+        generator_freeze_at: u64 = Whole(0, MOST), Is("0"), Nowhere, Asked;
         /// Of the softmax that replacements are drawn from
         temperature: f32 = Kind::POSITIVE, Is("1.0"), Top("temperature"), Asked;
+        /// How it goes to temperature_end
+        temperature_schedule: TemperatureSchedule = Word(&TemperatureSchedule::NAMES), Is("constant"), Nowhere, Asked;
+        /// The temperature at the end of its schedule
+        temperature_end: f32 = Kind::POSITIVE, Is("1.0"), Nowhere, Asked;
+        /// Steps of that schedule; 0 for all
+        temperature_steps: u64 = Whole(0, MOST), Is("0"), Nowhere, Asked;
+        /// Steps in which the weight of the discriminator's loss rises from 0; 0 for none
+        discriminator_warmup_steps: u64 = Whole(0, MOST), Is("0"), Nowhere, Asked;
         /// Probability that an activation is dropped
         dropout: f64 = Kind::BELOW_ONE, Is("0.1"), Override("hidden_dropout_prob"), Fixed;
         /// Probability that an attention weight is dropped
@@ -113,6 +132,8 @@ rows! {
         eval_every: u64 = Whole(0, MOST), Is("0"), Nowhere, Free;
         /// What a step with numbers that are not finite, or with a norm beyond norm_factor, leads to
         on_divergence: OnDivergence = Word(&OnDivergence::NAMES), Is("stop"), Nowhere, Free;
+        /// What a discriminator that gives all tokens the same logit leads to
+        on_collapse: OnCollapse = Word(&OnCollapse::NAMES), Is("warn"), Nowhere, Free;
         /// A norm of the gradients so many times the median of the last 64 is no good; 0 for any norm
         norm_factor: f64 = Kind::NOT_NEGATIVE, Is("1000.0"), Nowhere, Asked;
         /// A rollback multiplies the learning rate by it
@@ -121,6 +142,10 @@ rows! {
         eval_sequences: usize = Whole(1, 1 << 24), Is("1024"), Nowhere, Free;
         /// Of activations and their gradients; f16 on GPUs that have it
         precision: Precision = Word(&Precision::NAMES), Is("f32"), Nowhere, Fixed;
+        /// What the shares of phases are of; tokens are counted as sequences times max_length
+        share_of: ShareOf = Word(&ShareOf::NAMES), Is("steps"), Nowhere, Fixed;
+        /// What rows of the table of positions begin as that only a longer phase reads: fresh draws, or made of the rows before
+        extend_positions: Extension = Word(&Extension::NAMES), Is("repeat"), Nowhere, Fixed;
     }
 }
 
@@ -129,6 +154,9 @@ pub const MODEL_PREFIX: &str = "model.";
 
 /// Decides the sizes of the generator's layers; does not stay in a resolved configuration.
 pub const GENERATOR_FRACTION: &str = "model.generator_fraction";
+
+/// A run that begins with a model of another kind may have its own.
+pub const EMBEDDING_SHARING: &str = "model.embedding_sharing";
 
 const fn size(name: &'static str, default: Default, reference: Reference, help: &'static str) -> Key {
     Key { name, kind: Whole(1, LARGEST_SIZE as u64), default, reference, resume: Fixed, help }
@@ -165,9 +193,59 @@ const MODEL: &[Key] = &[
         Nowhere,
         "Width of its feed-forward networks",
     ),
+    Key {
+        name: EMBEDDING_SHARING,
+        kind: Word(&EmbeddingSharing::NAMES),
+        default: Is("shared"),
+        reference: Nowhere,
+        resume: Fixed,
+        help: "Whether both networks have one set of embeddings, one each, or the discriminator the generator's and a delta",
+    },
 ];
 
-/// Every key there is.
+/// Of the run, what a phase takes.
+const SHARE: Key = Key {
+    name: "share",
+    kind: Number(Excluded(0.0), Included(1.0)),
+    default: Found("what the phases before leave, in the last"),
+    reference: Nowhere,
+    resume: Fixed,
+    help: "Share of the run, of its steps or of its tokens (share_of)",
+};
+
+/// Keys that a phase may have a value of its own for.
+const OF_PHASES: [&str; 6] =
+    ["batch_size", "micro_batch", "vocabulary_chunk", "max_length", "learning_rate", "mask_probability"];
+
+/// Every key of a `[[phase]]` table.
+pub fn phase_keys() -> impl Iterator<Item = &'static Key> + Clone {
+    std::iter::once(&SHARE).chain(keys().filter(|key| OF_PHASES.contains(&key.name)))
+}
+
+/// Finds a key of a phase; an unknown one is refused with the nearest, both under their whole names.
+pub fn phase_key(phase: usize, name: &str) -> Result<&'static Key> {
+    match phase_keys().find(|key| key.name == name) {
+        Some(key) => Ok(key),
+        None => {
+            let nearest = nearest(name, phase_keys().map(|key| key.name));
+            bail!(
+                "unknown key {}; the nearest known one is {}",
+                in_phase(phase, name),
+                in_phase(phase, nearest)
+            )
+        }
+    }
+}
+
+/// The whole name of a phase's key, as `--set` takes it; phases are counted from 0 here and from 1 there.
+pub fn in_phase(phase: usize, name: &str) -> String {
+    format!("{PHASE_PREFIX}{}.{name}", phase + 1)
+}
+
+/// What whole names of phases' keys begin with.
+pub const PHASE_PREFIX: &str = "phase.";
+
+/// Every key there is, but for those of phases.
 pub fn keys() -> impl Iterator<Item = &'static Key> + Clone {
     RUN.iter().chain(MODEL)
 }

@@ -114,9 +114,18 @@ impl Default for Totals {
     }
 }
 
+/// Of the histogram of the discriminator's logits (`ops::replaced_token`).
+const BIN_WIDTH: f64 = 1.0 / 16.0;
+
 /// x / n, 0 where there is nothing to divide by.
 fn ratio(x: f64, n: f64) -> f64 {
     if n > 0.0 { x / n } else { 0.0 }
+}
+
+/// A step's words as a histogram such as [`area_under_curve`] takes.
+pub fn bins(words: &[u32]) -> impl Iterator<Item = [u64; 2]> {
+    let (original, replaced) = words.split_at(words.len() / 2);
+    original.iter().zip(replaced).map(|(&original, &replaced)| [original, replaced].map(u64::from))
 }
 
 /// Area under the ROC curve, by trapezoids over the bins; 0 where one class is empty.
@@ -133,6 +142,22 @@ pub fn area_under_curve(histogram: &[[u64; 2]]) -> f64 {
         replaced_total += replaced;
     }
     ratio(area, below * replaced_total)
+}
+
+/// Standard deviation of the logits in a histogram such as [`area_under_curve`] takes, as if each lay in the middle of
+/// its bin; 0 where there is none.
+///
+/// The bins are 1/16 wide: logits that are nearly all alike give 0 to 0.03.
+pub fn spread(histogram: &[[u64; 2]]) -> f64 {
+    let moment = |power: i32| {
+        let of = |(bin, counts): (usize, &[u64; 2])| {
+            (bin as f64 * BIN_WIDTH).powi(power) * (counts[0] + counts[1]) as f64
+        };
+        histogram.iter().enumerate().map(of).sum::<f64>()
+    };
+    let count = moment(0);
+    let mean = ratio(moment(1), count);
+    (ratio(moment(2), count) - mean * mean).max(0.0).sqrt()
 }
 
 impl Totals {
@@ -164,10 +189,9 @@ impl Totals {
             *sum += value(slot);
         }
         self.gradient_norm += value(METRIC_GRADIENT_NORM);
-        let (original, replaced) = histogram.split_at(AUC_BINS);
-        for (bin, (&original, &replaced)) in self.histogram.iter_mut().zip(original.iter().zip(replaced)) {
-            bin[0] += u64::from(original);
-            bin[1] += u64::from(replaced);
+        for (sum, bin) in self.histogram.iter_mut().zip(bins(histogram)) {
+            sum[0] += bin[0];
+            sum[1] += bin[1];
         }
         Ok(None)
     }
@@ -188,6 +212,7 @@ impl Totals {
             disc_precision: ratio(tp, tp + fp),
             disc_recall: ratio(tp, tp + fn_),
             disc_auc: area_under_curve(&self.histogram),
+            disc_spread: spread(&self.histogram),
         }
     }
 
@@ -224,6 +249,8 @@ pub struct Quality {
     pub disc_precision: f64,
     pub disc_recall: f64,
     pub disc_auc: f64,
+    /// Standard deviation of the discriminator's logits between tokens.
+    pub disc_spread: f64,
 }
 
 /// A line of `metrics.jsonl`: the interval that ends with `step` updates made.
@@ -264,6 +291,14 @@ mod tests {
         assert_eq!(area_under_curve(&[[0, 5], [5, 0]]), 0.0);
         assert_eq!(area_under_curve(&[[5, 5]]), 0.5);
         assert_eq!(area_under_curve(&[[5, 0]]), 0.0);
+    }
+
+    #[test]
+    fn spread_is_the_deviation_of_all_logits() {
+        // Eight logits in bins 0, 2 and 4 of 1/16: a variance of 2 bins².
+        let bins = [[1, 1], [0, 0], [2, 2], [0, 0], [2, 0]];
+        assert!((spread(&bins) - 2f64.sqrt() / 16.0).abs() < 1e-12, "{}", spread(&bins));
+        assert_eq!((spread(&[[0, 0], [7, 2]]), spread(&[[0, 0]])), (0.0, 0.0));
     }
 
     fn step(values: [f32; 8]) -> Vec<u32> {

@@ -1,6 +1,8 @@
 //! Pre-training: configuration, batches of a store, schedule, the loop, metrics.
 
+pub mod collapse;
 pub mod config;
+pub mod curriculum;
 pub mod describe;
 pub mod divergence;
 pub mod evaluate;

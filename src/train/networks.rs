@@ -71,6 +71,8 @@ impl Networks {
             labelled_total: positions.len().max(1) as f32,
             tokens_total: ids.len() as f32,
             loss_scale: 1.0,
+            inverse_temperature: 1.0,
+            discriminator_weight: 1.0,
             ..StepValues::default()
         };
         let clear = self.executor.plan().phase(Phase::Clear);

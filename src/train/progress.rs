@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::interop::checkpoint::State;
-use crate::model::ModelConfig;
+use crate::model::{ModelConfig, Trained};
 use crate::ops::constants::METRIC_GRADIENT_NORM;
 
-use super::config::TrainConfig;
+use super::config::{Leg, TrainConfig};
 use super::divergence::Cause;
-use super::metrics::{BatchTotals, LossWeights, MetricsRecord, Totals};
+use super::metrics::{BatchTotals, LossWeights, MetricsRecord, Totals, area_under_curve, bins, spread};
 
 /// A step that the device works on.
 pub struct Submitted {
@@ -33,6 +33,8 @@ pub struct Arrived {
     pub norm: f32,
     /// Why it is no good, if it is not.
     pub cause: Option<Cause>,
+    /// Area under the ROC curve of the discriminator, and the spread of its logits.
+    pub detected: [f64; 2],
     /// Where it ends its log interval.
     pub record: Option<MetricsRecord>,
 }
@@ -43,13 +45,17 @@ pub struct Progress {
     /// Nothing where a budget of time decides, and it is not known yet.
     steps: Option<u64>,
     log_every: u64,
-    /// Every step has as many: sequences × max length.
-    positions_per_step: f64,
+    /// Where each leg ends, and how many positions each of its steps has: sequences × max length.
+    positions: Vec<(u64, f64)>,
     /// f32 operations a second that the device was measured to do at most.
     peak: f64,
     interval: Totals,
     /// Of the interval, what this process computed: what rates are made of.
     timed: BatchTotals,
+    /// What that took, as `docs/spec.md` §7 counts it.
+    flops: f64,
+    /// From this step on the generator is fixed; 0: it is not.
+    freeze_at: u64,
     /// Real tokens of all steps that have arrived.
     tokens: u64,
     /// When the device began with what is in the interval now.
@@ -63,24 +69,28 @@ impl Progress {
     /// # Errors
     /// The sums in the state are not of this version.
     pub fn new(config: &TrainConfig, state: &State, peak: f64) -> Result<Self> {
+        let legs = config.legs()?.into_iter();
         let interval = state.interval.clone().map(serde_json::from_value).transpose();
         Ok(Progress {
             model: config.model.clone(),
             weights: config.loss_weights(),
             steps: Some(config.steps),
             log_every: config.log_every,
-            positions_per_step: (config.batch_size * config.max_length) as f64,
+            positions: legs.map(|leg| (leg.steps.end, leg.config.positions_per_step())).collect(),
             peak,
             interval: interval.context("the interval in state.json")?.unwrap_or_default(),
             timed: BatchTotals::default(),
+            flops: 0.0,
+            freeze_at: config.generator_freeze_at,
             tokens: state.tokens,
             since: Instant::now(),
             last: None,
         })
     }
 
-    /// The run has so many steps.
-    pub fn set_steps(&mut self, steps: Option<u64>) {
+    /// The run has these legs, and so many steps where that is known.
+    pub fn set_legs(&mut self, legs: &[Leg], steps: Option<u64>) {
+        self.positions = legs.iter().map(|leg| (leg.steps.end, leg.config.positions_per_step())).collect();
         self.steps = steps;
     }
 
@@ -107,17 +117,19 @@ impl Progress {
         let [metrics, histogram] = words else { bail!("a step reported {} tensors, not 2", words.len()) };
         let cause = self.interval.add(&submitted.totals, metrics, histogram)?;
         let norm = f32::from_bits(metrics[METRIC_GRADIENT_NORM]);
+        let bins: Vec<[u64; 2]> = bins(histogram).collect();
+        let detected = [area_under_curve(&bins), spread(&bins)];
         self.timed += submitted.totals;
+        self.flops += self.flops_of(submitted);
         let done = submitted.step + 1;
         self.tokens += submitted.totals.tokens;
         if !done.is_multiple_of(self.log_every) && Some(done) != self.steps {
-            return Ok(Arrived { norm, cause, record: None });
+            return Ok(Arrived { norm, cause, detected, record: None });
         }
         let now = Instant::now();
         let seconds = (now - self.since).as_secs_f64().max(1e-9);
         let batch = std::mem::take(&mut self.timed);
-        let flops =
-            self.model.training_flops(batch.tokens as f64, batch.masked as f64, batch.squared_lengths as f64);
+        let flops = std::mem::take(&mut self.flops);
         let record = MetricsRecord {
             step: done,
             tokens: self.tokens,
@@ -137,7 +149,14 @@ impl Progress {
         self.last = Some(record);
         self.interval = Totals::default();
         self.since = now;
-        Ok(Arrived { norm, cause, record: Some(record) })
+        Ok(Arrived { norm, cause, detected, record: Some(record) })
+    }
+
+    fn flops_of(&self, submitted: &Submitted) -> f64 {
+        let BatchTotals { tokens, masked, squared_lengths, .. } = submitted.totals;
+        let fixed = self.freeze_at > 0 && submitted.step >= self.freeze_at;
+        let trained = if fixed { Trained::Discriminator } else { Trained::Both };
+        self.model.training_flops(tokens as f64, masked as f64, squared_lengths as f64, trained)
     }
 
     /// What is to be said of losses that are worse than those of a model that knows nothing.
@@ -153,11 +172,21 @@ impl Progress {
         })
     }
 
+    /// Positions of the steps behind so many.
+    fn positions_left(&self, done: u64) -> f64 {
+        let mut first = done;
+        let mut left = 0.0;
+        for &(end, each) in &self.positions {
+            left += end.saturating_sub(first) as f64 * each;
+            first = first.max(end);
+        }
+        left
+    }
+
     /// A record as one line for people.
     pub fn line(&self, record: &MetricsRecord) -> String {
         let quality = &record.quality;
-        let left = self.steps.map(|steps| steps.saturating_sub(record.step) as f64);
-        let left = left.map(|steps| steps * self.positions_per_step / record.positions_per_second);
+        let left = self.steps.map(|_| self.positions_left(record.step) / record.positions_per_second);
         let skipped = match (record.loss_scale, record.skipped_steps) {
             (Some(scale), Some(skipped)) if skipped > 0 => format!("  {skipped} skipped, loss scale {scale}"),
             (None, Some(skipped)) => format!("  {skipped} skipped"),

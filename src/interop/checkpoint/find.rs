@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use super::load::Whole;
 use super::save::point_at;
+use super::state::State;
 use super::{CHECKPOINTS, LATEST, directory, name, step_of};
 
 /// A checkpoint that is not whole.
@@ -108,6 +109,17 @@ pub fn another(run: &Path, but: &Path) -> Option<PathBuf> {
     let but = but.file_name().and_then(|name| step_of(&name.to_string_lossy()));
     let steps = order(listed(run).ok()?, but).into_iter().filter(|&step| Some(step) != but);
     steps.map(|step| directory(run, step)).find(|path| Whole::open(path).is_ok())
+}
+
+/// Makes the newest checkpoint whose state is as asked the one that the run goes on from; its step. Nothing, and nothing
+/// changed, where there is none. The newer ones are set aside when the run goes on ([`Found::settle`]).
+pub fn turn_back(run: &Path, asked: impl Fn(&State) -> bool) -> Result<Option<u64>> {
+    let mut steps = listed(run)?;
+    steps.sort_by_key(|&step| std::cmp::Reverse(step));
+    let suits = |step: u64| Whole::open(&directory(run, step)).is_ok_and(|whole| asked(&whole.state));
+    let Some(step) = steps.into_iter().find(|&step| suits(step)) else { return Ok(None) };
+    point_at(run, step)?;
+    Ok(Some(step))
 }
 
 impl Found {

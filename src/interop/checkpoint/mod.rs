@@ -23,11 +23,13 @@ mod read;
 mod save;
 mod state;
 
-pub use find::{Damaged, Found, newest};
+pub use find::{Damaged, Found, newest, turn_back};
 pub use load::Whole;
-pub use read::{moments, state, weights};
+pub use read::{moments, plain, state, weights};
 pub use save::{Keep, Snapshot, remove_old, save_tensors};
-pub use state::{BudgetState, LossScalingState, Origin, Rollback, ScheduleStage, State, StoreIdentity};
+pub use state::{
+    BudgetState, Detection, LossScalingState, Origin, Rollback, ScheduleStage, State, StoreIdentity,
+};
 
 /// What a run was made with, beside its checkpoints.
 pub const CONFIG: &str = "config.toml";

@@ -6,6 +6,8 @@ use anyhow::{Context, Result};
 
 use crate::interop::sums::FileSum;
 use crate::interop::weights::WeightFile;
+use crate::model::sharing::{DELTAS, GENERATORS_TABLES, TABLES};
+use crate::model::{EmbeddingSharing, ModelConfig};
 
 use super::find::another;
 use super::load::{saved, verified, warn};
@@ -27,6 +29,21 @@ pub fn weights(checkpoint: &Path) -> Result<WeightFile> {
     file.with_context(|| {
         format!("{}: nothing has been trained yet; the run has saved no step", checkpoint.display())
     })
+}
+
+/// The model of a checkpoint as plain ELECTRA: what the discriminator adds to the generator's tables is added up, and what
+/// is left is a model whose networks have embeddings of their own, or share them.
+pub fn plain(run: &Path, checkpoint: &Path) -> Result<(ModelConfig, WeightFile)> {
+    let (model, mut weights) = (super::model(run)?, weights(checkpoint)?);
+    if model.embedding_sharing != EmbeddingSharing::Disentangled {
+        return Ok((model, weights));
+    }
+    for delta in weights.names()? {
+        if let Some(table) = delta.strip_prefix(DELTAS) {
+            weights.fold(&format!("{GENERATORS_TABLES}{table}"), &delta, &format!("{TABLES}{table}"))?;
+        }
+    }
+    Ok((ModelConfig { embedding_sharing: EmbeddingSharing::None, ..model }, weights))
 }
 
 /// The moments of a checkpoint as a file, where it has them.

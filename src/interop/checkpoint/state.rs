@@ -69,6 +69,12 @@ pub struct State {
     /// Norms of the gradients of the last good steps, by step and as the bits of an f32: what the running range is.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub norms: Vec<(u64, u32)>,
+    /// How well the discriminator tells replaced tokens.
+    #[serde(default, skip_serializing_if = "Detection::is_empty")]
+    pub detection: Detection,
+    /// In a run with phases: rows of the table of positions that sequences have been long enough for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub positions: Option<usize>,
     /// How often, and why, the run went back to a checkpoint.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rollbacks: Vec<Rollback>,
@@ -119,14 +125,38 @@ pub struct Origin {
     pub step: u64,
 }
 
-/// A step was no good, and the run went back to a checkpoint.
+/// How well the discriminator tells replaced tokens: averages over the last steps (`train::collapse`). They are part of the
+/// state, so that a collapse is found at the same step whatever interrupted the run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Detection {
+    /// That are in the averages.
+    pub steps: u64,
+    /// Area under the ROC curve.
+    pub auc: f64,
+    /// Standard deviation of the logits between tokens.
+    pub spread: f64,
+    /// Whether it was found collapsed, and has not recovered.
+    pub collapsed: bool,
+}
+
+// Averages of finite numbers: never not a number.
+impl Eq for Detection {}
+
+impl Detection {
+    pub fn is_empty(&self) -> bool {
+        self.steps == 0
+    }
+}
+
+/// A step was no good, or the discriminator had collapsed, and the run went back to a checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rollback {
     /// The checkpoint's.
     pub step: u64,
     pub diverged_at: u64,
-    /// Left out from there on.
-    pub batch: u64,
+    /// Left out from there on, if it is to blame.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<u64>,
     /// What the learning rate is multiplied by from there on.
     pub rate: f64,
 }
@@ -137,7 +167,7 @@ impl Eq for Rollback {}
 impl State {
     /// The batch of a step, by number: batches that were left out are counted over.
     pub fn batch_of(&self, step: u64) -> u64 {
-        let mut left_out: Vec<u64> = self.rollbacks.iter().map(|rollback| rollback.batch).collect();
+        let mut left_out: Vec<u64> = self.rollbacks.iter().filter_map(|rollback| rollback.batch).collect();
         left_out.sort_unstable();
         left_out.into_iter().fold(step, |number, batch| number + u64::from(batch <= number))
     }

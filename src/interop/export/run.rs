@@ -1,5 +1,5 @@
 //! A run's two networks as two directories: `discriminator` (`ElectraForPreTraining`), `generator`
-//! (`ElectraForMaskedLM`). The embeddings that they share stand in both.
+//! (`ElectraForMaskedLM`). The embeddings that they share stand in both; a delta of the discriminator's is added up.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,14 +12,12 @@ use crate::interop::checkpoint::{self, CONFIG, State, StoreIdentity, TOKENIZER};
 use crate::interop::huggingface;
 use crate::interop::provenance::Provenance;
 use crate::interop::weights::WeightFile;
-use crate::model::ModelConfig;
+use crate::model::sharing::TABLES;
+use crate::model::{EmbeddingSharing, ModelConfig};
 use crate::tokenizer::{SpecialIds, Tokenizer};
 
 use super::card::{Card, code, table};
 use super::{Contents, NewDirectory, Options};
-
-/// The discriminator's embeddings are the generator's too.
-const SHARED: &str = "discriminator.electra.embeddings.";
 
 /// A network of a run.
 struct Network {
@@ -107,10 +105,11 @@ impl Run {
         let config: toml::Table = parse_toml(&text).with_context(|| path.display().to_string())?;
         // An imported model's configuration has sizes alone.
         let dropout = config.get("dropout").and_then(toml::Value::as_float).unwrap_or(0.1);
+        let (model, weights) = checkpoint::plain(run, checkpoint)?;
         Ok(Run {
             path: run.to_owned(),
-            model: checkpoint::model(run)?,
-            weights: checkpoint::weights(checkpoint)?,
+            model,
+            weights,
             state,
             tokenizer,
             special,
@@ -121,8 +120,11 @@ impl Run {
 
     fn write(&self, network: &Network, directory: &Path, options: &Options) -> Result<()> {
         let own = format!("{}.", network.name);
+        let shares = self.model.embedding_sharing == EmbeddingSharing::Shared;
         let rename = |name: &str| match network.name {
-            "generator" if name.starts_with(SHARED) => name.strip_prefix("discriminator.").map(str::to_owned),
+            "generator" if shares && name.starts_with(TABLES) => {
+                name.strip_prefix("discriminator.").map(str::to_owned)
+            }
             _ => name.strip_prefix(&own).map(str::to_owned),
         };
         let model = match network.name {

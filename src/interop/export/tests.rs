@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::*;
 use crate::interop::weights::{self, Named};
-use crate::model::ModelConfig;
+use crate::model::{EmbeddingSharing, ModelConfig};
 
 fn model() -> ModelConfig {
     ModelConfig {
@@ -19,6 +19,7 @@ fn model() -> ModelConfig {
         generator_layers: 3,
         generator_heads: 1,
         generator_ffn_size: 16,
+        embedding_sharing: EmbeddingSharing::Shared,
     }
 }
 

@@ -10,7 +10,8 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 
 use crate::files::write_atomically;
-use crate::model::{ModelConfig, parameters};
+use crate::model::sharing::{GENERATORS_TABLES, TABLES};
+use crate::model::{EmbeddingSharing, ModelConfig, electra, parameters};
 use crate::plan::Parameter;
 use crate::tokenizer::SpecialIds;
 
@@ -35,6 +36,8 @@ pub struct Options {
     /// A Hugging Face directory of the generator.
     pub generator: Option<PathBuf>,
     pub heads: Heads,
+    /// Generator and discriminator of a source of others have embeddings of their own.
+    pub own_embeddings: bool,
     pub tokenizer: Option<PathBuf>,
     pub special: Option<SpecialIds>,
     /// Texts are not lower-cased before the tokenizer.
@@ -68,7 +71,8 @@ pub struct Report {
     pub notes: Vec<String>,
 }
 
-const POSITIONS: &str = "discriminator.electra.embeddings.position_embeddings.weight";
+/// How the names of tables of positions end, whosever they are.
+const POSITIONS: &str = ".position_embeddings.weight";
 /// Decides the rows of positions that are drawn.
 const SEED: u64 = 1;
 
@@ -94,7 +98,7 @@ pub fn import(options: &Options) -> Result<Report> {
         origin.count()
     );
     let (parameters, lacks) = present(&origin, &model)?;
-    same_embeddings(&origin, &parameters)?;
+    same_embeddings(&origin, &model, &parameters)?;
     let names =
         || parameters.iter().flat_map(|parameter| parameter.parts.iter().map(|part| part.name.as_str()));
     note_unused(&origin.unused(names()), &mut notes);
@@ -154,7 +158,11 @@ fn ensure_new(out: &Path) -> Result<()> {
 fn open(source: &Source, options: &Options, notes: &mut Vec<String>) -> Result<(Origin, ModelConfig)> {
     let (generator, heads) = (options.generator.as_deref(), options.heads);
     let alone = || ensure_alone(options);
-    Ok(match source {
+    ensure!(
+        !options.own_embeddings || !matches!(source, Source::Run { .. }),
+        "--own-embeddings is of models of others; what a run has, its config.toml says"
+    );
+    let (origin, mut model) = match source {
         Source::HuggingFace(directory) => {
             let origin = Origin::huggingface(directory, generator)?;
             let model = sizes::of_directories(&origin, directory, generator, heads, notes)?;
@@ -174,7 +182,11 @@ fn open(source: &Source, options: &Options, notes: &mut Vec<String>) -> Result<(
             model.validate()?;
             (Origin::run(checkpoint)?, model)
         }
-    })
+    };
+    if options.own_embeddings {
+        model.embedding_sharing = EmbeddingSharing::None;
+    }
+    Ok((origin, model))
 }
 
 fn ensure_alone(options: &Options) -> Result<()> {
@@ -188,7 +200,7 @@ fn ensure_alone(options: &Options) -> Result<()> {
 
 /// The parameters that the source has, and what it lacks. A network of which only a part is there is refused.
 fn present(origin: &Origin, model: &ModelConfig) -> Result<(Vec<Parameter>, Vec<&'static str>)> {
-    let mut parameters = parameters::all(model);
+    let mut parameters = electra::parameters(model);
     let mut lacks = Vec::new();
     for (prefix, what) in OPTIONAL {
         let parts = || parameters.iter().flat_map(|p| &p.parts).filter(|part| part.name.starts_with(prefix));
@@ -211,10 +223,15 @@ fn present(origin: &Origin, model: &ModelConfig) -> Result<(Vec<Parameter>, Vec<
     Ok((parameters, lacks))
 }
 
-/// Refuses two directories whose embeddings differ, and a generator whose output layer is no table of words.
-fn same_embeddings(origin: &Origin, parameters: &[Parameter]) -> Result<()> {
-    let shared = parameters.iter().flat_map(|parameter| &parameter.parts);
-    for part in shared.filter(|part| part.name.starts_with("discriminator.electra.embeddings.")) {
+/// Refuses two directories whose embeddings differ where they share them, and a generator whose output layer is no table
+/// of words.
+fn same_embeddings(origin: &Origin, model: &ModelConfig, parameters: &[Parameter]) -> Result<()> {
+    let of_generator = match model.embedding_sharing {
+        EmbeddingSharing::Shared => TABLES,
+        EmbeddingSharing::Disentangled | EmbeddingSharing::None => GENERATORS_TABLES,
+    };
+    let parts = parameters.iter().flat_map(|parameter| &parameter.parts);
+    for part in parts.filter(|part| part.name.starts_with(of_generator)) {
         let copies = origin.generators_copies(&part.name, &part.shape)?;
         if copies.is_empty() {
             continue;
@@ -228,7 +245,8 @@ fn same_embeddings(origin: &Origin, parameters: &[Parameter]) -> Result<()> {
             if let Some(largest) = largest {
                 bail!(
                     "the two directories are not of one training: {name} differs by up to {largest:e} from {}; \
-                     generator and discriminator share their embeddings, and the generator's output layer has them too",
+                     generator and discriminator share their embeddings (but for those of --own-embeddings), and the \
+                     generator's output layer has them too",
                     part.name
                 )
             }
@@ -264,17 +282,17 @@ fn lengthen(
 ) -> Result<()> {
     model.max_positions = rows;
     model.validate().context("--extend-positions")?;
-    let all = parameters::all(model);
-    let parameter = all.iter().find(|parameter| parameter.parts[0].name == POSITIONS);
-    let fresh = parameter.map(|parameter| parameters::drawn(parameter, SEED)).unwrap_or_default();
-    let zeros = vec![0.0; fresh.len()];
-    let tables =
-        values.iter_mut().map(|named| (named, &fresh)).chain(moments.iter_mut().map(|named| (named, &zeros)));
-    for ((name, shape, table), fresh) in tables {
-        if name.ends_with(POSITIONS) {
-            *table = extend(table, shape[1], rows, how, fresh)?;
-            shape[0] = rows;
-        }
+    let all = electra::parameters(model);
+    let drawn = |name: &str| {
+        let parameter = all.iter().find(|parameter| parameter.parts[0].name == name);
+        parameter.map(|parameter| parameters::drawn(parameter, SEED)).unwrap_or_default()
+    };
+    let tables = values.iter_mut().map(|named| (named, true));
+    let tables = tables.chain(moments.iter_mut().map(|named| (named, false)));
+    for ((name, shape, table), is_value) in tables.filter(|((name, ..), _)| name.ends_with(POSITIONS)) {
+        let fresh = if is_value { drawn(name) } else { vec![0.0; rows * shape[1]] };
+        *table = extend(table, shape[1], rows, how, &fresh)?;
+        shape[0] = rows;
     }
     Ok(())
 }

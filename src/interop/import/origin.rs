@@ -207,7 +207,8 @@ impl Origin {
         let (Naming::HuggingFace, Some(file)) = (&self.naming, self.files.get(1)) else {
             return Ok(Vec::new());
         };
-        let mut names = huggingface_names(part.strip_prefix("discriminator.").unwrap_or(part));
+        let bare = part.strip_prefix("generator.").or_else(|| part.strip_prefix("discriminator."));
+        let mut names = huggingface_names(bare.unwrap_or(part));
         if part.ends_with(".word_embeddings.weight") {
             names.push(OUTPUT_LAYER.to_owned());
         }

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 
 use crate::interop::huggingface;
-use crate::model::{ModelConfig, config as sizes};
+use crate::model::{EmbeddingSharing, ModelConfig, config as sizes};
 
 use super::origin::{Kind, Origin};
 
@@ -88,6 +88,7 @@ pub fn of_tensors(origin: &Origin, heads: Heads, notes: &mut Vec<String>) -> Res
         generator_layers: own.layers,
         generator_heads: sizes::generator_heads(quarter),
         generator_ffn_size: sizes::generator_ffn_size(quarter),
+        embedding_sharing: EmbeddingSharing::Shared,
     };
     if let Some(network) = network(origin, "generator") {
         set_generator(&mut model, &network, heads, notes);

@@ -5,6 +5,7 @@ use std::io::Write;
 use super::*;
 use crate::interop::huggingface;
 use crate::interop::weights::{self, WeightFile};
+use crate::model::EmbeddingSharing;
 
 fn model() -> ModelConfig {
     ModelConfig {
@@ -19,12 +20,14 @@ fn model() -> ModelConfig {
         generator_layers: 1,
         generator_heads: 1,
         generator_ffn_size: 8,
+        embedding_sharing: EmbeddingSharing::Shared,
     }
 }
 
 /// All tensors of the model; each value is a number of its own.
 fn tensors() -> Vec<Named> {
-    let parts: Vec<_> = parameters::all(&model()).into_iter().flat_map(|parameter| parameter.parts).collect();
+    let parts: Vec<_> =
+        electra::parameters(&model()).into_iter().flat_map(|parameter| parameter.parts).collect();
     let mut next = 0.0;
     let mut value = || {
         next += 0.25;

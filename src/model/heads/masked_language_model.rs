@@ -28,8 +28,6 @@ pub struct MaskedLanguageModel<'a> {
     pub tokens: Rows,
     pub metrics: TensorId,
     pub loss_weight: f32,
-    /// Of the samples.
-    pub temperature: f32,
     /// Rows of logits alive at once.
     pub chunk: Option<usize>,
     /// Whether backward follows.
@@ -181,7 +179,6 @@ impl<'a> MaskedLanguageModel<'a> {
                 results,
                 rows,
                 vocabulary: self.embeddings.word.rows,
-                temperature: self.temperature,
                 generator_weight: self.loss_weight,
                 gradient: self.backward,
                 site: SAMPLING,

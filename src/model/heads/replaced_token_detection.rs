@@ -19,7 +19,6 @@ pub struct ReplacedTokenDetection<'a> {
     pub metrics: TensorId,
     /// u32 `[2, AUC_BINS]`.
     pub histogram: TensorId,
-    pub loss_weight: f32,
 }
 
 /// The head after its loss.
@@ -39,7 +38,7 @@ impl<'a> ReplacedTokenDetection<'a> {
         builder: &mut PlanBuilder,
         encoded: TensorId,
     ) -> (TensorId, ReplacedTokenDetectionTape<'a>) {
-        let ReplacedTokenDetection { parameters, labels, rows, metrics, histogram, loss_weight } = *self;
+        let ReplacedTokenDetection { parameters, labels, rows, metrics, histogram } = *self;
         let layer = DenseLayer { label: "dense", parameters: &parameters.dense, rows };
         let (hidden, dense) = layer.gelu(builder, encoded);
         let logits = builder.exact("logits", rows, 1);
@@ -55,7 +54,6 @@ impl<'a> ReplacedTokenDetection<'a> {
                 results,
                 rows,
                 columns: parameters.prediction.inputs,
-                discriminator_weight: loss_weight,
             },
         );
         builder.push("metrics", ReplacedTokenMetrics { logits, results, labels, metrics, histogram, rows });

@@ -1,7 +1,7 @@
 //! Properties of cutting: nothing lost, nothing doubled, lengths within limits, draws that repeat.
 
 use super::*;
-use crate::store::tests::{Scratch, random_store};
+use crate::store::tests::{Scratch, marked_store, random_store};
 
 const LENGTHS: [usize; 6] = [5, 6, 8, 31, 128, 512];
 
@@ -149,7 +149,7 @@ fn examples_are_framed_by_the_special_symbols() {
     let index = EpochIndex::build(&store, 1, 0, 40).unwrap();
     let mut all = Vec::new();
     for n in 0..index.len() {
-        let Example { ids, first_segment } = index.example(&store, n).unwrap();
+        let Example { ids, first_segment, .. } = index.example(&store, n).unwrap();
         assert!(ids.len() <= 40 && ids[0] == special.cls && ids[ids.len() - 1] == special.sep);
         assert_eq!(ids[first_segment - 1], special.sep);
         assert_ne!(first_segment + 1, ids.len(), "an empty second segment");
@@ -178,4 +178,39 @@ fn a_stream_finds_any_example_from_its_number() {
     }
     assert!(ExampleStream::new(store.clone(), 7, 4).is_err());
     assert!(ExampleStream::new(store, 7, 1 << 16).is_err());
+}
+
+/// The marks of an example are those of its tokens in the store; symbols and what follows them begin words.
+#[test]
+fn examples_tell_where_their_words_begin() {
+    let scratch = Scratch::new();
+    let store = Arc::new(marked_store(&scratch, 60, 5));
+    let marks = store.read_word_starts(0..store.tokens()).unwrap();
+    let index = EpochIndex::build(&store, 7, 0, 40).unwrap();
+    let mut cut = 0;
+    for n in 0..index.len() {
+        let (example, entry) = (index.marked_example(&store, n).unwrap(), index.entries[n]);
+        let words = example.words.clone().unwrap();
+        assert_eq!(Example { words: None, ..example }, index.example(&store, n).unwrap());
+        let (start, first, second) =
+            (entry.start() as usize, usize::from(entry.first), usize::from(entry.second));
+        let mut expected = vec![true];
+        expected.extend(&marks[start..start + first]);
+        expected.push(true);
+        if second > 0 {
+            expected.extend(&marks[start + first..start + first + second]);
+            expected.push(true);
+        }
+        cut += usize::from(!expected[1]);
+        expected[1] = true;
+        assert_eq!(words, expected);
+    }
+    assert!(cut > 0, "no example begins within a word");
+    let mut stream = ExampleStream::new(store.clone(), 7, 40).unwrap();
+    assert_eq!(stream.example(3).unwrap().words, None);
+    stream.mark_words();
+    assert_eq!(stream.example(3).unwrap(), index.marked_example(&store, 3).unwrap());
+    let mut plain = ExampleStream::new(Arc::new(random_store(&scratch, 60, 5)), 7, 40).unwrap();
+    plain.mark_words();
+    assert_eq!(plain.example(3).unwrap().words, None);
 }

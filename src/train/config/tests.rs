@@ -66,6 +66,7 @@ fn later_sources_win() {
         file: Some(path),
         hparams: Some(r#"{"num_train_steps": 8, "train_batch_size": 8}"#.into()),
         set: vec!["steps=9".into()],
+        ..Sources::default()
     };
     let config = resolved(&sources);
     assert_eq!((config.steps, config.batch_size, config.seed), (9, 8, 7));
@@ -214,7 +215,7 @@ fn the_references_names_work() {
     assert_eq!((config.model.hidden_size, config.model.heads, config.model.ffn_size), (768, 12, 3072));
     assert_eq!((config.model.embedding_size, config.model.generator_hidden_size), (768, 256));
     assert_eq!((config.model.generator_layers, config.max_length, config.slots()), (6, 128, 32));
-    assert_eq!(config.step_options().discriminator_weight, 25.5);
+    assert_eq!(config.discriminator_weight, 25.5);
     let sources = hparams(r#"{"use_tpu": true}"#);
     assert_eq!(sources.settings().unwrap().1.len(), 1);
 
@@ -267,3 +268,5 @@ fn defaults_are_those_of_a_plan() {
     let chunk = StepOptions { vocabulary_chunk: Some(256), ..StepOptions::default() };
     assert_eq!(format!("{options:?}"), format!("{chunk:?}"));
 }
+
+mod phases;

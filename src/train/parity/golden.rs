@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
-use crate::model::ModelConfig;
+use crate::model::{EmbeddingSharing, ModelConfig};
 
 /// `cfg` of the metadata; sizes are used as given.
 #[derive(Deserialize)]
@@ -72,6 +72,7 @@ impl GoldenConfig {
             generator_layers: self.gen_layers,
             generator_heads: self.gen_heads,
             generator_ffn_size: self.gen_ffn,
+            embedding_sharing: EmbeddingSharing::Shared,
         })
     }
 }

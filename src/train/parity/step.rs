@@ -6,7 +6,7 @@ use crate::batch::{MaskedExample, PackedBatch};
 use crate::device::Device;
 use crate::interop::checkpoint::LossScalingState;
 use crate::model::electra::StepTensors;
-use crate::model::{BatchCapacity, Mode, OptimizerOptions, PretrainPlan, StepOptions};
+use crate::model::{BatchCapacity, Mode, OptimizerOptions, PretrainPlan, StepOptions, Trained};
 use crate::ops::constants::{METRIC_CROSS_ENTROPY, METRIC_GRADIENT_NORM, METRIC_NLL};
 use crate::plan::{Data, Executor, Parameter, Phase, Upload};
 use crate::tensor::{Precision, StepValues, TensorId};
@@ -186,8 +186,6 @@ fn step_options(golden: &Golden, precision: Precision) -> StepOptions {
         dropout: 0.0,
         attention_dropout: 0.0,
         generator_weight: golden.config.gen_weight as f32,
-        discriminator_weight: golden.config.disc_weight as f32,
-        temperature: 1.0,
         vocabulary_chunk: None,
         precision,
         optimizer: OptimizerOptions {
@@ -197,6 +195,7 @@ fn step_options(golden: &Golden, precision: Precision) -> StepOptions {
             adam_epsilon: optimizer.eps as f32,
             weight_decay: optimizer.wd as f32,
         },
+        trained: Trained::Both,
     }
 }
 
@@ -213,6 +212,8 @@ fn values(golden: &Golden, sequences: &Sequences) -> StepValues {
     StepValues {
         learning_rate: rate,
         loss_scale: 1.0,
+        inverse_temperature: 1.0,
+        discriminator_weight: golden.config.disc_weight as f32,
         labelled_total: sequences.slots.iter().map(|slots| slots.len() as f32).sum(),
         tokens_total: sequences.examples.iter().map(|example| example.input_ids.len() as f32).sum(),
         ..StepValues::default()

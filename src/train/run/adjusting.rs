@@ -59,15 +59,18 @@ impl Run<'_> {
         if steps == from {
             return Ok(());
         }
-        let mut settings = self.config.settings().clone();
+        let mut settings = self.whole.settings().clone();
         settings.set_value("steps", Value::Whole(steps))?;
         if let Some(note) = budget.close()?.map(|rule| rule.apply(&mut settings)).transpose()?.flatten() {
             note!("{note}");
         }
-        self.config = self.config.changed(settings)?;
-        self.schedule = self.config.schedule_from(self.state.began);
-        self.progress.set_steps(Some(steps));
-        write_atomically(&self.out.join(checkpoint::CONFIG), self.config.settings().to_toml().as_bytes())?;
+        self.whole = self.whole.changed(settings)?;
+        self.legs = self.whole.legs()?;
+        // The end of the last leg moves; where the others begin and end does not.
+        self.config = self.legs[self.leg].config.clone();
+        self.schedule = self.whole.schedule_from(self.state.began);
+        self.progress.set_legs(&self.legs, Some(steps));
+        write_atomically(&self.out.join(checkpoint::CONFIG), self.whole.settings().to_toml().as_bytes())?;
         let step = self.state.step;
         let was = if opened { String::new() } else { format!(", it was {from}") };
         note!("budget: {steps} steps{was}; {:.1} ms a step, {used:.0} s used at step {step}", 1e3 * pace);

@@ -126,6 +126,8 @@ pub fn start(
         loss_scaling: None,
         interval: None,
         norms: Vec::new(),
+        detection: checkpoint::Detection::default(),
+        positions: config.has_phases().then(|| first_length(config)).transpose()?,
         rollbacks: Vec::new(),
         stage: None,
         decay_from: None,
@@ -168,13 +170,20 @@ pub fn start(
     let step = init.step(options.init_step, config.steps)?;
     init.load(executor, step)?;
     let stage = config.schedule_from(step).stage(step);
-    let state = State { step, began: step, tokens: init.tokens(step), stage, ..fresh };
+    let positions = fresh.positions.map(|_| init.positions());
+    let state = State { step, began: step, tokens: init.tokens(step), stage, positions, ..fresh };
     init.pass_on(out, step)?;
     write_vocabulary()?;
     Snapshot::of(executor, &state)?.write(out, || Ok(()))?;
     // Last of all: who resumes finds what the run began with, or no run.
     write_config()?;
     Ok(Some(state))
+}
+
+/// The longest sequence that the run begins with.
+fn first_length(config: &TrainConfig) -> Result<usize> {
+    let legs = config.legs()?;
+    legs.first().map(|leg| leg.config.max_length).context("a run of no steps")
 }
 
 /// Refuses a store that is not the run's.

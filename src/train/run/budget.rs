@@ -119,6 +119,20 @@ pub fn resumed(asked: Option<Duration>, state: &State, changes: &[Change]) -> Re
     Ok(())
 }
 
+/// Refuses what follows from steps before they are known. (Shares of phases would be shares of the time, each with a pace of
+/// its own: [`Budget::fitting`] is the place.)
+pub fn suits(config: &TrainConfig) -> Result<()> {
+    ensure!(
+        !config.has_phases(),
+        "--budget: phases have shares of the steps, which are not known; give steps instead"
+    );
+    ensure!(
+        config.mask_probability == config.mask_probability_end,
+        "--budget: mask_probability_end is reached at the last step, which is not known; give steps instead"
+    );
+    Ok(())
+}
+
 /// Refuses a run that had a budget and was stopped before that was written.
 pub fn unknown(config: &TrainConfig) -> Result<()> {
     ensure!(

@@ -98,6 +98,10 @@ impl DecayFrom {
         settings.set_value("decay_share", Value::Number((steps - begins) as f64 / steps as f64))?;
         TrainConfig::keep_sizes(&mut settings, &saved)?;
         let config = TrainConfig::resolve(settings, surroundings)?;
+        ensure!(
+            !config.has_phases(),
+            "--decay-from: the run has phases, and with another end they would begin elsewhere"
+        );
         let mut changes = config.settings().changes(&saved);
         changes.retain(|change| !OWN.contains(&change.key.name));
         ensure!(

@@ -2,25 +2,23 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::json;
 
 use crate::device::{Device, DeviceChoice, Peaks};
-use crate::files::{JsonLines, write_atomically};
-use crate::gpu::DeviceLost;
+use crate::files::JsonLines;
+use crate::gpu::{DeviceLost, OutOfMemory};
 use crate::interop::checkpoint::{self, Rollback, State};
 use crate::plan::InFlight;
 use crate::store::{Stores, WeightedPath};
 
-use super::config::{Sources, Surroundings, TrainConfig};
+use super::config::{Sources, Surroundings, TrainConfig, describe_phases, leg_of};
 use super::divergence::MOST_ROLLBACKS;
 use super::evaluate::{Evaluation, Evaluator};
-use super::examples::Batcher;
-use super::feeding::Feeding;
 use super::init::Init;
 use super::metrics::MetricsRecord;
 use super::profile::StepProfiler;
@@ -33,7 +31,9 @@ mod budget;
 mod cross_check;
 mod decay;
 mod incident;
+mod leg;
 mod lock;
+mod rollback;
 mod saving;
 mod search;
 mod selftest;
@@ -42,13 +42,12 @@ mod training;
 use begin::{Beginning, found, resumed_config, start};
 pub use budget::parse as parse_budget;
 use budget::{Budget, Clock, Time};
-use cross_check::CrossCheck;
 use decay::DecayFrom;
-use incident::Diverged;
+use leg::{Machine, Workshop};
 pub use lock::Claim;
+use rollback::asked_by;
 use saving::Saving;
 pub use selftest::SelfTest;
-use selftest::selftest;
 use training::Run;
 
 const METRICS: &str = "metrics.jsonl";
@@ -93,6 +92,9 @@ pub struct Options {
     pub watch: Option<Watch>,
     /// What a budget is measured by: tests let time pass.
     pub time: Time,
+    /// Steps at which legs end though nothing changes there.
+    #[cfg(test)]
+    pub borders: Vec<u64>,
 }
 
 impl Options {
@@ -150,31 +152,37 @@ impl Report {
     }
 }
 
-/// Trains until the last step, or until `stop` is set: then what is trained is saved. Where the device is lost, it is
-/// opened again and training goes on from the last checkpoint.
+/// Trains until the last step, or until `stop` is set: then what is trained is saved. Where the device is lost, or has no
+/// memory left though it had enough for a step before (others use it too), it is opened again and training goes on from the
+/// last checkpoint.
 pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
     let mut options = options.clone();
     let clock = Clock::start(options.time.clone());
     let mut rollbacks: Vec<Rollback> = Vec::new();
     let (mut tries, mut saved) = (0, None);
+    let begun = AtomicU64::new(0);
     loop {
-        let error = match attempt(&options, &rollbacks, &clock, stop) {
+        let error = match attempt(&options, &rollbacks, &clock, stop, &begun) {
             Err(error) => error,
             ended => return ended,
         };
         let reached = checkpoint::latest(&options.out).ok();
-        if let Some(diverged) = error.downcast_ref::<Diverged>() {
-            let step = checkpoint::newest(&options.out)?.map_or(0, |found| found.checkpoint.state.step);
+        if let Some(rollback) = asked_by(&error, &options.out)? {
+            let step = rollback.step;
             let again = rollbacks.iter().filter(|rollback| rollback.step == step).count();
             if again >= MOST_ROLLBACKS {
                 return Err(error.context(format!("given up after {again} rollbacks to step {step}")));
             }
-            let Diverged { step: diverged_at, batch, rate, .. } = *diverged;
-            rollbacks.push(Rollback { step, diverged_at, batch, rate });
+            let without = rollback.batch.map_or(String::new(), |batch| format!(" without batch {batch}"));
             note!(
-                "inazuma: {error:#}; going back to step {step} without batch {batch}, learning rate × {rate}"
+                "inazuma: {error:#}; going back to step {step}{without}, learning rate × {}",
+                rollback.rate
             );
-        } else if error.downcast_ref::<DeviceLost>().is_some() {
+            rollbacks.push(rollback);
+        } else if error.downcast_ref::<DeviceLost>().is_some()
+            // That the first step has begun says little; a second one says that there was memory for the first.
+            || error.downcast_ref::<OutOfMemory>().is_some() && begun.load(Ordering::Relaxed) > 1
+        {
             tries = if reached == saved { tries + 1 } else { 1 };
             saved = reached;
             if tries > options.retries {
@@ -205,8 +213,15 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
     }
 }
 
-/// Trains from the first step or the last checkpoint. `rollbacks` has those since this process began.
-fn attempt(options: &Options, rollbacks: &[Rollback], clock: &Clock, stop: &AtomicBool) -> Result<Report> {
+/// Trains from the first step or the last checkpoint. `rollbacks` has those since this process began; `begun` counts the
+/// steps that are begun.
+fn attempt(
+    options: &Options,
+    rollbacks: &[Rollback],
+    clock: &Clock,
+    stop: &AtomicBool,
+    begun: &AtomicU64,
+) -> Result<Report> {
     let stopped = || stop.load(Ordering::Relaxed);
     let claim = if options.resume { Claim::resumed } else { Claim::fresh };
     let _claim = claim(&options.out)?;
@@ -236,6 +251,9 @@ fn attempt(options: &Options, rollbacks: &[Rollback], clock: &Clock, stop: &Atom
         };
         notes.iter().for_each(|note| note!("{note}"));
         let config = TrainConfig::resolve(settings, surroundings)?;
+        if budget.is_some() {
+            budget::suits(&config)?;
+        }
         config.check(surroundings.room, options.eval_store.is_some())?;
         (config, Vec::new())
     };
@@ -245,12 +263,23 @@ fn attempt(options: &Options, rollbacks: &[Rollback], clock: &Clock, stop: &Atom
         None if options.resume => budget::unknown(&config)?,
         None => {}
     }
+    let mut first = decay.as_ref().map_or(0, |decay| decay.checkpoint.state.step);
     if let Some(init) = &init {
         init.check(&store, &config.model)?;
-        init.step(options.init_step, config.steps)?;
+        first = init.step(options.init_step, config.steps)?;
     }
-    let mut batcher = Batcher::new(&stores, &config)?;
-    let plan = config.plan()?;
+    if let Some(found) = &found {
+        first = found.checkpoint.state.step;
+    }
+    #[cfg_attr(not(test), expect(unused_mut))]
+    let mut legs = config.legs()?;
+    #[cfg(test)]
+    options.borders.iter().for_each(|&at| super::config::change_from(&mut legs, at, |_| ()));
+    let leg = leg_of(&legs, first);
+    let own = legs[leg].config.clone();
+    if config.has_phases() {
+        describe_phases(&legs).iter().for_each(|line| note!("{line}"));
+    }
     let peaks = options.profile.then(|| Peaks::measure(&device)).transpose()?;
     let peak = peaks.map_or_else(|| Peaks::multiply_adds(&device), |peaks| Ok(peaks.flops_per_second))?;
     let kernels = options.out.join("kernels.json");
@@ -260,32 +289,22 @@ fn attempt(options: &Options, rollbacks: &[Rollback], clock: &Clock, stop: &Atom
     if stopped() {
         return Ok(Report::not_begun());
     }
-    note!("{}", config.room_taken(&plan.plan, device.room()));
-    let (mut executor, feeding) = Feeding::open(&device, plan)?;
+    let workshop = Workshop { options, device: &device, stores: &stores };
+    let mut machine = workshop.open(&own)?;
     let evaluator = match &options.eval_store {
-        Some(path) => Some(Evaluator::new(path, &store, &config, &device)?),
+        Some(path) => Some(Evaluator::new(path, &store, &config.evaluated()?, &device)?),
         None => None,
     };
     if stopped() {
         return Ok(Report::not_begun());
     }
-    let cross_check = match options.cross_check {
-        0 => None,
-        _ if !device.is_gpu() => {
-            bail!("--cross-check compares a GPU with the processor, and this run is on the processor")
-        }
-        every => Some(CrossCheck::new(every, &config, options.threads, config.micro_batch)?),
-    };
+    let executor = machine.executor.as_mut();
     let beginning = Beginning::of(found, decay, init);
-    let state = start(options, beginning, budget, &config, &stores, executor.as_mut(), stop)?;
+    let state = start(options, beginning, budget, &config, &stores, executor, stop)?;
     let Some(mut state) = state else { return Ok(Report::not_begun()) };
-    if let (Some(tensor), Some(scaling)) = (executor.plan().loss_scale, state.loss_scaling) {
-        scaling.write(executor.as_mut(), tensor)?;
-    }
-    selftest(options.selftest, &device, executor.as_mut(), &feeding, &mut batcher, &config, options.threads)?;
-    if let Some(used) = device.kernels_of(executor.as_ref()) {
-        write_atomically(&kernels, &serde_json::to_vec_pretty(&used)?)?;
-    }
+    workshop.begin(&mut machine, &own, &state)?;
+    let Machine { executor, feeding, batcher, cross_check } = machine;
+    workshop.record_kernels(&kernels, &legs, leg, executor.as_ref())?;
     let out = &options.out;
     record_history(out, &mut state, rollbacks, &changes)?;
     let budget = Budget::of(&state, clock, &config, evaluator.is_some());
@@ -301,7 +320,7 @@ fn attempt(options: &Options, rollbacks: &[Rollback], clock: &Clock, stop: &Atom
     }
     let mut progress = Progress::new(&config, &state, peak)?;
     if open {
-        progress.set_steps(None);
+        progress.set_legs(&legs, None);
     }
     let run = Run {
         schedule,
@@ -317,7 +336,12 @@ fn attempt(options: &Options, rollbacks: &[Rollback], clock: &Clock, stop: &Atom
         saving: Saving::new(out.clone(), config.keep()),
         out,
         budget,
-        config,
+        whole: config,
+        config: own,
+        legs,
+        leg,
+        workshop,
+        peaks,
         feeding,
         executor,
         evaluator,
@@ -328,7 +352,10 @@ fn attempt(options: &Options, rollbacks: &[Rollback], clock: &Clock, stop: &Atom
         debug_nan: options.debug_nan,
         state,
     };
-    let watch = |step| options.watch.iter().for_each(|watch| watch.0(step, &device));
+    let watch = |step| {
+        begun.fetch_add(1, Ordering::Relaxed);
+        options.watch.iter().for_each(|watch| watch.0(step, &device));
+    };
     run.train(batcher, stop, &watch)
 }
 
@@ -343,9 +370,9 @@ fn record_history(out: &Path, state: &mut State, rollbacks: &[Rollback], changes
     let mut history = JsonLines::open(&path, state.step)?;
     let written =
         std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    for Change { key, from, to } in changes {
-        note!("{} is {to} from step {} on, it was {from}", key.name, state.step);
-        let event = json!({"step": state.step, "event": "changed", "key": key.name, "from": from, "to": to});
+    for Change { name, from, to, .. } in changes {
+        note!("{name} is {to} from step {} on, it was {from}", state.step);
+        let event = json!({"step": state.step, "event": "changed", "key": name, "from": from, "to": to});
         history.append(&event)?;
     }
     for rollback in &new {

@@ -4,7 +4,7 @@ use std::path::Path;
 use super::super::divergence::norm_limit;
 use super::*;
 use crate::interop::checkpoint;
-use crate::store::tests::{Scratch, random_store};
+use crate::store::tests::{Scratch, marked_store, random_store};
 
 mod budgets;
 mod schedules;
@@ -147,10 +147,20 @@ fn checkpoints(run: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 /// and the checkpoints of one that was not.
 #[test]
 fn a_run_that_is_stopped_at_every_step_writes_what_another_writes() {
+    stopped_at_every_step(&[]);
+}
+
+/// The same where whole words are masked, more of them from step to step.
+#[test]
+fn so_it_does_where_words_are_masked() {
+    stopped_at_every_step(&["masking=word", "mask_probability_end=0.4"]);
+}
+
+fn stopped_at_every_step(more: &[&str]) {
     let scratch = Scratch::new();
-    random_store(&scratch, 40, 1);
+    marked_store(&scratch, 40, 1);
     let set = ["steps=7", "log_every=3", "checkpoint_every=2", "eval_every=2", "keep=2", "eval_sequences=4"];
-    let mut options = options(&scratch, &set);
+    let mut options = options(&scratch, &[&set, more].concat());
     options.sources.set.push("keep_every=4".into());
     run(&options, &AtomicBool::new(false)).unwrap();
     let whole = options.out.clone();
@@ -367,6 +377,43 @@ fn a_rollback_goes_on_without_the_batch() {
     assert!(error.contains("given up after 3 rollbacks to step 0"), "{error}");
 }
 
+/// Weights that decay to nothing make a discriminator that says the same of every token.
+#[test]
+fn a_collapse_is_told_and_a_rollback_goes_back_before_it() {
+    let scratch = Scratch::new();
+    random_store(&scratch, 60, 1);
+    let set = ["steps=140", "learning_rate=1e-2", "warmup_steps=0", "lr_decay_power=0", "weight_decay=20"];
+    let with = |name: &str, more: &[&str]| {
+        let mut options = Options { out: scratch.path(name), ..options(&scratch, &set) };
+        options.sources.set.extend(more.iter().map(|text| (*text).to_owned()));
+        options
+    };
+    let state = |options: &Options| checkpoint::state(&checkpoint::latest(&options.out).unwrap()).unwrap();
+
+    let warned = with("warned", &[]);
+    assert_eq!(run(&warned, &AtomicBool::new(false)).unwrap().step, 140);
+    let seen = state(&warned).detection;
+    assert!(seen.collapsed && seen.steps == 140 && seen.spread < 0.05, "{seen:?}");
+    let line = fs::read_to_string(warned.out.join("metrics.jsonl")).unwrap();
+    assert!(line.contains("\"disc_spread\":0.0"), "{line}");
+
+    // At a hundred-thousandth of the rate nothing decays.
+    let set = ["on_collapse=rollback", "rollback_rate=1e-5", "checkpoint_every=20", "keep=0"];
+    let rolled_back = with("rolled-back", &set);
+    assert_eq!(run(&rolled_back, &AtomicBool::new(false)).unwrap().step, 140);
+    let ended = state(&rolled_back);
+    let [rollback] = &ended.rollbacks[..] else { panic!("{:?}", ended.rollbacks) };
+    assert!(!ended.detection.collapsed && rollback.batch.is_none(), "{ended:?}");
+    assert!(rollback.step + 100 <= rollback.diverged_at && rollback.diverged_at <= 140, "{rollback:?}");
+    let history = fs::read_to_string(rolled_back.out.join("history.jsonl")).unwrap();
+    assert!(history.contains("\"event\":\"rollback\""), "{history}");
+
+    // The oldest checkpoint left is from the collapse.
+    let set = ["on_collapse=rollback", "checkpoint_every=20", "keep=1"];
+    let error = failure(run(&with("too-late", &set), &AtomicBool::new(false)));
+    assert!(error.contains("no checkpoint from before that is left"), "{error}");
+}
+
 #[test]
 fn what_is_computed_changes_only_if_the_user_says_so() {
     let scratch = Scratch::new();
@@ -391,3 +438,5 @@ fn what_is_computed_changes_only_if_the_user_says_so() {
     let error = failure(run(&longer, &AtomicBool::new(false)));
     assert!(error.contains("model.layers is 2, in the run 1") && !error.contains("allows it"), "{error}");
 }
+
+mod phases;

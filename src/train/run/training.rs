@@ -6,11 +6,13 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
+use crate::device::Peaks;
 use crate::files::JsonLines;
-use crate::interop::checkpoint::{self, LossScalingState, Snapshot, State};
-use crate::plan::{Executor, IN_FLIGHT, InFlight};
+use crate::interop::checkpoint::{self, Detection, LossScalingState, Snapshot, State};
+use crate::plan::{Carried, Executor, IN_FLIGHT, InFlight};
 
-use super::super::config::TrainConfig;
+use super::super::collapse::{Collapsed, OnCollapse, see};
+use super::super::config::{Leg, TrainConfig};
 use super::super::divergence::{Cause, MOST_SKIPPED, OnDivergence, norm_limit, remember_norm};
 use super::super::evaluate::{Evaluation, Evaluator};
 use super::super::examples::{Batcher, Feeder, StepBatch};
@@ -22,16 +24,24 @@ use super::Report;
 use super::budget::Budget;
 use super::cross_check::CrossCheck;
 use super::incident::{Diverged, Incident};
+use super::leg::{Machine, Workshop, extend_positions};
 use super::saving::Saving;
 use super::search::first_bad;
 
 /// A run whose first step comes next.
 pub struct Run<'a> {
     pub out: &'a Path,
+    /// The run's configuration, its legs, and the one that makes the next step with what holds in it.
+    pub whole: TrainConfig,
+    pub legs: Vec<Leg>,
+    pub leg: usize,
     pub config: TrainConfig,
     /// The time that decides the steps, if one does.
     pub budget: Option<Budget<'a>>,
     pub schedule: Schedule,
+    pub workshop: Workshop<'a>,
+    /// Where steps are profiled.
+    pub peaks: Option<Peaks>,
     pub feeding: Feeding,
     pub executor: Box<dyn Executor>,
     pub evaluator: Option<Evaluator>,
@@ -58,17 +68,45 @@ pub struct Run<'a> {
 impl Run<'_> {
     /// Trains until the last step, or until `stop` is set: then what is being computed is given up, a step that is being
     /// updated finished, and all saved. `watch` is called before each step.
-    pub fn train(mut self, batcher: Batcher, stop: &AtomicBool, watch: &dyn Fn(u64)) -> Result<Report> {
+    pub fn train(self, batcher: Batcher, stop: &AtomicBool, watch: &dyn Fn(u64)) -> Result<Report> {
+        let (mut run, mut batcher) = (self, batcher);
+        let mut interrupted = run.owes_evaluation() && !run.evaluate(stop)?;
+        run.end_if_the_time_is_over()?;
+        while !interrupted {
+            interrupted = run.train_leg(batcher, stop, watch)?;
+            if interrupted || run.leg + 1 == run.legs.len() {
+                break;
+            }
+            (run, batcher) = run.next_leg()?;
+        }
+        if !interrupted {
+            interrupted = !run.evaluate(stop)?;
+        }
+        for lines in [Some(&mut run.metrics), run.evaluations.as_mut()].into_iter().flatten() {
+            lines.finish()?;
+        }
+        Ok(Report {
+            step: run.state.step,
+            tokens: run.state.tokens,
+            metrics: run.progress.last(),
+            evaluation: run.evaluation,
+            interrupted,
+        })
+    }
+
+    /// Trains until the last step of the leg, which is saved. True where it was stopped before the run's last.
+    fn train_leg(&mut self, batcher: Batcher, stop: &AtomicBool, watch: &dyn Fn(u64)) -> Result<bool> {
+        if self.state.step < self.end() {
+            extend_positions(self.executor.as_mut(), &self.config, &mut self.state)?;
+        }
         let mut feeder = self.feeder(batcher)?;
         let mut interrupted = false;
-        if self.owes_evaluation() {
-            interrupted = !self.evaluate(stop)?;
-        }
-        self.end_if_the_time_is_over()?;
-        while self.state.step < self.config.steps && !interrupted {
+        while self.state.step < self.end() && !interrupted {
             // What a step needs cannot be had (a damaged store): what has been learnt is not lost with it.
             let mut batch = feeder.next_step().map_err(|error| self.saved_before(error))?;
             batch.norm_limit = norm_limit(&self.state, self.config.norm_factor);
+            batch.temperature = self.config.temperature_at(self.state.step);
+            batch.discriminator_weight = self.config.discriminator_weight_at(self.state.step);
             watch(self.state.step);
             self.cross_check(&batch)?;
             self.foresee_the_last()?;
@@ -79,7 +117,7 @@ impl Run<'_> {
             interrupted = !made || stop.load(Ordering::Relaxed) && step < config.steps;
             let last = step == config.steps || interrupted;
             let evaluates = config.eval_every > 0 && step.is_multiple_of(config.eval_every) && !last;
-            if step.is_multiple_of(config.checkpoint_every) || last {
+            if step.is_multiple_of(config.checkpoint_every) || step == self.end() || last {
                 self.save(last)?;
             }
             if evaluates {
@@ -89,25 +127,38 @@ impl Run<'_> {
                 }
             }
         }
-        if !interrupted {
-            interrupted = !self.evaluate(stop)?;
-        }
-        for lines in [Some(&mut self.metrics), self.evaluations.as_mut()].into_iter().flatten() {
-            lines.finish()?;
-        }
-        Ok(Report {
-            step: self.state.step,
-            tokens: self.state.tokens,
-            metrics: self.progress.last(),
-            evaluation: self.evaluation,
-            interrupted,
-        })
+        Ok(interrupted)
     }
 
-    /// Makes the batches of the steps that are left.
+    /// The last step of the leg; with a budget it may move.
+    fn end(&self) -> u64 {
+        self.legs[self.leg].steps.end
+    }
+
+    /// Hands what is trained to the next leg's executor; the one before is gone by then, as there may be no room for both.
+    /// Its last step is saved.
+    fn next_leg(mut self) -> Result<(Self, Batcher)> {
+        self.saving.take_stock(true);
+        let carried = Carried::of(self.executor.as_mut())?;
+        drop((self.executor, self.cross_check));
+        let (leg, workshop, step) = (self.leg + 1, self.workshop, self.state.step);
+        let config = self.legs[leg].config.clone();
+        note!("step {step} of {}: the plan changes", config.steps);
+        let mut machine = workshop.open(&config)?;
+        carried.put(machine.executor.as_mut())?;
+        drop(carried);
+        workshop.begin(&mut machine, &config, &self.state)?;
+        let Machine { executor, feeding, batcher, cross_check } = machine;
+        let profiler = self.profiler.and(self.peaks).map(|peaks| StepProfiler::new(step, peaks));
+        self.progress.pause();
+        Ok((Run { leg, config, executor, feeding, cross_check, profiler, suspect: None, ..self }, batcher))
+    }
+
+    /// Makes the batches of the leg's steps that are left.
     fn feeder(&self, batcher: Batcher) -> Result<Feeder> {
         // With a budget there may be more than it looks now.
-        let end = self.budget.as_ref().map_or(self.config.steps, |_| u64::MAX);
+        let last = self.leg + 1 == self.legs.len();
+        let end = if last && self.budget.is_some() { u64::MAX } else { self.end() };
         let (state, steps) = (self.state.clone(), self.state.step..end);
         Feeder::start(batcher, steps.map(move |step| state.batch_of(step)))
     }
@@ -167,6 +218,7 @@ impl Run<'_> {
                 None => {
                     self.skipped = 0;
                     remember_norm(&mut self.state, submitted.step, arrived.norm);
+                    self.watch_discriminator(submitted.step + 1, arrived.detected)?;
                 }
                 Some(cause) => self.diverged(&submitted, cause, arrived.norm)?,
             }
@@ -179,6 +231,28 @@ impl Run<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Warns, or asks to go back, where the discriminator has collapsed.
+    fn watch_discriminator(&mut self, step: u64, [auc, spread]: [f64; 2]) -> Result<()> {
+        if !see(&mut self.state.detection, auc, spread) {
+            return Ok(());
+        }
+        let Detection { auc, spread, .. } = self.state.detection;
+        let collapsed = Collapsed { step, auc, spread, rate: self.config.rollback_rate };
+        match self.config.on_collapse {
+            OnCollapse::Warn => {
+                note!("warning: {collapsed}; {}", Collapsed::ADVICE);
+                Ok(())
+            }
+            OnCollapse::Rollback => {
+                // The checkpoint to go back to may be on its way.
+                if let Err(error) = self.saving.end() {
+                    note!("note: {error:#}");
+                }
+                Err(collapsed.into())
+            }
+        }
     }
 
     /// A step that is no good: it is written down, and the run goes on, goes back or ends as the configuration says.
