@@ -64,7 +64,8 @@ pub fn prepared() -> &'static Path {
 }
 
 pub const TRAIN: &str = "pretrain --store store --preset tiny --device cpu --set steps=6 --set batch_size=4 \
-                     --set micro_batch=2 --set checkpoint_every=3 --set log_every=2";
+                     --set micro_batch=2 --set checkpoint_every=3 --set log_every=2 --set learning_rate=5e-4 \
+                     --set warmup_steps=20";
 
 /// All files of a checkpoint, by name.
 pub fn checkpoint(run: &Path, step: u64) -> Vec<(String, Vec<u8>)> {

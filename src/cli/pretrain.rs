@@ -1,6 +1,7 @@
 //! `inazuma pretrain`: a token store becomes a pre-trained model.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -17,8 +18,10 @@ use super::configuration::Configuration;
 const EXAMPLES: &str = "Examples:
   inazuma pretrain --store wiki.store --out run --preset small
   inazuma pretrain --store wiki.store --out run --resume
+  inazuma pretrain --store wiki.store --out run --budget 24h
   inazuma pretrain --store wiki.store:0.7 --store books.store:0.3 --out run
   inazuma pretrain --store wiki.store --out run --init imported --set steps=100_000
+  inazuma pretrain --store wiki.store --out decayed --decay-from run/checkpoints/step-00200000 --set steps=250_000
   inazuma pretrain --preset small --explain";
 
 /// Pre-train ELECTRA on a token store
@@ -50,6 +53,18 @@ pub struct Args {
     /// Step at which the schedule begins; above 0 Adam's moments go on too [default: that of an imported model, else 0]
     #[arg(long, value_name = "N", requires = "init")]
     init_step: Option<u64>,
+    /// Begin with a checkpoint of a run of schedule=wsd whose rate stays, and let it fall to 0 from there: over --set
+    /// steps=N (or decay_share) with the store, the seed and all else of that run
+    #[arg(
+        long,
+        value_name = "CHECKPOINT",
+        conflicts_with_all = ["resume", "init", "preset", "config", "hparams", "explain"]
+    )]
+    decay_from: Option<PathBuf>,
+    /// Make as many steps as this time allows (24h, 90m, 1h30m): measured with the first ones, and adjusted on the way, so
+    /// that the learning rate is down when it is over
+    #[arg(long, value_name = "TIME", value_parser = run::parse_budget, conflicts_with_all = ["decay_from", "explain"])]
+    budget: Option<Duration>,
     #[command(flatten)]
     memory: MemoryArgs,
     /// How often a device that was lost is opened again, to go on from the last checkpoint
@@ -102,6 +117,8 @@ pub fn run(args: Args) -> Result<()> {
         allow_change: args.allow_change,
         init: args.init,
         init_step: args.init_step,
+        decay_from: args.decay_from,
+        budget: args.budget,
         eval_store: args.eval_store,
         profile: args.profile,
         memory_limit: args.memory.bytes(),
@@ -110,6 +127,7 @@ pub fn run(args: Args) -> Result<()> {
         cross_check: args.cross_check,
         debug_nan: args.debug_nan,
         watch: None,
+        time: Default::default(),
         #[cfg(test)]
         borders: Vec::new(),
     };

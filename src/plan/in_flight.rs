@@ -26,6 +26,11 @@ impl<T> Default for InFlight<T> {
 }
 
 impl<T> InFlight<T> {
+    /// How many there are whose results were not taken.
+    pub fn count(&self) -> usize {
+        self.pending.len()
+    }
+
     /// Call after a step was submitted: asks for the `Metric` tensors as it leaves them.
     pub fn submitted(&mut self, executor: &mut dyn Executor, tensors: &[TensorId], step: T) -> Result<()> {
         executor.request(self.next, tensors)?;

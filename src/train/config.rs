@@ -16,12 +16,14 @@ use crate::plan::Plan;
 use crate::tensor::Precision;
 
 use super::curriculum::rising;
+use super::following::Rule;
 use super::hparams;
 use super::key::Value;
 use super::keys::{GENERATOR_FRACTION, MODEL_PREFIX, RunValues, keys};
 use super::metrics::LossWeights;
 use super::presets::{DEFAULT_PRESET, preset};
 use super::reference::{self, Program};
+use super::schedule::{Schedule, decay_steps};
 use super::settings::Settings;
 use super::sizing::{Asked, Sizes};
 
@@ -58,11 +60,40 @@ pub type Size = (String, Value);
 impl Sources {
     /// All settings, not yet resolved, and notes for the user about what has no effect here.
     pub fn settings(&self) -> Result<(Settings, Vec<String>)> {
-        self.settings_for(&[])
+        self.settings_with(&[])
     }
 
-    /// The same of a run that begins with a model of these sizes: they hold unless a preset is named or they are set.
+    /// Those of a run that begins, with a model of these sizes if there are some: they hold unless a preset is named or
+    /// they are set. Learning rate and warm-up that nobody gave follow from what was.
     pub fn settings_for(&self, sizes: &[Size]) -> Result<(Settings, Vec<String>)> {
+        let (mut settings, mut notes) = self.settings_with(sizes)?;
+        if let Some(rule) = self.rule(sizes)? {
+            notes.extend(rule.apply(&mut settings)?);
+        }
+        Ok((settings, notes))
+    }
+
+    /// By which learning rate and warm-up follow: not of the reference's hyper-parameters, nor of a model's own sizes.
+    pub fn rule(&self, sizes: &[Size]) -> Result<Option<Rule>> {
+        if self.hparams.is_some() || self.preset.is_none() && !sizes.is_empty() {
+            return Ok(None);
+        }
+        let preset = preset(self.preset.as_deref().unwrap_or(DEFAULT_PRESET))?;
+        Rule::of(&preset, &self.given()?).map(Some)
+    }
+
+    /// What `--config` and `--set` say.
+    pub fn given(&self) -> Result<Settings> {
+        let mut given = Settings::default();
+        if let Some(path) = &self.file {
+            given.set_file(path)?;
+        }
+        self.assign(&mut given)?;
+        Ok(given)
+    }
+
+    /// The settings of [`Sources::settings_for`], in which nothing has followed yet.
+    pub fn settings_with(&self, sizes: &[Size]) -> Result<(Settings, Vec<String>)> {
         let read = |text: &String| reference::read(text, Program::Pretraining).context("--hparams");
         let given = self.hparams.as_ref().map(read).transpose()?;
         // A command line of the reference means its defaults, which are those of the paper.
@@ -281,6 +312,12 @@ impl TrainConfig {
         Ok(())
     }
 
+    /// The same with other values of keys that no plan depends on, such as those of the schedule.
+    pub fn changed(&self, settings: Settings) -> Result<Self> {
+        let values = RunValues::read(|name| settings.get(name))?;
+        Ok(TrainConfig { values, settings, ..self.clone() })
+    }
+
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
@@ -289,6 +326,19 @@ impl TrainConfig {
         LossWeights {
             generator: f64::from(self.generator_weight),
             discriminator: f64::from(self.discriminator_weight),
+        }
+    }
+
+    /// The learning rates of a run that began at this step.
+    pub fn schedule_from(&self, began: u64) -> Schedule {
+        Schedule {
+            shape: self.schedule,
+            total: self.steps,
+            warmup: self.warmup_steps,
+            power: self.lr_decay_power,
+            falls_from: self.steps - decay_steps(self.steps, self.decay_share),
+            began,
+            rewarm: if began == 0 { 0 } else { self.rewarm_steps },
         }
     }
 

@@ -12,6 +12,7 @@ use crate::tensor::Precision;
 use super::collapse::OnCollapse;
 use super::curriculum::TemperatureSchedule;
 use super::divergence::OnDivergence;
+use super::schedule::Shape;
 
 /// The largest whole number of TOML, whose integers have 63 bits.
 pub const MOST: u64 = i64::MAX as u64;
@@ -275,6 +276,15 @@ impl FromValue for OnCollapse {
 }
 
 impl FromValue for OnDivergence {
+    fn from_value(value: &Value) -> Option<Self> {
+        match value {
+            Value::Word(word) => word.parse().ok(),
+            _ => None,
+        }
+    }
+}
+
+impl FromValue for Shape {
     fn from_value(value: &Value) -> Option<Self> {
         match value {
             Value::Word(word) => word.parse().ok(),

@@ -22,6 +22,7 @@ use super::key::Kind::{Auto, Number, Whole, Word};
 use super::key::Reference::{Both, Nowhere, Override, Top};
 use super::key::Resume::{Asked, Fixed, Free};
 use super::key::{AUTO, Default, Key, Kind, MOST, Reference, ShareOf, Value, required};
+use super::schedule::Shape;
 
 /// Rows of `name: type = kind, default, reference, resume;` under a line of help: a table of [`Key`]s, and the struct of
 /// their values.
@@ -73,8 +74,14 @@ rows! {
         learning_rate: f64 = Kind::POSITIVE, Is("5e-4"), Top("learning_rate"), Asked;
         /// Steps in which the learning rate rises; 0 for none
         warmup_steps: u64 = Whole(0, MOST), Is("10_000"), Top("num_warmup_steps"), Asked;
-        /// The rate falls as (1 - step / steps) to this power
+        /// The rate of linear falls as (1 - step / steps) to this power
         lr_decay_power: f64 = Kind::NOT_NEGATIVE, Is("1.0"), Top("lr_decay_power"), Asked;
+        /// How the rate goes after it has risen: linear is the reference's, wsd stays and falls at the end
+        schedule: Shape = Word(&Shape::NAMES), Is("linear"), Nowhere, Asked;
+        /// Of wsd: share of the steps, at the end, in which the rate falls, as 1 - sqrt
+        decay_share: f64 = Number(Excluded(0.0), Included(1.0)), Is("0.2"), Nowhere, Asked;
+        /// Steps in which the rate rises again where --init begins behind step 0; 0 for none
+        rewarm_steps: u64 = Whole(0, MOST), Is("0"), Nowhere, Asked;
         /// Decoupled weight decay, of all but biases and norms
         weight_decay: f32 = Kind::NOT_NEGATIVE, Is("0.01"), Top("weight_decay_rate"), Asked;
         /// Gradients of a larger norm are scaled down to it

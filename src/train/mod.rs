@@ -9,6 +9,7 @@ pub mod evaluate;
 pub mod examples;
 pub mod explain;
 pub mod feeding;
+mod following;
 pub mod hparams;
 mod init;
 pub mod key;

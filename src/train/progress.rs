@@ -8,7 +8,7 @@ use crate::interop::checkpoint::State;
 use crate::model::{ModelConfig, Trained};
 use crate::ops::constants::METRIC_GRADIENT_NORM;
 
-use super::config::TrainConfig;
+use super::config::{Leg, TrainConfig};
 use super::divergence::Cause;
 use super::metrics::{BatchTotals, LossWeights, MetricsRecord, Totals, area_under_curve, bins, spread};
 
@@ -42,7 +42,8 @@ pub struct Arrived {
 pub struct Progress {
     model: ModelConfig,
     weights: LossWeights,
-    steps: u64,
+    /// Nothing where a budget of time decides, and it is not known yet.
+    steps: Option<u64>,
     log_every: u64,
     /// Where each leg ends, and how many positions each of its steps has: sequences × max length.
     positions: Vec<(u64, f64)>,
@@ -73,7 +74,7 @@ impl Progress {
         Ok(Progress {
             model: config.model.clone(),
             weights: config.loss_weights(),
-            steps: config.steps,
+            steps: Some(config.steps),
             log_every: config.log_every,
             positions: legs.map(|leg| (leg.steps.end, leg.config.positions_per_step())).collect(),
             peak,
@@ -85,6 +86,12 @@ impl Progress {
             since: Instant::now(),
             last: None,
         })
+    }
+
+    /// The run has these legs, and so many steps where that is known.
+    pub fn set_legs(&mut self, legs: &[Leg], steps: Option<u64>) {
+        self.positions = legs.iter().map(|leg| (leg.steps.end, leg.config.positions_per_step())).collect();
+        self.steps = steps;
     }
 
     /// What was summed up since the last record; nothing right behind one.
@@ -116,7 +123,7 @@ impl Progress {
         self.flops += self.flops_of(submitted);
         let done = submitted.step + 1;
         self.tokens += submitted.totals.tokens;
-        if !done.is_multiple_of(self.log_every) && done != self.steps {
+        if !done.is_multiple_of(self.log_every) && Some(done) != self.steps {
             return Ok(Arrived { norm, cause, detected, record: None });
         }
         let now = Instant::now();
@@ -179,16 +186,16 @@ impl Progress {
     /// A record as one line for people.
     pub fn line(&self, record: &MetricsRecord) -> String {
         let quality = &record.quality;
-        let left = self.positions_left(record.step) / record.positions_per_second;
+        let left = self.steps.map(|_| self.positions_left(record.step) / record.positions_per_second);
         let skipped = match (record.loss_scale, record.skipped_steps) {
             (Some(scale), Some(skipped)) if skipped > 0 => format!("  {skipped} skipped, loss scale {scale}"),
             (None, Some(skipped)) => format!("  {skipped} skipped"),
             _ => String::new(),
         };
         format!(
-            "step {}/{}  loss {:.4}  mlm {:.4}  disc {:.4}  auc {:.3}  lr {:.2e}  {:.0} tokens/s  {:.1} GFLOP/s{}{}  {} left",
+            "step {}{}  loss {:.4}  mlm {:.4}  disc {:.4}  auc {:.3}  lr {:.2e}  {:.0} tokens/s  {:.1} GFLOP/s{}{}{}",
             record.step,
-            self.steps,
+            self.steps.map_or(String::new(), |steps| format!("/{steps}")),
             quality.loss,
             quality.mlm_loss,
             quality.disc_loss,
@@ -198,7 +205,7 @@ impl Progress {
             record.model_flops_per_second / 1e9,
             record.mfu.map_or(String::new(), |mfu| format!(" ({:.0}% of peak)", 100.0 * mfu)),
             skipped,
-            duration(left)
+            left.map_or(String::new(), |left| format!("  {} left", duration(left)))
         )
     }
 }

@@ -27,7 +27,9 @@ pub use find::{Damaged, Found, newest, turn_back};
 pub use load::Whole;
 pub use read::{moments, plain, state, weights};
 pub use save::{Keep, Snapshot, remove_old, save_tensors};
-pub use state::{Detection, LossScalingState, Rollback, State, StoreIdentity};
+pub use state::{
+    BudgetState, Detection, LossScalingState, Origin, Rollback, ScheduleStage, State, StoreIdentity,
+};
 
 /// What a run was made with, beside its checkpoints.
 pub const CONFIG: &str = "config.toml";

@@ -78,8 +78,51 @@ pub struct State {
     /// How often, and why, the run went back to a checkpoint.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rollbacks: Vec<Rollback>,
+    /// Where a schedule with a stable part stands: what may begin to decay from here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<ScheduleStage>,
+    /// The checkpoint of another run whose decay this run is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decay_from: Option<Origin>,
+    /// Of a run that ends with its time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<BudgetState>,
     /// What computed it; another device gives other roundings.
     pub device: String,
+}
+
+/// Parts of a schedule whose rate stays until it decays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScheduleStage {
+    WarmUp,
+    Stable,
+    Decay,
+}
+
+/// The time of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BudgetState {
+    /// Seconds of all.
+    pub seconds: f64,
+    /// Seconds that went into the run until here.
+    pub used: f64,
+    /// Whether it is not known yet how many steps there is time for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub open: bool,
+    /// As long as it is not, what follows from them (`train::following`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<Value>,
+}
+
+// Seconds are written by this program: never not a number.
+impl Eq for BudgetState {}
+
+/// A checkpoint that a run went on from: the name of its run, without its place, and its step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    pub run: String,
+    pub step: u64,
 }
 
 /// How well the discriminator tells replaced tokens: averages over the last steps (`train::collapse`). They are part of the

@@ -189,9 +189,18 @@ impl Run {
             let name = if imported { "IMPORTED" } else { from.source() };
             init = format!(" --init {name} --init-step {step}");
         }
-        lines.push(format!("inazuma pretrain --store STORE --config config.toml{init} --out RUN"));
         let file = self.path.join(CONFIG);
         let config = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        lines.push(match &self.state.decay_from {
+            None => format!("inazuma pretrain --store STORE --config config.toml{init} --out RUN"),
+            Some(from) => {
+                let steps = config.lines().find_map(|line| line.strip_prefix("steps = ")).unwrap_or_default();
+                format!(
+                    "inazuma pretrain --store STORE --decay-from {}/checkpoints/step-{:08} --set steps={steps} --out RUN",
+                    from.run, from.step
+                )
+            }
+        });
         Ok(format!("{}\n`config.toml`:\n\n{}", code("sh", &lines.join("\n")), code("toml", &config)))
     }
 

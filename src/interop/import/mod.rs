@@ -303,7 +303,7 @@ fn state(source: &Source, origin: &Origin, vocabulary: &OwnVocabulary, options: 
     if let Source::Run { checkpoint, .. } = source {
         let own = checkpoint::state(checkpoint)?;
         let lower = if options.no_lower { false } else { own.lower };
-        return Ok(State { tokenizer: hash, lower, interval: None, ..own });
+        return Ok(State { tokenizer: hash, lower, interval: None, stage: None, budget: None, ..own });
     }
     Ok(State {
         step: origin.step.unwrap_or(0),

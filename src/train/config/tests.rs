@@ -73,6 +73,44 @@ fn later_sources_win() {
     assert_eq!((config.model.layers, config.model.hidden_size), (7, 128));
 }
 
+/// Those of a run that begins with these sources, as rate, warm-up and whether something is said of them.
+fn begun(sources: &Sources, sizes: &[Size]) -> (f64, u64, bool) {
+    let (settings, notes) = sources.settings_for(sizes).unwrap();
+    let config = resolve(settings).unwrap();
+    // What is resolved follows no more.
+    let text = config.settings().to_toml();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("config.toml");
+    std::fs::write(&path, &text).unwrap();
+    let again = Sources { file: Some(path), ..Sources::default() }.settings_for(&[]).unwrap();
+    assert!(again.1.is_empty() && resolve(again.0).unwrap().settings() == config.settings());
+    (config.learning_rate, config.warmup_steps, notes.iter().any(|note| note.contains("follow")))
+}
+
+#[test]
+fn rate_and_warm_up_follow_where_they_were_left_alone() {
+    assert_eq!(begun(&Sources::default(), &[]), (5e-4, 10_000, false));
+    assert_eq!(begun(&set(&["steps=1000", "batch_size=32"]), &[]), (3.5e-4, 100, true));
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("c.toml");
+    std::fs::write(&path, "steps = 1000\nbatch_size = 16\n").unwrap();
+    let file = Sources { file: Some(path.clone()), ..set(&["batch_size=32"]) };
+    assert_eq!(begun(&file, &[]), (3.5e-4, 100, true));
+    std::fs::write(&path, "steps = 1000\nlearning_rate = 1e-3\n").unwrap();
+    assert_eq!(begun(&file, &[]), (1e-3, 100, true));
+    // Not of the reference's hyper-parameters, nor of another model's sizes; a preset that is named has its own.
+    assert_eq!(
+        begun(&Sources { hparams: Some("{}".into()), ..set(&["steps=1000"]) }, &[]),
+        (5e-4, 10_000, false)
+    );
+    let hparams = hparams(r#"{"num_train_steps": 1000, "train_batch_size": 8}"#);
+    assert_eq!(begun(&hparams, &[]), (5e-4, 10_000, false));
+    let sizes = [("model.layers".to_owned(), 3)];
+    assert_eq!(begun(&set(&["steps=1000"]), &sizes), (5e-4, 10_000, false));
+    let named = Sources { preset: Some("tiny".into()), ..set(&["steps=1000"]) };
+    assert_eq!(begun(&named, &sizes), (5e-4, 100, true));
+}
+
 #[test]
 fn micro_batches_are_even_and_fit() {
     for (batch_size, max_length, expected) in [(64, 512, 4), (16, 128, 16), (20, 128, 10), (3, 4096, 1)] {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::files::{last_step, write_atomically};
-use crate::interop::checkpoint::{self, Found, Snapshot, State, StoreIdentity, Whole};
+use crate::interop::checkpoint::{self, BudgetState, Found, Snapshot, State, StoreIdentity, Whole};
 use crate::model::parameters;
 use crate::plan::Executor;
 use crate::store::{Store, Stores};
@@ -15,6 +15,7 @@ use super::super::config::{Surroundings, TrainConfig};
 use super::super::init::Init;
 use super::super::key::Resume;
 use super::super::settings::Change;
+use super::decay::DecayFrom;
 use super::{METRICS, Options};
 
 /// The run's own configuration, and what of it was changed because the user says so; other flags that contradict it are
@@ -29,6 +30,13 @@ pub fn resumed_config(
     let mut settings = saved.clone();
     if sources.preset.is_some() || sources.file.is_some() || sources.hparams.is_some() {
         settings = sources.settings()?.0;
+        // What follows from other keys does so once, when a run begins.
+        let given = sources.given()?;
+        let followed = ["learning_rate", "warmup_steps"].into_iter().chain(options.budget.map(|_| "steps"));
+        let followed = followed.filter(|name| given.get(name).is_none());
+        for name in followed.filter(|_| sources.hparams.is_none()) {
+            saved.get(name).map_or(Ok(()), |value| settings.set_value(name, value.clone()))?;
+        }
     } else {
         sources.assign(&mut settings)?;
     }
@@ -71,13 +79,36 @@ pub fn found(out: &Path) -> Result<Option<Found>> {
     Ok(None)
 }
 
+/// What a run begins with.
+pub enum Beginning {
+    /// Parameters that its seed draws.
+    Drawn,
+    /// Its own last checkpoint.
+    Resumed(Box<Found>),
+    /// One of another run, whose schedule it ends.
+    Decay(Box<DecayFrom>),
+    /// Another model.
+    Init(Box<Init>),
+}
+
+impl Beginning {
+    pub fn of(found: Option<Found>, decay: Option<DecayFrom>, init: Option<Init>) -> Self {
+        match (found, decay, init) {
+            (Some(found), ..) => Beginning::Resumed(found.into()),
+            (None, Some(decay), _) => Beginning::Decay(decay.into()),
+            (None, None, Some(init)) => Beginning::Init(init.into()),
+            (None, None, None) => Beginning::Drawn,
+        }
+    }
+}
+
 /// Draws the parameters, or loads what was found; the directory then holds what describes the run, and a checkpoint. So
 /// wherever there is a run, `latest` names where it goes on. Nothing, and nothing written, where `stop` was set before a
 /// new run's parameters were drawn.
 pub fn start(
     options: &Options,
-    init: Option<&Init>,
-    found: Option<Found>,
+    beginning: Beginning,
+    budget: Option<BudgetState>,
     config: &TrainConfig,
     stores: &Stores,
     executor: &mut dyn Executor,
@@ -98,13 +129,16 @@ pub fn start(
         detection: checkpoint::Detection::default(),
         positions: config.has_phases().then(|| first_length(config)).transpose()?,
         rollbacks: Vec::new(),
+        stage: None,
+        decay_from: None,
+        budget,
         device: executor.identity().device(),
     };
     let write_config =
         || write_atomically(&out.join(checkpoint::CONFIG), config.settings().to_toml().as_bytes());
     let write_vocabulary =
         || checkpoint::write_vocabulary(out, store.is_ready_made(), store.tokenizer_model());
-    if let Some(found) = found {
+    if let Beginning::Resumed(found) = beginning {
         check(&found.checkpoint, &fresh, store)?;
         found.checkpoint.load(executor)?;
         write_config()?;
@@ -113,10 +147,20 @@ pub fn start(
         checkpoint::remove_old(out, found.checkpoint.state.step, config.keep());
         return Ok(Some(State { device: fresh.device, ..found.checkpoint.state }));
     }
+    if let Beginning::Decay(from) = beginning {
+        check(&from.checkpoint, &fresh, store)?;
+        let state = from.load(executor, fresh.device)?;
+        from.pass_on(out, &state)?;
+        write_vocabulary()?;
+        Snapshot::of(executor, &state)?.write(out, || Ok(()))?;
+        // Last of all, as below.
+        write_config()?;
+        return Ok(Some(state));
+    }
     if !parameters::initialise_until(executor, config.seed, || stop.load(Ordering::Relaxed))? {
         return Ok(None);
     }
-    let Some(init) = init else {
+    let Beginning::Init(init) = beginning else {
         // First of all, so that who is stopped here can resume.
         write_config()?;
         write_vocabulary()?;
@@ -125,8 +169,9 @@ pub fn start(
     };
     let step = init.step(options.init_step, config.steps)?;
     init.load(executor, step)?;
+    let stage = config.schedule_from(step).stage(step);
     let positions = fresh.positions.map(|_| init.positions());
-    let state = State { step, began: step, tokens: init.tokens(step), positions, ..fresh };
+    let state = State { step, began: step, tokens: init.tokens(step), stage, positions, ..fresh };
     init.pass_on(out, step)?;
     write_vocabulary()?;
     Snapshot::of(executor, &state)?.write(out, || Ok(()))?;

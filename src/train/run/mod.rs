@@ -25,8 +25,11 @@ use super::profile::StepProfiler;
 use super::progress::Progress;
 use super::settings::Change;
 
+mod adjusting;
 mod begin;
+mod budget;
 mod cross_check;
+mod decay;
 mod incident;
 mod leg;
 mod lock;
@@ -36,7 +39,10 @@ mod search;
 mod selftest;
 mod training;
 
-use begin::{found, resumed_config, start};
+use begin::{Beginning, found, resumed_config, start};
+pub use budget::parse as parse_budget;
+use budget::{Budget, Clock, Time};
+use decay::DecayFrom;
 use leg::{Machine, Workshop};
 pub use lock::Claim;
 use rollback::asked_by;
@@ -45,6 +51,7 @@ pub use selftest::SelfTest;
 use training::Run;
 
 const METRICS: &str = "metrics.jsonl";
+const HISTORY: &str = "history.jsonl";
 
 /// What `pretrain` is asked to do.
 #[derive(Clone, Debug, Default)]
@@ -67,6 +74,10 @@ pub struct Options {
     pub init: Option<PathBuf>,
     /// With `init`: the step at which the schedule begins.
     pub init_step: Option<u64>,
+    /// A checkpoint of a run whose rate stays: this one decays from there.
+    pub decay_from: Option<PathBuf>,
+    /// The time that the run has, from which its steps follow.
+    pub budget: Option<Duration>,
     /// Held-out text to evaluate on.
     pub eval_store: Option<PathBuf>,
     /// Show where the time of a few steps goes.
@@ -79,6 +90,8 @@ pub struct Options {
     pub debug_nan: bool,
     /// Looks at the device before each step: tests take it away.
     pub watch: Option<Watch>,
+    /// What a budget is measured by: tests let time pass.
+    pub time: Time,
     /// Steps at which legs end though nothing changes there.
     #[cfg(test)]
     pub borders: Vec<u64>,
@@ -144,11 +157,12 @@ impl Report {
 /// last checkpoint.
 pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
     let mut options = options.clone();
+    let clock = Clock::start(options.time.clone());
     let mut rollbacks: Vec<Rollback> = Vec::new();
     let (mut tries, mut saved) = (0, None);
     let begun = AtomicU64::new(0);
     loop {
-        let error = match attempt(&options, &rollbacks, stop, &begun) {
+        let error = match attempt(&options, &rollbacks, &clock, stop, &begun) {
             Err(error) => error,
             ended => return ended,
         };
@@ -204,6 +218,7 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
 fn attempt(
     options: &Options,
     rollbacks: &[Rollback],
+    clock: &Clock,
     stop: &AtomicBool,
     begun: &AtomicU64,
 ) -> Result<Report> {
@@ -215,18 +230,40 @@ fn attempt(
     let device = Device::new(&options.device, options.threads)?.with_memory_limit(options.memory_limit);
     let surroundings = Surroundings { vocab_size: store.vocab_size(), room: device.room() };
     let init = options.init.as_deref().map(Init::open).transpose()?;
+    let decay = options.decay_from.as_deref().filter(|_| !options.resume);
+    let decay = decay.map(DecayFrom::open).transpose()?;
+    let mut budget = None;
     let (config, changes) = if options.resume {
         resumed_config(options, surroundings)?
+    } else if let Some(from) = &decay {
+        let config = from.config(&options.sources, surroundings)?;
+        config.check(surroundings.room, options.eval_store.is_some())?;
+        (config, Vec::new())
     } else {
         let sizes = init.as_ref().map_or(Ok(Vec::new()), Init::sizes)?;
-        let (settings, notes) = options.sources.settings_for(&sizes)?;
+        let (settings, notes) = match options.budget {
+            None => options.sources.settings_for(&sizes)?,
+            Some(time) => {
+                let (settings, notes, state) = budget::begin(time, &options.sources, &sizes)?;
+                budget = Some(state);
+                (settings, notes)
+            }
+        };
         notes.iter().for_each(|note| note!("{note}"));
         let config = TrainConfig::resolve(settings, surroundings)?;
+        if budget.is_some() {
+            budget::suits(&config)?;
+        }
         config.check(surroundings.room, options.eval_store.is_some())?;
         (config, Vec::new())
     };
     let found = if options.resume { found(&options.out)? } else { None };
-    let mut first = 0;
+    match &found {
+        Some(found) => budget::resumed(options.budget, &found.checkpoint.state, &changes)?,
+        None if options.resume => budget::unknown(&config)?,
+        None => {}
+    }
+    let mut first = decay.as_ref().map_or(0, |decay| decay.checkpoint.state.step);
     if let Some(init) = &init {
         init.check(&store, &config.model)?;
         first = init.step(options.init_step, config.steps)?;
@@ -239,7 +276,7 @@ fn attempt(
     #[cfg(test)]
     options.borders.iter().for_each(|&at| super::config::change_from(&mut legs, at, |_| ()));
     let leg = leg_of(&legs, first);
-    let own = &legs[leg].config;
+    let own = legs[leg].config.clone();
     if config.has_phases() {
         describe_phases(&legs).iter().for_each(|line| note!("{line}"));
     }
@@ -253,7 +290,7 @@ fn attempt(
         return Ok(Report::not_begun());
     }
     let workshop = Workshop { options, device: &device, stores: &stores };
-    let mut machine = workshop.open(own)?;
+    let mut machine = workshop.open(&own)?;
     let evaluator = match &options.eval_store {
         Some(path) => Some(Evaluator::new(path, &store, &config.evaluated()?, &device)?),
         None => None,
@@ -262,28 +299,46 @@ fn attempt(
         return Ok(Report::not_begun());
     }
     let executor = machine.executor.as_mut();
-    let state = start(options, init.as_ref(), found, &config, &stores, executor, stop)?;
+    let beginning = Beginning::of(found, decay, init);
+    let state = start(options, beginning, budget, &config, &stores, executor, stop)?;
     let Some(mut state) = state else { return Ok(Report::not_begun()) };
-    workshop.begin(&mut machine, own, &state)?;
+    workshop.begin(&mut machine, &own, &state)?;
     let Machine { executor, feeding, batcher, cross_check } = machine;
     workshop.record_kernels(&kernels, &legs, leg, executor.as_ref())?;
     let out = &options.out;
     record_history(out, &mut state, rollbacks, &changes)?;
-    note!("{}: step {} of {} on {}", out.display(), state.step, config.steps, executor.identity());
+    let budget = Budget::of(&state, clock, &config, evaluator.is_some());
+    let open = budget.as_ref().is_some_and(Budget::is_open);
+    let (on, steps) =
+        (executor.identity(), if open { String::new() } else { format!(" of {}", config.steps) });
+    note!("{}: step {}{steps} on {on}", out.display(), state.step);
+    let schedule = config.schedule_from(state.began);
+    match &budget {
+        Some(budget) if open => note!("{}", budget.describe()),
+        Some(budget) => note!("{}; {}", schedule.describe(config.learning_rate, &state), budget.describe()),
+        None => note!("{}", schedule.describe(config.learning_rate, &state)),
+    }
+    let mut progress = Progress::new(&config, &state, peak)?;
+    if open {
+        progress.set_legs(&legs, None);
+    }
     let run = Run {
+        schedule,
         metrics: JsonLines::open(&out.join(METRICS), state.step)?,
         evaluations: match evaluator {
             Some(_) => Some(JsonLines::open(&out.join("eval.jsonl"), evaluated_before(&config, &state))?),
             None => None,
         },
-        progress: Progress::new(&config, &state, peak)?,
+        progress,
         in_flight: InFlight::default(),
         profiler: peaks.map(|peaks| StepProfiler::new(state.step, peaks)),
         saved: Some(state.step),
         saving: Saving::new(out.clone(), config.keep()),
         out,
+        budget,
+        whole: config,
         config: own,
-        legs: &legs,
+        legs,
         leg,
         workshop,
         peaks,
@@ -311,7 +366,7 @@ fn record_history(out: &Path, state: &mut State, rollbacks: &[Rollback], changes
     if new.is_empty() && changes.is_empty() {
         return Ok(());
     }
-    let path = out.join("history.jsonl");
+    let path = out.join(HISTORY);
     let mut history = JsonLines::open(&path, state.step)?;
     let written =
         std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;

@@ -14,12 +14,14 @@ use crate::interop::checkpoint::{self, Keep, Snapshot};
 pub struct Saving {
     run: PathBuf,
     keep: Keep,
-    thread: Option<JoinHandle<Result<()>>>,
+    thread: Option<JoinHandle<Result<Duration>>>,
+    /// How long the last one took to be written.
+    pub took: Option<Duration>,
 }
 
 impl Saving {
     pub fn new(run: PathBuf, keep: Keep) -> Self {
-        Saving { run, keep, thread: None }
+        Saving { run, keep, thread: None, took: None }
     }
 
     /// Begins to write a checkpoint, for which training has stood still this long; the one before must have ended. The
@@ -39,7 +41,7 @@ impl Saving {
                 since.elapsed().as_secs_f64(),
                 waited.as_secs_f64()
             );
-            Ok(())
+            Ok(since.elapsed())
         };
         self.thread = Some(std::thread::Builder::new().name("checkpoint".into()).spawn(write)?);
         Ok(())
@@ -62,7 +64,7 @@ impl Saving {
     pub fn end(&mut self) -> Result<()> {
         match self.thread.take().map(JoinHandle::join) {
             None => Ok(()),
-            Some(Ok(written)) => written,
+            Some(Ok(written)) => written.map(|took| self.took = Some(took)),
             Some(Err(_)) => {
                 Err(anyhow!("the thread that writes checkpoints has stopped; please report this"))
             }

@@ -6,6 +6,9 @@ use super::*;
 use crate::interop::checkpoint;
 use crate::store::tests::{Scratch, marked_store, random_store};
 
+mod budgets;
+mod schedules;
+
 fn options(scratch: &Scratch, set: &[&str]) -> Options {
     let mut set: Vec<String> = set.iter().map(|text| text.to_string()).collect();
     for (key, value) in [

@@ -19,8 +19,9 @@ use super::super::examples::{Batcher, Feeder, StepBatch};
 use super::super::feeding::Feeding;
 use super::super::profile::StepProfiler;
 use super::super::progress::{Progress, Submitted};
-use super::super::schedule;
+use super::super::schedule::Schedule;
 use super::Report;
+use super::budget::Budget;
 use super::cross_check::CrossCheck;
 use super::incident::{Diverged, Incident};
 use super::leg::{Machine, Workshop, extend_positions};
@@ -30,10 +31,14 @@ use super::search::first_bad;
 /// A run whose first step comes next.
 pub struct Run<'a> {
     pub out: &'a Path,
-    pub legs: &'a [Leg],
-    /// The one that makes the next step, and what holds in it.
+    /// The run's configuration, its legs, and the one that makes the next step with what holds in it.
+    pub whole: TrainConfig,
+    pub legs: Vec<Leg>,
     pub leg: usize,
-    pub config: &'a TrainConfig,
+    pub config: TrainConfig,
+    /// The time that decides the steps, if one does.
+    pub budget: Option<Budget<'a>>,
+    pub schedule: Schedule,
     pub workshop: Workshop<'a>,
     /// Where steps are profiled.
     pub peaks: Option<Peaks>,
@@ -66,6 +71,7 @@ impl Run<'_> {
     pub fn train(self, batcher: Batcher, stop: &AtomicBool, watch: &dyn Fn(u64)) -> Result<Report> {
         let (mut run, mut batcher) = (self, batcher);
         let mut interrupted = run.owes_evaluation() && !run.evaluate(stop)?;
+        run.end_if_the_time_is_over()?;
         while !interrupted {
             interrupted = run.train_leg(batcher, stop, watch)?;
             if interrupted || run.leg + 1 == run.legs.len() {
@@ -90,32 +96,31 @@ impl Run<'_> {
 
     /// Trains until the last step of the leg, which is saved. True where it was stopped before the run's last.
     fn train_leg(&mut self, batcher: Batcher, stop: &AtomicBool, watch: &dyn Fn(u64)) -> Result<bool> {
-        let (config, end) = (self.config, self.legs[self.leg].steps.end);
-        if self.state.step < end {
-            extend_positions(self.executor.as_mut(), config, &mut self.state)?;
+        if self.state.step < self.end() {
+            extend_positions(self.executor.as_mut(), &self.config, &mut self.state)?;
         }
-        let mut feeder = self.feeder(batcher, end)?;
+        let mut feeder = self.feeder(batcher)?;
         let mut interrupted = false;
-        while self.state.step < end && !interrupted {
+        while self.state.step < self.end() && !interrupted {
             // What a step needs cannot be had (a damaged store): what has been learnt is not lost with it.
             let mut batch = feeder.next_step().map_err(|error| self.saved_before(error))?;
-            batch.norm_limit = norm_limit(&self.state, config.norm_factor);
-            batch.temperature = config.temperature_at(self.state.step);
-            batch.discriminator_weight = config.discriminator_weight_at(self.state.step);
+            batch.norm_limit = norm_limit(&self.state, self.config.norm_factor);
+            batch.temperature = self.config.temperature_at(self.state.step);
+            batch.discriminator_weight = self.config.discriminator_weight_at(self.state.step);
             watch(self.state.step);
             self.cross_check(&batch)?;
+            self.foresee_the_last()?;
             let made = self.step(&batch, stop)?;
             self.saving.take_stock(false);
-            let step = self.state.step;
+            self.keep_to_the_budget()?;
+            let (step, config) = (self.state.step, &self.config);
             interrupted = !made || stop.load(Ordering::Relaxed) && step < config.steps;
-            if step.is_multiple_of(config.checkpoint_every) || step == end || interrupted {
-                self.save(step == config.steps || interrupted)?;
+            let last = step == config.steps || interrupted;
+            let evaluates = config.eval_every > 0 && step.is_multiple_of(config.eval_every) && !last;
+            if step.is_multiple_of(config.checkpoint_every) || step == self.end() || last {
+                self.save(last)?;
             }
-            if config.eval_every > 0
-                && step.is_multiple_of(config.eval_every)
-                && step < config.steps
-                && !interrupted
-            {
+            if evaluates {
                 interrupted = !self.evaluate(stop)?;
                 if interrupted {
                     self.save(true)?;
@@ -125,6 +130,11 @@ impl Run<'_> {
         Ok(interrupted)
     }
 
+    /// The last step of the leg; with a budget it may move.
+    fn end(&self) -> u64 {
+        self.legs[self.leg].steps.end
+    }
+
     /// Hands what is trained to the next leg's executor; the one before is gone by then, as there may be no room for both.
     /// Its last step is saved.
     fn next_leg(mut self) -> Result<(Self, Batcher)> {
@@ -132,12 +142,12 @@ impl Run<'_> {
         let carried = Carried::of(self.executor.as_mut())?;
         drop((self.executor, self.cross_check));
         let (leg, workshop, step) = (self.leg + 1, self.workshop, self.state.step);
-        let config = &self.legs[leg].config;
+        let config = self.legs[leg].config.clone();
         note!("step {step} of {}: the plan changes", config.steps);
-        let mut machine = workshop.open(config)?;
+        let mut machine = workshop.open(&config)?;
         carried.put(machine.executor.as_mut())?;
         drop(carried);
-        workshop.begin(&mut machine, config, &self.state)?;
+        workshop.begin(&mut machine, &config, &self.state)?;
         let Machine { executor, feeding, batcher, cross_check } = machine;
         let profiler = self.profiler.and(self.peaks).map(|peaks| StepProfiler::new(step, peaks));
         self.progress.pause();
@@ -145,7 +155,10 @@ impl Run<'_> {
     }
 
     /// Makes the batches of the leg's steps that are left.
-    fn feeder(&self, batcher: Batcher, end: u64) -> Result<Feeder> {
+    fn feeder(&self, batcher: Batcher) -> Result<Feeder> {
+        // With a budget there may be more than it looks now.
+        let last = self.leg + 1 == self.legs.len();
+        let end = if last && self.budget.is_some() { u64::MAX } else { self.end() };
         let (state, steps) = (self.state.clone(), self.state.step..end);
         Feeder::start(batcher, steps.map(move |step| state.batch_of(step)))
     }
@@ -170,15 +183,8 @@ impl Run<'_> {
     /// Submits one update and takes what results of earlier ones have arrived. False where it was given up for `stop`:
     /// then it has changed nothing.
     fn step(&mut self, batch: &StepBatch, stop: &AtomicBool) -> Result<bool> {
-        let config = self.config;
         let step = self.state.step;
-        let rate = schedule::learning_rate(
-            step,
-            config.learning_rate,
-            config.steps,
-            config.warmup_steps,
-            config.lr_decay_power,
-        );
+        let rate = self.schedule.rate(step, self.config.learning_rate);
         let rate = (f64::from(rate) * self.state.rate()) as f32;
         let executor = self.executor.as_mut();
         match &mut self.profiler {
@@ -205,7 +211,7 @@ impl Run<'_> {
     }
 
     /// Takes results until at most `waiting` steps are in flight, and all that have arrived.
-    fn collect(&mut self, waiting: usize) -> Result<()> {
+    pub fn collect(&mut self, waiting: usize) -> Result<()> {
         while let Some((submitted, words)) = self.in_flight.next(self.executor.as_mut(), waiting)? {
             let arrived = self.progress.arrived(&submitted, &words)?;
             match arrived.cause {
@@ -329,7 +335,9 @@ impl Run<'_> {
             if let Some(tensor) = self.executor.plan().loss_scale {
                 self.state.loss_scaling = Some(LossScalingState::read(self.executor.as_mut(), tensor)?);
             }
+            self.state.budget = self.budget.as_ref().map(Budget::state);
             self.state.interval = self.progress.interval()?;
+            self.state.stage = self.schedule.stage(self.state.step);
             let snapshot = Snapshot::of(self.executor.as_mut(), &self.state)?;
             let logs = [Some(&self.metrics), self.evaluations.as_ref()].into_iter().flatten();
             let logs = logs.map(JsonLines::on_disk).collect::<Result<_>>()?;
@@ -357,9 +365,13 @@ impl Run<'_> {
         let (Some(evaluator), Some(evaluations)) = (&mut self.evaluator, &mut self.evaluations) else {
             return Ok(true);
         };
+        let since = self.budget.as_ref().map(Budget::now);
         let Some(evaluation) = evaluator.evaluate(self.state.step, self.executor.as_mut(), stop)? else {
             return Ok(false);
         };
+        if let (Some(budget), Some(since)) = (&mut self.budget, since) {
+            budget.evaluated(budget.now() - since);
+        }
         note!("{evaluation}");
         evaluations.append(&evaluation)?;
         self.evaluation = Some(evaluation);
