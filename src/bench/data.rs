@@ -56,6 +56,7 @@ pub fn open(
     };
     let config = TrainConfig::resolve(settings, Surroundings { vocab_size, room })?;
     config.check(room, false)?;
+    let config = sources.asked(&config)?;
     let batcher = match &stores {
         Some(stores) => Batcher::new(stores, &config)?,
         None => Batcher::full_length(&config)?,
@@ -66,12 +67,13 @@ pub fn open(
 /// Makes batches on one thread, as training does.
 pub fn run(options: &Options) -> Result<Report> {
     ensure!(options.steps > 0, "--steps must be at least 1");
-    let (mut batcher, _, _) = open(&options.stores, &options.sources, &Room::unlimited())?;
+    let (mut batcher, config, _) = open(&options.stores, &options.sources, &Room::unlimited())?;
     let (mut seconds, mut tokens, mut positions) = (Vec::new(), 0, 0);
     let mut examples = options.examples.as_deref().map(ExampleFile::create).transpose()?;
     // Made once before it is timed: the first step counts an epoch's examples, and touches the store's pages.
-    batcher.step(0)?;
-    for step in 0..options.steps as u64 {
+    let first = config.phase.first;
+    batcher.step(first)?;
+    for step in first..first + options.steps as u64 {
         let since = Instant::now();
         let batch = std::hint::black_box(batcher.step(step)?);
         seconds.push(since.elapsed().as_secs_f64());

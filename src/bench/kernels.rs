@@ -39,8 +39,9 @@ pub fn run(options: &Options) -> Result<Report> {
     let peaks = Peaks::measure(&device)?;
     let (mut executor, feeding) = Feeding::open(&device, config.plan()?)?;
     parameters::initialise(executor.as_mut(), config.seed)?;
-    let batches =
-        (0..=options.steps as u64).map(|step| batcher.step(step)).collect::<Result<Vec<StepBatch>>>()?;
+    let batches = (0..=options.steps as u64)
+        .map(|step| batcher.step(config.phase.first + step))
+        .collect::<Result<Vec<StepBatch>>>()?;
 
     let plan = config.plan()?.plan;
     let mut reference: Box<dyn Executor> = match device.is_gpu() {

@@ -88,7 +88,7 @@ pub fn run(options: &Options) -> Result<Report> {
         host_seconds: Vec::new(),
         counted: Submitted::default(),
     };
-    let (batches, seconds, startup) = measured.steps(batcher, options, since)?;
+    let (batches, seconds, startup) = measured.steps(batcher, config.phase.first, options.steps, since)?;
     let Measured { host_seconds, counted, .. } = measured;
     let step_seconds = median(seconds.clone());
     let profile = match options.profiled {
@@ -151,11 +151,12 @@ impl Measured<'_> {
     fn steps(
         &mut self,
         batcher: Batcher,
-        options: &Options,
+        first: u64,
+        counted: usize,
         since: Instant,
     ) -> Result<(Vec<StepBatch>, Vec<f64>, f64)> {
-        let steps = options.steps + 1;
-        let mut feeder = Feeder::start(batcher, 0..steps as u64)?;
+        let steps = counted + 1;
+        let mut feeder = Feeder::start(batcher, first..first + steps as u64)?;
         let (mut batches, mut arrivals) = (Vec::new(), Vec::new());
         let mut in_flight = InFlight::default();
         for step in 0..steps as u64 {

@@ -10,6 +10,7 @@ use clap::Subcommand;
 use crate::bench::{data, kernels, prepare, step, tune};
 use crate::device::Peaks;
 use crate::store::WeightedPath;
+use crate::train::config::Sources;
 
 use super::arguments::{DeviceArgs, OutputArgs, ThreadArgs};
 use super::configuration::Configuration;
@@ -99,6 +100,9 @@ struct Common {
     store: Vec<WeightedPath>,
     #[command(flatten)]
     configuration: Configuration,
+    /// Of a configuration with phases, the one that is measured
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    phase: usize,
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
@@ -106,10 +110,14 @@ struct Common {
 }
 
 impl Common {
+    fn sources(&self) -> Sources {
+        Sources { phase: Some(self.phase), ..self.configuration.sources() }
+    }
+
     fn options(self, steps: usize, profiled: usize) -> step::Options {
         step::Options {
+            sources: self.sources(),
             stores: self.store,
-            sources: self.configuration.sources(),
             device: self.device.device,
             threads: self.device.threads,
             steps,
@@ -130,7 +138,7 @@ pub fn run(args: Args) -> Result<()> {
         What::Kernels { common, tune: true, limit, .. } => {
             let output = common.output;
             let device = common.device.open()?;
-            let sources = common.configuration.sources();
+            let sources = common.sources();
             let (_, config, _) = data::open(&common.store, &sources, device.room())?;
             let report = tune::run(&device, &config, Duration::from_secs(limit))?;
             output.show(&report, |out| print_tuning(out, &report))
@@ -154,7 +162,7 @@ pub fn run(args: Args) -> Result<()> {
         }
         What::Data { common, steps, examples } => {
             let output = common.output;
-            let (stores, sources) = (common.store, common.configuration.sources());
+            let (sources, stores) = (common.sources(), common.store);
             let report = data::run(&data::Options { stores, sources, steps, examples })?;
             output.show(&report, |out| {
                 writeln!(out, "{:.2} million tokens/s on one thread (best step {:.2}); a step of {:.0} tokens in {:.2} ms; {:.1}% of the positions are real tokens",

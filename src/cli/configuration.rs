@@ -35,9 +35,15 @@ pub struct Configuration {
 }
 
 impl Configuration {
-    pub fn sources(self) -> Sources {
-        let mut set = self.set;
+    pub fn sources(&self) -> Sources {
+        let mut set = self.set.clone();
         set.extend(self.precision.map(|precision| format!("precision={}", precision.name())));
-        Sources { preset: self.preset, file: self.config, hparams: self.hparams, set }
+        Sources {
+            preset: self.preset.clone(),
+            file: self.config.clone(),
+            hparams: self.hparams.clone(),
+            set,
+            phase: None,
+        }
     }
 }

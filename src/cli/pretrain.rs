@@ -71,9 +71,12 @@ pub struct Args {
     /// Wait for each step, and name the op in which a number first is infinite or none
     #[arg(long)]
     debug_nan: bool,
-    /// Print the plan of a step (ops, shapes, memory by role, FLOPs) and stop
+    /// Print the plan of a step (ops, shapes, memory by role, FLOPs) and stop; of every phase, where there are phases
     #[arg(long)]
     explain: bool,
+    /// With --explain: the plan of this phase alone
+    #[arg(long, value_name = "N", requires = "explain")]
+    phase: Option<usize>,
     /// Show by op where the time of a few steps goes, then go on
     #[arg(long)]
     profile: bool,
@@ -87,6 +90,7 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let mut sources = args.configuration.sources();
     sources.set.extend(args.keep.map(|keep| format!("keep={keep}")));
+    sources.phase = args.phase;
     sources.set.extend(args.keep_every.map(|every| format!("keep_every={every}")));
     let options = Options {
         stores: args.store,
@@ -106,6 +110,8 @@ pub fn run(args: Args) -> Result<()> {
         cross_check: args.cross_check,
         debug_nan: args.debug_nan,
         watch: None,
+        #[cfg(test)]
+        borders: Vec::new(),
     };
     if args.explain {
         let (text, summary) = explain::explain(&options)?;

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::cpu::CpuExecutor;
 use crate::gpu::tuning::device_of;
-use crate::gpu::{Capabilities, Gpu, GpuExecutor, Options, Tuning, adapter, adapters};
+use crate::gpu::{Capabilities, Gpu, GpuExecutor, Options, Tuning, adapter, adapters, strategies};
 use crate::ops::loss_scaling;
 use crate::plan::{Executor, Plan};
 
@@ -165,6 +165,14 @@ impl Device {
         let strategy = |op| (plan.signature(op), executor.strategy(op).to_owned());
         let strategies = (0..plan.ops.len()).map(strategy).collect();
         Some(Tuning { device: device_of(&gpu.capabilities), strategies })
+    }
+
+    /// The same of a plan for which there is no executor yet.
+    pub fn kernels_for(&self, plan: &Plan) -> Result<Option<Tuning>> {
+        let Some(gpu) = &self.gpu else { return Ok(None) };
+        let strategies = strategies(gpu, plan)?.into_iter().enumerate();
+        let strategies = strategies.map(|(op, strategy)| (plan.signature(op), strategy.to_owned())).collect();
+        Ok(Some(Tuning { device: device_of(&gpu.capabilities), strategies }))
     }
 
     /// An executor for the plan, its loss scaling as a run begins with it.

@@ -39,6 +39,14 @@ pub fn check_plan(capabilities: &Capabilities, gpu: Option<&Gpu>, plan: &Plan) -
     choose_for(capabilities, gpu, plan, Options::default()).map(|_| ())
 }
 
+/// The strategy of each op that an executor of this device would have, in order: nothing is compiled.
+///
+/// # Errors
+/// As [`check_plan`].
+pub fn strategies(gpu: &Gpu, plan: &Plan) -> Result<Vec<&'static str>> {
+    Ok(choose(gpu, plan, Options::default())?.iter().map(|chosen| chosen.strategy).collect())
+}
+
 fn choose_for(
     capabilities: &Capabilities,
     gpu: Option<&Gpu>,

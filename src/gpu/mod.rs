@@ -29,7 +29,7 @@ pub mod tuning;
 mod uploads;
 
 pub use adapter::{Adapter, Capabilities, adapters};
-pub use choice::{Options, check_plan};
+pub use choice::{Options, check_plan, strategies};
 pub use executor::GpuExecutor;
 pub use handle::{DeviceLost, Handle};
 pub use open::Gpu;

@@ -3,6 +3,9 @@
 use anyhow::{Result, ensure};
 use serde::Serialize;
 
+/// What names of tables of positions have in them.
+pub const IN_NAMES: &str = ".position_embeddings.";
+
 /// How a longer table of positions is made of a shorter one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -16,6 +19,13 @@ pub enum Extension {
 }
 
 impl Extension {
+    pub const NAMES: [&'static str; 3] = ["interpolate", "repeat", "fresh"];
+
+    /// Of its name.
+    pub fn named(name: &str) -> Option<Self> {
+        clap::ValueEnum::from_str(name, false).ok()
+    }
+
     /// What was done, for people.
     pub fn describe(self, old: usize, new: usize) -> String {
         match self {
@@ -57,6 +67,13 @@ pub fn extend(table: &[f32], columns: usize, rows: usize, how: Extension, fresh:
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_read() {
+        for name in Extension::NAMES {
+            assert_eq!(serde_json::to_value(Extension::named(name).unwrap()).unwrap(), name);
+        }
+    }
 
     #[test]
     fn tables_are_extended_in_three_ways() {

@@ -2,11 +2,11 @@
 
 use std::ops::{AddAssign, Range, Sub};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::tensor::{StepValues, TensorId};
 
-use super::{Identity, Plan};
+use super::{Identity, Parameter, Plan};
 
 /// Data for a tensor of role `Batch`, written before the ops run.
 #[derive(Clone, Copy, Debug)]
@@ -99,6 +99,45 @@ impl AddAssign for Submitted {
     fn add_assign(&mut self, other: Self) {
         self.dispatches += other.dispatches;
         self.submissions += other.submissions;
+    }
+}
+
+/// Parameters and both their moments, in the memory of the host: on their way from one executor to another that has as
+/// many, of the same names and shapes.
+pub struct Carried(Vec<(Parameter, [Vec<f32>; 3])>);
+
+impl Carried {
+    /// Copies what the executor holds.
+    pub fn of(executor: &mut dyn Executor) -> Result<Self> {
+        let parameters = executor.plan().parameters.clone().into_iter();
+        let read = |parameter: Parameter| {
+            let values = executor.read(parameter.value)?;
+            let moments = [executor.read(parameter.first_moment)?, executor.read(parameter.second_moment)?];
+            let [first, second] = moments;
+            Ok((parameter, [values, first, second]))
+        };
+        parameters.map(read).collect::<Result<_>>().map(Carried)
+    }
+
+    /// Writes it into another executor.
+    ///
+    /// # Errors
+    /// A parameter that is not there.
+    pub fn put(&self, executor: &mut dyn Executor) -> Result<()> {
+        for ours in executor.plan().parameters.clone() {
+            let named = |theirs: &Parameter| {
+                theirs.parts.iter().map(|part| &part.name).eq(ours.parts.iter().map(|part| &part.name))
+            };
+            let found = self.0.iter().find(|(theirs, _)| named(theirs));
+            let name = ours.parts.first().map_or("a parameter", |part| &part.name);
+            let Some((_, [values, first, second])) = found else {
+                bail!("{name} is not in the plan before it; please report this")
+            };
+            executor.write(ours.value, values)?;
+            executor.write(ours.first_moment, first)?;
+            executor.write(ours.second_moment, second)?;
+        }
+        Ok(())
     }
 }
 

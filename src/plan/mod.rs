@@ -25,7 +25,7 @@ mod storage;
 mod sums;
 
 pub use bound::{Access, Bound};
-pub use executor::{Data, Executor, Submitted, Upload, copy_parameters};
+pub use executor::{Carried, Data, Executor, Submitted, Upload, copy_parameters};
 pub use identity::Identity;
 pub use in_flight::{IN_FLIGHT, InFlight};
 pub use memory::DeviceMemory;

@@ -30,6 +30,8 @@ purposes! {
     SHUFFLE = 0xFFFF_FFFD;
     /// Examples of a store; under it the epoch.
     EXAMPLES = 0x4558_0001;
+    /// Examples of a phase behind the first; under it the phase's number. The key is the seed of an order of its own.
+    PHASE = 0x5048_0001;
     /// Which store of a mixture an example comes from; under it the block.
     MIXTURE = 0x4d49_5801;
 }

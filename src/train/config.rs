@@ -25,6 +25,10 @@ use super::reference::{self, Program};
 use super::settings::Settings;
 use super::sizing::{Asked, Sizes};
 
+mod legs;
+
+pub use legs::{Leg, Phase, change_from, describe_phases, leg_of};
+
 /// Where a run's configuration comes from; each member overrides those before it.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
@@ -34,6 +38,8 @@ pub struct Sources {
     pub hparams: Option<String>,
     /// `key=value` each.
     pub set: Vec<String>,
+    /// The phase that is measured or explained, from 1; it decides nothing of a run.
+    pub phase: Option<usize>,
 }
 
 /// Says that an error is one of the command line: what the user typed there, under which option.
@@ -86,6 +92,15 @@ impl Sources {
         Ok(settings.to_toml())
     }
 
+    /// The phase that is asked for, or the first: what is measured where a run has several.
+    pub fn asked(&self, config: &TrainConfig) -> Result<TrainConfig> {
+        let legs = config.legs()?;
+        let number = self.phase.unwrap_or(1);
+        let leg = legs.into_iter().find(|leg| leg.config.phase.number + 1 == number);
+        let leg = leg.with_context(|| format!("there is no phase {number}"));
+        Ok(leg.context(WrongUsage("--phase"))?.config)
+    }
+
     /// Applies `--set` alone.
     pub fn assign(&self, settings: &mut Settings) -> Result<()> {
         settings.set_texts(self.set.iter().map(String::as_str)).context(WrongUsage("--set"))
@@ -102,12 +117,14 @@ pub struct Surroundings<'a> {
 }
 
 /// A resolved configuration: nothing is left to derive, everything is checked. It dereferences to the values of its
-/// keys, `config.steps`.
+/// keys, `config.steps`: those of the whole run, or as they hold in a leg ([`TrainConfig::legs`]).
 #[derive(Clone, Debug)]
 pub struct TrainConfig {
     pub model: ModelConfig,
     /// By its steps: from `generator_freeze_at` on the generator is fixed.
     pub trained: Trained,
+    /// Which phase of the run it is of.
+    pub phase: Phase,
     values: RunValues,
     settings: Settings,
 }
@@ -135,6 +152,14 @@ impl TrainConfig {
         }
         settings.set_value("model.vocab_size", Value::Whole(vocab_size as u64))?;
         let model = resolve_model(&mut settings)?;
+        if settings.phases() > 0 {
+            return Self::resolve_phases(settings, model, room);
+        }
+        Self::sized(settings, &model, room)
+    }
+
+    /// Finds the sizes of the micro-batches of a run without phases, or of one phase.
+    fn sized(settings: Settings, model: &ModelConfig, room: &Room) -> Result<Self> {
         let max_length = settings.size("max_length")?;
         ensure!(
             max_length <= model.max_positions,
@@ -151,11 +176,11 @@ impl TrainConfig {
             batch_size: settings.size("batch_size")?,
             max_length,
             slots,
-            vocabulary: vocab_size,
+            vocabulary: model.vocab_size,
             micro_batch: settings.found("micro_batch"),
             vocabulary_chunk: settings.found("vocabulary_chunk"),
         };
-        let with = |sizes| TrainConfig::with(&settings, &model, sizes);
+        let with = |sizes| TrainConfig::with(&settings, model, sizes);
         let sizes = asked.resolve(room, |sizes| Ok(with(sizes)?.plan()?.plan))?;
         with(sizes)
     }
@@ -168,12 +193,38 @@ impl TrainConfig {
             settings.set_value(name, Value::Whole(size as u64))?;
         }
         let values = RunValues::read(|name| settings.get(name))?;
-        Ok(TrainConfig { model: model.clone(), trained: Trained::Both, values, settings })
+        let (phase, trained) = (Phase::default(), Trained::Both);
+        Ok(TrainConfig { model: model.clone(), trained, phase, values, settings })
     }
 
-    /// Fails where the device has no room for a step (and, where it `evaluates`, an evaluation beside it), before
-    /// anything is allocated, naming sizes for which it would.
+    /// Fails where the device has no room for a step of any leg (and, where it `evaluates`, an evaluation beside it),
+    /// before anything is allocated, naming sizes for which it would.
     pub fn check(&self, room: &Room, evaluates: bool) -> Result<()> {
+        let legs = self.legs()?;
+        let last = legs.last().map(|leg| leg.config.phase);
+        let evaluated = self.evaluated()?;
+        for Leg { config, .. } in &legs {
+            // What is evaluated has the sizes of the last phase, and is made smaller with it.
+            let evaluation = |own: &TrainConfig| {
+                let of = if Some(config.phase) == last { own } else { &evaluated };
+                evaluates.then(|| of.evaluation_plan()).transpose()
+            };
+            let checked = config.check_leg(room, evaluation);
+            if self.has_phases() {
+                checked.with_context(|| format!("phase {}", config.phase.number + 1))?;
+            } else {
+                checked?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails where the device has no room for a step of one leg and for the evaluation that lives beside it, if any.
+    fn check_leg(
+        &self,
+        room: &Room,
+        evaluation: impl Fn(&TrainConfig) -> Result<Option<PretrainPlan>>,
+    ) -> Result<()> {
         let asked = Asked {
             batch_size: self.batch_size,
             max_length: self.max_length,
@@ -183,11 +234,10 @@ impl TrainConfig {
             vocabulary_chunk: None,
         };
         let plans = |sizes| -> Result<Vec<Plan>> {
-            let config = TrainConfig::with(&self.settings, &self.model, sizes)?;
+            let Self { values, settings, .. } = TrainConfig::with(&self.settings, &self.model, sizes)?;
+            let config = TrainConfig { values, settings, ..self.clone() };
             let mut plans = vec![config.plan()?.plan];
-            if evaluates {
-                plans.push(config.evaluation_plan()?.plan);
-            }
+            plans.extend(evaluation(&config)?.map(|evaluation| evaluation.plan));
             Ok(plans)
         };
         asked.check(self.sizes(), room, plans)
@@ -209,6 +259,12 @@ impl TrainConfig {
     /// Takes sizes that are `auto` in `settings` from the run that they go on with.
     pub fn keep_sizes(settings: &mut Settings, saved: &Settings) -> Result<()> {
         for name in ["micro_batch", "vocabulary_chunk"] {
+            for phase in 0..settings.phases() {
+                let asked = settings.get_in(phase, name).or_else(|| settings.get(name));
+                if let (Some(Value::Word(_)), Some(value)) = (asked, saved.get_in(phase, name)) {
+                    settings.set_in(phase, name, value.clone())?;
+                }
+            }
             if let (Some(Value::Word(_)), Some(value)) = (settings.get(name), saved.get(name)) {
                 settings.set_value(name, value.clone())?;
             }

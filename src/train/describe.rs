@@ -10,7 +10,7 @@ use crate::plan::DeviceMemory;
 
 use super::config::{Surroundings, TrainConfig};
 use super::key::{Default, Key, Reference, Resume};
-use super::keys::keys;
+use super::keys::{keys, phase_keys};
 use super::presets::{preset, preset_names};
 use super::settings::Settings;
 
@@ -23,12 +23,23 @@ fn default(key: &Key) -> String {
     }
 }
 
+/// What a key is to a phase, and where its value comes from else.
+fn of_phase(key: &Key) -> (String, String) {
+    match key.default {
+        Default::Found(from) => (key.help.to_owned(), from.to_owned()),
+        _ => (format!("In this phase: {}", key.help), format!("`{}`", key.name)),
+    }
+}
+
 /// All keys as lines for a terminal.
 pub fn help() -> String {
     let mut text = "Keys of --set and --config, and their defaults:\n".to_owned();
     for key in keys() {
         let _ = writeln!(text, "  {}: {} [{}]\n          {}", key.name, key.kind, default(key), key.help);
     }
+    let of_phases: Vec<String> = phase_keys().map(|key| format!("phase.N.{}", key.name)).collect();
+    let _ =
+        writeln!(text, "Of a phase, as phase.1.max_length or in [[phase]] tables: {}.", of_phases.join(", "));
     let free: Vec<&str> = keys().filter(|key| key.resume == Resume::Free).map(|key| key.name).collect();
     let asked: Vec<&str> = keys().filter(|key| key.resume == Resume::Asked).map(|key| key.name).collect();
     text + &format!(
@@ -57,13 +68,20 @@ pub fn markdown() -> Result<String> {
         let Key { name, help, kind, .. } = key;
         let _ = writeln!(text, "| `{name}` | {help} | {kind} | {} | {reference} | {resume} |", default(key));
     }
+    for key in phase_keys() {
+        let (help, from) = of_phase(key);
+        let resume = if key.resume == Resume::Asked { "with `--allow-change`" } else { "" };
+        let name = key.name;
+        let _ = writeln!(text, "| `phase.N.{name}` | {help} | {} | {from} |  | {resume} |", key.kind);
+    }
     let _ = write!(text, "\n| preset | what it changes |\n|---|---|\n");
     let defaults = Settings::defaults()?;
     for name in preset_names() {
         let settings = preset(name)?;
-        let changed: Vec<String> = keys()
-            .filter(|key| settings.get(key.name) != defaults.get(key.name))
-            .filter_map(|key| settings.get(key.name).map(|value| format!("`{} = {value}`", key.name)))
+        let changed: Vec<String> = settings
+            .all()
+            .filter(|(name, value)| defaults.get(name) != Some(*value))
+            .map(|(name, value)| format!("`{name} = {value}`"))
             .collect();
         let changed =
             if changed.is_empty() { "nothing: the defaults".to_owned() } else { changed.join(", ") };

@@ -104,6 +104,8 @@ pub struct Batcher {
     source: Source,
     masker: Masker,
     root: [u32; 2],
+    /// The step that takes the first examples: of the phase.
+    first: u64,
     batch_size: usize,
     micro_batch: usize,
     max_length: usize,
@@ -116,7 +118,7 @@ pub struct Batcher {
 
 impl Batcher {
     pub fn new(stores: &Stores, config: &TrainConfig) -> Result<Self> {
-        let mixture = Mixture::new(stores, config.seed, config.max_length)?;
+        let mixture = Mixture::new(stores, config.examples_seed(), config.max_length)?;
         Self::with(Source::Stores(mixture), stores.first().special_ids(), config)
     }
 
@@ -139,6 +141,7 @@ impl Batcher {
             source,
             masker: Masker::new(special, config.mask_probability, config.max_length)?,
             root: root(config.seed),
+            first: config.phase.first,
             batch_size: config.batch_size,
             micro_batch: config.micro_batch,
             max_length: config.max_length,
@@ -153,12 +156,14 @@ impl Batcher {
         self.padding = Some(self.masker.special().pad);
     }
 
-    /// The batch of step `step` (updates already made): examples step · batch_size and those that follow.
+    /// The batch of step `step` (updates already made): of the examples of its phase, counted from the phase's first step,
+    /// step · batch_size and those that follow.
     ///
     /// Errors: a store that is damaged, or was changed while it is in use.
     pub fn step(&mut self, step: u64) -> Result<StepBatch> {
         let key = derive(self.root, step as u32, (step >> 32) as u32);
-        self.examples(step, key, step * self.batch_size as u64, self.batch_size)
+        let within = step.saturating_sub(self.first);
+        self.examples(step, key, within * self.batch_size as u64, self.batch_size)
     }
 
     /// A batch of `count` examples from number `first` on, its draws made with `key`.

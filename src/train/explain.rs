@@ -13,7 +13,7 @@ use crate::plan::{Phase, Plan};
 use crate::store::Stores;
 use crate::tensor::Extents;
 
-use super::config::{Surroundings, TrainConfig};
+use super::config::{Leg, Surroundings, TrainConfig, describe_phases};
 use super::examples::full_extents;
 use super::feeding::PHASES;
 use super::run::Options;
@@ -31,8 +31,16 @@ pub struct Explained {
     pub launches: BTreeMap<&'static str, Launches>,
 }
 
-/// The plan of a step as text and as numbers; needs no store.
-pub fn explain(options: &Options) -> Result<(String, Explained)> {
+/// What is explained: the plan of a run or of one of its phases, or those of all phases.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Answer {
+    One(Box<Explained>),
+    Phases { phases: Vec<Explained> },
+}
+
+/// The plans of steps as text and as numbers; needs no store.
+pub fn explain(options: &Options) -> Result<(String, Answer)> {
     let (settings, _) = options.sources.settings()?;
     let vocab_size = if options.stores.is_empty() {
         settings.whole("model.vocab_size").unwrap_or(EXPLAINED_VOCABULARY) as usize
@@ -41,23 +49,43 @@ pub fn explain(options: &Options) -> Result<(String, Explained)> {
     };
     let device = Device::new(&options.device, options.threads)?.with_memory_limit(options.memory_limit);
     let config = TrainConfig::resolve(settings, Surroundings { vocab_size, room: device.room() })?;
+    let room = config.check(device.room(), false).err();
+    let room = room.map_or_else(String::new, |refused| format!("does not fit: {refused:#}\n"));
+    let legs = config.legs()?;
+    if legs.len() == 1 || options.sources.phase.is_some() {
+        let (text, explained) = explain_plan(&options.sources.asked(&config)?, &device)?;
+        return Ok((text + &room, Answer::One(Box::new(explained))));
+    }
+    let (lines, mut text, mut phases) = (describe_phases(&legs), String::new(), Vec::new());
+    for Leg { steps, config } in &legs {
+        let (explained, numbers) = explain_plan(config, &device)?;
+        let line = match lines.get(config.phase.number) {
+            Some(line) if steps.start == config.phase.first => line.clone(),
+            _ => format!("steps {} to {}", steps.start + 1, steps.end),
+        };
+        text += &format!("{line}\n\n{explained}\n");
+        phases.push(numbers);
+    }
+    Ok((text + &room, Answer::Phases { phases }))
+}
+
+/// One plan: that of a phase, or of a run that has none.
+fn explain_plan(config: &TrainConfig, device: &Device) -> Result<(String, Explained)> {
     let plan = config.plan()?.plan;
     if device.is_gpu() {
         plan.suits_gpu()?;
     }
-    let extents = full_extents(&config);
+    let extents = full_extents(config);
     let parts = plan.parameters.iter().flat_map(|parameter| &parameter.parts);
     let parameters: usize = parts.map(|part| part.elements()).sum();
     let micro_batches = config.batch_size.div_ceil(config.micro_batch);
-    let refused = config.check(device.room(), false).err();
-    let room = refused.map_or_else(String::new, |refused| format!("does not fit: {refused:#}\n"));
     let capabilities = device.gpu().map_or_else(Capabilities::desktop, |gpu| gpu.capabilities.clone());
     let launches = match plan.suits_gpu() {
         Ok(()) => launches_of_step(&plan, &capabilities, &extents, micro_batches)?,
         Err(_) => BTreeMap::new(),
     };
     let text = format!(
-        "{}{}parameters: {:.2} million; a step is {micro_batches} micro-batches of {} sequences; {:.1} MFLOP a token at length {}\n{room}",
+        "{}{}parameters: {:.2} million; a step is {micro_batches} micro-batches of {} sequences; {:.1} MFLOP a token at length {}\n",
         plan.explain(&extents),
         describe_launches(&launches),
         parameters as f64 / 1e6,

@@ -203,6 +203,11 @@ impl Init {
         if step == 0 { 0 } else { self.state.tokens }
     }
 
+    /// Rows of its table of positions that need no start: those that were trained, where it says so, else all.
+    pub fn positions(&self) -> usize {
+        self.state.positions.unwrap_or(self.model.max_positions)
+    }
+
     /// Keeps in the new run where it came from.
     pub fn pass_on(&self, out: &Path, step: u64) -> Result<()> {
         Provenance::pass_on(self.provenance.as_ref(), &self.run, out, step)

@@ -5,6 +5,7 @@ use std::ops::Bound::{self, Excluded, Included, Unbounded};
 
 use anyhow::{Result, bail};
 
+use crate::interop::positions::Extension;
 use crate::tensor::Precision;
 
 use super::curriculum::TemperatureSchedule;
@@ -97,6 +98,18 @@ pub enum Default {
     Follows(&'static str),
     /// Is found when the run begins, from this.
     Found(&'static str),
+}
+
+/// What the phases of a run share out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShareOf {
+    Steps,
+    /// Sequences times the phase's `max_length`: known before any text is.
+    Tokens,
+}
+
+impl ShareOf {
+    pub const NAMES: [&'static str; 2] = ["steps", "tokens"];
 }
 
 /// Where `--hparams`, JSON of the reference implementation (google-research/electra), has the key.
@@ -263,6 +276,25 @@ impl FromValue for TemperatureSchedule {
     fn from_value(value: &Value) -> Option<Self> {
         match value {
             Value::Word(word) => word.parse().ok(),
+            _ => None,
+        }
+    }
+}
+
+impl FromValue for ShareOf {
+    fn from_value(value: &Value) -> Option<Self> {
+        match value {
+            Value::Word(word) if word == "steps" => Some(ShareOf::Steps),
+            Value::Word(word) if word == "tokens" => Some(ShareOf::Tokens),
+            _ => None,
+        }
+    }
+}
+
+impl FromValue for Extension {
+    fn from_value(value: &Value) -> Option<Self> {
+        match value {
+            Value::Word(word) => Extension::named(word),
             _ => None,
         }
     }

@@ -8,6 +8,7 @@ use std::ops::Bound::{Excluded, Included};
 
 use anyhow::{Result, bail};
 
+use crate::interop::positions::Extension;
 use crate::model::EmbeddingSharing;
 use crate::model::config::LARGEST_SIZE;
 use crate::tensor::Precision;
@@ -18,7 +19,7 @@ use super::key::Default::{Follows, Found, Value as Is};
 use super::key::Kind::{Auto, Number, Whole, Word};
 use super::key::Reference::{Both, Nowhere, Override, Top};
 use super::key::Resume::{Asked, Fixed, Free};
-use super::key::{AUTO, Default, Key, Kind, MOST, Reference, Value, required};
+use super::key::{AUTO, Default, Key, Kind, MOST, Reference, ShareOf, Value, required};
 
 /// Rows of `name: type = kind, default, reference, resume;` under a line of help: a table of [`Key`]s, and the struct of
 /// their values.
@@ -126,6 +127,10 @@ rows! {
         eval_sequences: usize = Whole(1, 1 << 24), Is("1024"), Nowhere, Free;
         /// Of activations and their gradients; f16 on GPUs that have it
         precision: Precision = Word(&Precision::NAMES), Is("f32"), Nowhere, Fixed;
+        /// What the shares of phases are of; tokens are counted as sequences times max_length
+        share_of: ShareOf = Word(&ShareOf::NAMES), Is("steps"), Nowhere, Fixed;
+        /// What rows of the table of positions begin as that only a longer phase reads: fresh draws, or made of the rows before
+        extend_positions: Extension = Word(&Extension::NAMES), Is("repeat"), Nowhere, Fixed;
     }
 }
 
@@ -183,7 +188,49 @@ const MODEL: &[Key] = &[
     },
 ];
 
-/// Every key there is.
+/// Of the run, what a phase takes.
+const SHARE: Key = Key {
+    name: "share",
+    kind: Number(Excluded(0.0), Included(1.0)),
+    default: Found("what the phases before leave, in the last"),
+    reference: Nowhere,
+    resume: Fixed,
+    help: "Share of the run, of its steps or of its tokens (share_of)",
+};
+
+/// Keys that a phase may have a value of its own for.
+const OF_PHASES: [&str; 6] =
+    ["batch_size", "micro_batch", "vocabulary_chunk", "max_length", "learning_rate", "mask_probability"];
+
+/// Every key of a `[[phase]]` table.
+pub fn phase_keys() -> impl Iterator<Item = &'static Key> + Clone {
+    std::iter::once(&SHARE).chain(keys().filter(|key| OF_PHASES.contains(&key.name)))
+}
+
+/// Finds a key of a phase; an unknown one is refused with the nearest, both under their whole names.
+pub fn phase_key(phase: usize, name: &str) -> Result<&'static Key> {
+    match phase_keys().find(|key| key.name == name) {
+        Some(key) => Ok(key),
+        None => {
+            let nearest = nearest(name, phase_keys().map(|key| key.name));
+            bail!(
+                "unknown key {}; the nearest known one is {}",
+                in_phase(phase, name),
+                in_phase(phase, nearest)
+            )
+        }
+    }
+}
+
+/// The whole name of a phase's key, as `--set` takes it; phases are counted from 0 here and from 1 there.
+pub fn in_phase(phase: usize, name: &str) -> String {
+    format!("{PHASE_PREFIX}{}.{name}", phase + 1)
+}
+
+/// What whole names of phases' keys begin with.
+pub const PHASE_PREFIX: &str = "phase.";
+
+/// Every key there is, but for those of phases.
 pub fn keys() -> impl Iterator<Item = &'static Key> + Clone {
     RUN.iter().chain(MODEL)
 }

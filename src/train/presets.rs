@@ -17,6 +17,20 @@ const PRESETS: &[(&str, &str)] = &[
          generator_layers = 4\n",
     ),
     (DEFAULT_PRESET, ""),
+    (
+        "tiny-phases",
+        "steps = 300\nbatch_size = 16\nmax_length = 128\nwarmup_steps = 20\nlog_every = 10\ncheckpoint_every = 100\n\
+         [model]\nembedding_size = 64\nhidden_size = 128\nlayers = 4\nffn_size = 512\nmax_positions = 128\n\
+         generator_layers = 4\n\
+         [[phase]]\nshare = 0.5\nmax_length = 32\nbatch_size = 64\n\
+         [[phase]]\nshare = 0.3\nmax_length = 64\nbatch_size = 32\n\
+         [[phase]]\nmax_length = 128\nbatch_size = 16\n",
+    ),
+    (
+        "small-phases",
+        "[[phase]]\nshare = 0.9\nmax_length = 128\nbatch_size = 256\n\
+         [[phase]]\nmax_length = 512\nbatch_size = 64\n",
+    ),
     ("small-128", "max_length = 128\nbatch_size = 128\n"),
     ("small-plus-plus", "[model]\ngenerator_fraction = 1.0\n"),
     (

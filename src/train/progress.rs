@@ -42,8 +42,8 @@ pub struct Progress {
     weights: LossWeights,
     steps: u64,
     log_every: u64,
-    /// Every step has as many: sequences × max length.
-    positions_per_step: f64,
+    /// Where each leg ends, and how many positions each of its steps has: sequences × max length.
+    positions: Vec<(u64, f64)>,
     /// f32 operations a second that the device was measured to do at most.
     peak: f64,
     interval: Totals,
@@ -66,13 +66,14 @@ impl Progress {
     /// # Errors
     /// The sums in the state are not of this version.
     pub fn new(config: &TrainConfig, state: &State, peak: f64) -> Result<Self> {
+        let legs = config.legs()?.into_iter();
         let interval = state.interval.clone().map(serde_json::from_value).transpose();
         Ok(Progress {
             model: config.model.clone(),
             weights: config.loss_weights(),
             steps: config.steps,
             log_every: config.log_every,
-            positions_per_step: (config.batch_size * config.max_length) as f64,
+            positions: legs.map(|leg| (leg.steps.end, leg.config.positions_per_step())).collect(),
             peak,
             interval: interval.context("the interval in state.json")?.unwrap_or_default(),
             timed: BatchTotals::default(),
@@ -160,10 +161,21 @@ impl Progress {
         })
     }
 
+    /// Positions of the steps behind so many.
+    fn positions_left(&self, done: u64) -> f64 {
+        let mut first = done;
+        let mut left = 0.0;
+        for &(end, each) in &self.positions {
+            left += end.saturating_sub(first) as f64 * each;
+            first = first.max(end);
+        }
+        left
+    }
+
     /// A record as one line for people.
     pub fn line(&self, record: &MetricsRecord) -> String {
         let quality = &record.quality;
-        let left = (self.steps - record.step) as f64 * self.positions_per_step / record.positions_per_second;
+        let left = self.positions_left(record.step) / record.positions_per_second;
         let skipped = match (record.loss_scale, record.skipped_steps) {
             (Some(scale), Some(skipped)) if skipped > 0 => format!("  {skipped} skipped, loss scale {scale}"),
             (None, Some(skipped)) => format!("  {skipped} skipped"),

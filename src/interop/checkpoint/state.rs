@@ -69,6 +69,9 @@ pub struct State {
     /// Norms of the gradients of the last good steps, by step and as the bits of an f32: what the running range is.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub norms: Vec<(u64, u32)>,
+    /// In a run with phases: rows of the table of positions that sequences have been long enough for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub positions: Option<usize>,
     /// How often, and why, the run went back to a checkpoint.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rollbacks: Vec<Rollback>,

@@ -66,6 +66,7 @@ fn later_sources_win() {
         file: Some(path),
         hparams: Some(r#"{"num_train_steps": 8, "train_batch_size": 8}"#.into()),
         set: vec!["steps=9".into()],
+        ..Sources::default()
     };
     let config = resolved(&sources);
     assert_eq!((config.steps, config.batch_size, config.seed), (9, 8, 7));
@@ -229,3 +230,5 @@ fn defaults_are_those_of_a_plan() {
     let chunk = StepOptions { vocabulary_chunk: Some(256), ..StepOptions::default() };
     assert_eq!(format!("{options:?}"), format!("{chunk:?}"));
 }
+
+mod phases;

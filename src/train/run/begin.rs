@@ -95,6 +95,7 @@ pub fn start(
         loss_scaling: None,
         interval: None,
         norms: Vec::new(),
+        positions: config.has_phases().then(|| first_length(config)).transpose()?,
         rollbacks: Vec::new(),
         device: executor.identity().device(),
     };
@@ -123,13 +124,20 @@ pub fn start(
     };
     let step = init.step(options.init_step, config.steps)?;
     init.load(executor, step)?;
-    let state = State { step, began: step, tokens: init.tokens(step), ..fresh };
+    let positions = fresh.positions.map(|_| init.positions());
+    let state = State { step, began: step, tokens: init.tokens(step), positions, ..fresh };
     init.pass_on(out, step)?;
     write_vocabulary()?;
     Snapshot::of(executor, &state)?.write(out, || Ok(()))?;
     // Last of all: who resumes finds what the run began with, or no run.
     write_config()?;
     Ok(Some(state))
+}
+
+/// The longest sequence that the run begins with.
+fn first_length(config: &TrainConfig) -> Result<usize> {
+    let legs = config.legs()?;
+    legs.first().map(|leg| leg.config.max_length).context("a run of no steps")
 }
 
 /// Refuses a store that is not the run's.

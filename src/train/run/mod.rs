@@ -5,22 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::json;
 
 use crate::device::{Device, DeviceChoice, Peaks};
-use crate::files::{JsonLines, write_atomically};
+use crate::files::JsonLines;
 use crate::gpu::DeviceLost;
 use crate::interop::checkpoint::{self, Rollback, State};
 use crate::plan::InFlight;
 use crate::store::{Stores, WeightedPath};
 
-use super::config::{Sources, Surroundings, TrainConfig};
+use super::config::{Sources, Surroundings, TrainConfig, describe_phases, leg_of};
 use super::divergence::MOST_ROLLBACKS;
 use super::evaluate::{Evaluation, Evaluator};
-use super::examples::Batcher;
-use super::feeding::Feeding;
 use super::init::Init;
 use super::metrics::MetricsRecord;
 use super::profile::StepProfiler;
@@ -30,6 +28,7 @@ use super::settings::Change;
 mod begin;
 mod cross_check;
 mod incident;
+mod leg;
 mod lock;
 mod saving;
 mod search;
@@ -37,12 +36,11 @@ mod selftest;
 mod training;
 
 use begin::{found, resumed_config, start};
-use cross_check::CrossCheck;
 use incident::Diverged;
+use leg::{Machine, Workshop};
 pub use lock::Claim;
 use saving::Saving;
 pub use selftest::SelfTest;
-use selftest::selftest;
 use training::Run;
 
 const METRICS: &str = "metrics.jsonl";
@@ -80,6 +78,9 @@ pub struct Options {
     pub debug_nan: bool,
     /// Looks at the device before each step: tests take it away.
     pub watch: Option<Watch>,
+    /// Steps at which legs end though nothing changes there.
+    #[cfg(test)]
+    pub borders: Vec<u64>,
 }
 
 impl Options {
@@ -212,12 +213,20 @@ fn attempt(options: &Options, rollbacks: &[Rollback], stop: &AtomicBool) -> Resu
         (config, Vec::new())
     };
     let found = if options.resume { found(&options.out)? } else { None };
+    let mut first = found.as_ref().map_or(0, |found| found.checkpoint.state.step);
     if let Some(init) = &init {
         init.check(&store, &config.model)?;
-        init.step(options.init_step, config.steps)?;
+        first = init.step(options.init_step, config.steps)?;
     }
-    let mut batcher = Batcher::new(&stores, &config)?;
-    let plan = config.plan()?;
+    #[cfg_attr(not(test), expect(unused_mut))]
+    let mut legs = config.legs()?;
+    #[cfg(test)]
+    options.borders.iter().for_each(|&at| super::config::change_from(&mut legs, at, |_| ()));
+    let leg = leg_of(&legs, first);
+    let own = &legs[leg].config;
+    if config.has_phases() {
+        describe_phases(&legs).iter().for_each(|line| note!("{line}"));
+    }
     let peaks = options.profile.then(|| Peaks::measure(&device)).transpose()?;
     let peak = peaks.map_or_else(|| Peaks::multiply_adds(&device), |peaks| Ok(peaks.flops_per_second))?;
     let kernels = options.out.join("kernels.json");
@@ -227,31 +236,21 @@ fn attempt(options: &Options, rollbacks: &[Rollback], stop: &AtomicBool) -> Resu
     if stopped() {
         return Ok(Report::not_begun());
     }
-    note!("{}", config.room_taken(&plan.plan, device.room()));
-    let (mut executor, feeding) = Feeding::open(&device, plan)?;
+    let workshop = Workshop { options, device: &device, stores: &stores };
+    let mut machine = workshop.open(own)?;
     let evaluator = match &options.eval_store {
-        Some(path) => Some(Evaluator::new(path, &store, &config, &device)?),
+        Some(path) => Some(Evaluator::new(path, &store, &config.evaluated()?, &device)?),
         None => None,
     };
     if stopped() {
         return Ok(Report::not_begun());
     }
-    let cross_check = match options.cross_check {
-        0 => None,
-        _ if !device.is_gpu() => {
-            bail!("--cross-check compares a GPU with the processor, and this run is on the processor")
-        }
-        every => Some(CrossCheck::new(every, &config, options.threads, config.micro_batch)?),
-    };
-    let state = start(options, init.as_ref(), found, &config, &stores, executor.as_mut(), stop)?;
+    let executor = machine.executor.as_mut();
+    let state = start(options, init.as_ref(), found, &config, &stores, executor, stop)?;
     let Some(mut state) = state else { return Ok(Report::not_begun()) };
-    if let (Some(tensor), Some(scaling)) = (executor.plan().loss_scale, state.loss_scaling) {
-        scaling.write(executor.as_mut(), tensor)?;
-    }
-    selftest(options.selftest, &device, executor.as_mut(), &feeding, &mut batcher, &config, options.threads)?;
-    if let Some(used) = device.kernels_of(executor.as_ref()) {
-        write_atomically(&kernels, &serde_json::to_vec_pretty(&used)?)?;
-    }
+    workshop.begin(&mut machine, own, &state)?;
+    let Machine { executor, feeding, batcher, cross_check } = machine;
+    workshop.record_kernels(&kernels, &legs, leg, executor.as_ref())?;
     let out = &options.out;
     record_history(out, &mut state, rollbacks, &changes)?;
     note!("{}: step {} of {} on {}", out.display(), state.step, config.steps, executor.identity());
@@ -267,7 +266,11 @@ fn attempt(options: &Options, rollbacks: &[Rollback], stop: &AtomicBool) -> Resu
         saved: Some(state.step),
         saving: Saving::new(out.clone(), config.keep()),
         out,
-        config: &config,
+        config: own,
+        legs: &legs,
+        leg,
+        workshop,
+        peaks,
         feeding,
         executor,
         evaluator,
@@ -293,9 +296,9 @@ fn record_history(out: &Path, state: &mut State, rollbacks: &[Rollback], changes
     let mut history = JsonLines::open(&path, state.step)?;
     let written =
         std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    for Change { key, from, to } in changes {
-        note!("{} is {to} from step {} on, it was {from}", key.name, state.step);
-        let event = json!({"step": state.step, "event": "changed", "key": key.name, "from": from, "to": to});
+    for Change { name, from, to, .. } in changes {
+        note!("{name} is {to} from step {} on, it was {from}", state.step);
+        let event = json!({"step": state.step, "event": "changed", "key": name, "from": from, "to": to});
         history.append(&event)?;
     }
     for rollback in &new {

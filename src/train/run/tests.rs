@@ -388,3 +388,5 @@ fn what_is_computed_changes_only_if_the_user_says_so() {
     let error = failure(run(&longer, &AtomicBool::new(false)));
     assert!(error.contains("model.layers is 2, in the run 1") && !error.contains("allows it"), "{error}");
 }
+
+mod phases;

@@ -6,11 +6,12 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
+use crate::device::Peaks;
 use crate::files::JsonLines;
 use crate::interop::checkpoint::{self, LossScalingState, Snapshot, State};
-use crate::plan::{Executor, IN_FLIGHT, InFlight};
+use crate::plan::{Carried, Executor, IN_FLIGHT, InFlight};
 
-use super::super::config::TrainConfig;
+use super::super::config::{Leg, TrainConfig};
 use super::super::divergence::{Cause, MOST_SKIPPED, OnDivergence, norm_limit, remember_norm};
 use super::super::evaluate::{Evaluation, Evaluator};
 use super::super::examples::{Batcher, Feeder, StepBatch};
@@ -21,13 +22,20 @@ use super::super::schedule;
 use super::Report;
 use super::cross_check::CrossCheck;
 use super::incident::{Diverged, Incident};
+use super::leg::{Machine, Workshop, extend_positions};
 use super::saving::Saving;
 use super::search::first_bad;
 
 /// A run whose first step comes next.
 pub struct Run<'a> {
     pub out: &'a Path,
+    pub legs: &'a [Leg],
+    /// The one that makes the next step, and what holds in it.
+    pub leg: usize,
     pub config: &'a TrainConfig,
+    pub workshop: Workshop<'a>,
+    /// Where steps are profiled.
+    pub peaks: Option<Peaks>,
     pub feeding: Feeding,
     pub executor: Box<dyn Executor>,
     pub evaluator: Option<Evaluator>,
@@ -54,14 +62,40 @@ pub struct Run<'a> {
 impl Run<'_> {
     /// Trains until the last step, or until `stop` is set: then what is being computed is given up, a step that is being
     /// updated finished, and all saved. `watch` is called before each step.
-    pub fn train(mut self, batcher: Batcher, stop: &AtomicBool, watch: &dyn Fn(u64)) -> Result<Report> {
-        let config = self.config;
-        let mut feeder = self.feeder(batcher)?;
-        let mut interrupted = false;
-        if self.owes_evaluation() {
-            interrupted = !self.evaluate(stop)?;
+    pub fn train(self, batcher: Batcher, stop: &AtomicBool, watch: &dyn Fn(u64)) -> Result<Report> {
+        let (mut run, mut batcher) = (self, batcher);
+        let mut interrupted = run.owes_evaluation() && !run.evaluate(stop)?;
+        while !interrupted {
+            interrupted = run.train_leg(batcher, stop, watch)?;
+            if interrupted || run.leg + 1 == run.legs.len() {
+                break;
+            }
+            (run, batcher) = run.next_leg()?;
         }
-        while self.state.step < config.steps && !interrupted {
+        if !interrupted {
+            interrupted = !run.evaluate(stop)?;
+        }
+        for lines in [Some(&mut run.metrics), run.evaluations.as_mut()].into_iter().flatten() {
+            lines.finish()?;
+        }
+        Ok(Report {
+            step: run.state.step,
+            tokens: run.state.tokens,
+            metrics: run.progress.last(),
+            evaluation: run.evaluation,
+            interrupted,
+        })
+    }
+
+    /// Trains until the last step of the leg, which is saved. True where it was stopped before the run's last.
+    fn train_leg(&mut self, batcher: Batcher, stop: &AtomicBool, watch: &dyn Fn(u64)) -> Result<bool> {
+        let (config, end) = (self.config, self.legs[self.leg].steps.end);
+        if self.state.step < end {
+            extend_positions(self.executor.as_mut(), config, &mut self.state)?;
+        }
+        let mut feeder = self.feeder(batcher, end)?;
+        let mut interrupted = false;
+        while self.state.step < end && !interrupted {
             // What a step needs cannot be had (a damaged store): what has been learnt is not lost with it.
             let mut batch = feeder.next_step().map_err(|error| self.saved_before(error))?;
             batch.norm_limit = norm_limit(&self.state, config.norm_factor);
@@ -73,7 +107,7 @@ impl Run<'_> {
             self.saving.take_stock(false);
             let step = self.state.step;
             interrupted = !made || stop.load(Ordering::Relaxed) && step < config.steps;
-            if step.is_multiple_of(config.checkpoint_every) || step == config.steps || interrupted {
+            if step.is_multiple_of(config.checkpoint_every) || step == end || interrupted {
                 self.save(step == config.steps || interrupted)?;
             }
             if config.eval_every > 0
@@ -87,24 +121,31 @@ impl Run<'_> {
                 }
             }
         }
-        if !interrupted {
-            interrupted = !self.evaluate(stop)?;
-        }
-        for lines in [Some(&mut self.metrics), self.evaluations.as_mut()].into_iter().flatten() {
-            lines.finish()?;
-        }
-        Ok(Report {
-            step: self.state.step,
-            tokens: self.state.tokens,
-            metrics: self.progress.last(),
-            evaluation: self.evaluation,
-            interrupted,
-        })
+        Ok(interrupted)
     }
 
-    /// Makes the batches of the steps that are left.
-    fn feeder(&self, batcher: Batcher) -> Result<Feeder> {
-        let (state, steps) = (self.state.clone(), self.state.step..self.config.steps);
+    /// Hands what is trained to the next leg's executor; the one before is gone by then, as there may be no room for both.
+    /// Its last step is saved.
+    fn next_leg(mut self) -> Result<(Self, Batcher)> {
+        self.saving.take_stock(true);
+        let carried = Carried::of(self.executor.as_mut())?;
+        drop((self.executor, self.cross_check));
+        let (leg, workshop, step) = (self.leg + 1, self.workshop, self.state.step);
+        let config = &self.legs[leg].config;
+        note!("step {step} of {}: the plan changes", config.steps);
+        let mut machine = workshop.open(config)?;
+        carried.put(machine.executor.as_mut())?;
+        drop(carried);
+        workshop.begin(&mut machine, config, &self.state)?;
+        let Machine { executor, feeding, batcher, cross_check } = machine;
+        let profiler = self.profiler.and(self.peaks).map(|peaks| StepProfiler::new(step, peaks));
+        self.progress.pause();
+        Ok((Run { leg, config, executor, feeding, cross_check, profiler, suspect: None, ..self }, batcher))
+    }
+
+    /// Makes the batches of the leg's steps that are left.
+    fn feeder(&self, batcher: Batcher, end: u64) -> Result<Feeder> {
+        let (state, steps) = (self.state.clone(), self.state.step..end);
         Feeder::start(batcher, steps.map(move |step| state.batch_of(step)))
     }
 
