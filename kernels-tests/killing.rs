@@ -311,6 +311,9 @@ fn a_run_killed_at_any_moment_ends_as_one_that_was_not() {
             kill("processor, two stores, 3 threads", MIXED, &cpu(3), "--set steps=60", &AIMED, 6);
         }
     }
+    let phases = "--set steps=30 --set phase.1.share=0.4 --set phase.1.max_length=16 --set phase.1.batch_size=8 --set \
+                  phase.2.share=0.2 --set phase.2.max_length=32 --set phase.3.batch_size=3";
+    kill("processor, three phases", ONE, &cpu(1), phases, &[], 4);
     let capabilities = &crate::harness::gpu().capabilities;
     let name = capabilities.name.split_whitespace().next().expect("a name");
     let device = format!("--device {name}");

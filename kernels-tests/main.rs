@@ -32,6 +32,7 @@ mod measuring;
 mod norm;
 mod optimizer;
 mod outages;
+mod phases;
 mod probe;
 mod samples;
 mod shaders;

@@ -213,10 +213,13 @@ fn attempt(options: &Options, rollbacks: &[Rollback], stop: &AtomicBool) -> Resu
         (config, Vec::new())
     };
     let found = if options.resume { found(&options.out)? } else { None };
-    let mut first = found.as_ref().map_or(0, |found| found.checkpoint.state.step);
+    let mut first = 0;
     if let Some(init) = &init {
         init.check(&store, &config.model)?;
         first = init.step(options.init_step, config.steps)?;
+    }
+    if let Some(found) = &found {
+        first = found.checkpoint.state.step;
     }
     #[cfg_attr(not(test), expect(unused_mut))]
     let mut legs = config.legs()?;

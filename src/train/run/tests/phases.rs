@@ -96,8 +96,9 @@ fn the_first_phase_is_a_run_without() {
         first.micro.iter().flat_map(|micro| micro.input_ids.clone()).collect::<Vec<_>>()
     });
     let firsts: Vec<_> = firsts.collect();
-    let mut plain =
-        Batcher::new(&store, &TrainConfig { phase: Default::default(), ..legs[1].config.clone() }).unwrap();
+    let mut unphased = legs[1].config.clone();
+    unphased.phase = Default::default();
+    let mut plain = Batcher::new(&store, &unphased).unwrap();
     let plain = plain.examples(0, [1, 2], 0, 5).unwrap();
     assert_eq!(firsts[0], plain.micro.iter().flat_map(|micro| micro.input_ids.clone()).collect::<Vec<_>>());
     assert_ne!(firsts[0], firsts[1]);
