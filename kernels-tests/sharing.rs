@@ -292,7 +292,7 @@ mod through_the_binary {
             done(folder, &format!("import begin-{sharing} --extend-positions 200 --out {longer}"));
             done(
                 folder,
-                &format!("{own_sizes} --init {longer} --set max_length=200 --set steps=2 --out {longer}-run"),
+                &format!("{own_sizes} --init {longer} --set max_length=200 --set steps=4 --out {longer}-run"),
             );
         }
     }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::device::Room;
-use crate::model::ModelConfig;
+use crate::model::{ModelConfig, Trained};
 use crate::tensor::draws::PHASE;
 use crate::tensor::random::{derive, root};
 
@@ -91,6 +91,11 @@ impl TrainConfig {
             let config = self.in_phase(Phase { number, first })?;
             legs.push(Leg { steps: first..end, config });
             first = end;
+        }
+        if self.generator_freeze_at > 0 {
+            change_from(&mut legs, self.generator_freeze_at, |config| {
+                config.trained = Trained::Discriminator
+            });
         }
         Ok(legs)
     }
