@@ -83,6 +83,8 @@ pub fn step(tokens: u32, sequences: u32, masked: u32) -> StepValues {
         loss_scale: 1.0,
         inverse_temperature: 1.0 / 0.7,
         discriminator_weight: 50.0,
+        moment_scale: 0.7,
+        epsilon_scale: 0.25,
         labelled_total: masked as f32,
         tokens_total: tokens as f32,
         ..StepValues::default()

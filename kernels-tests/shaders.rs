@@ -176,6 +176,8 @@ fn check_step(name: &str, module: &naga::Module) {
         norm_limit,
         inverse_temperature,
         discriminator_weight,
+        moment_scale,
+        epsilon_scale,
         reserved
     );
     let mut uniforms = module.global_variables.iter().filter(|(_, v)| v.space == naga::AddressSpace::Uniform);

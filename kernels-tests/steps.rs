@@ -77,6 +77,8 @@ pub fn values(examples: &[MaskedExample], step: u32) -> StepValues {
         loss_scale: 1.0,
         inverse_temperature: 1.0,
         discriminator_weight: 50.0,
+        moment_scale: 1.0,
+        epsilon_scale: 1.0,
         labelled_total: examples.iter().map(|e| e.masked.len() as f32).sum(),
         tokens_total: examples.iter().map(|e| e.input_ids.len() as f32).sum(),
         ..StepValues::default()

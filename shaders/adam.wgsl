@@ -1,5 +1,6 @@
-// Adam without bias correction, with decoupled weight decay, on a range of the flat parameter buffers:
-// m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², p ← p − lr·rate·(m/(√v + ε) + decay·p), g clipped by the clip factor.
+// Adam with decoupled weight decay, on a range of the flat parameter buffers:
+// m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², p ← p − lr·rate·(a·m/(√v + b·ε) + decay·p), g clipped by the clip factor.
+// a and b come with the step: 1 each, or what corrects the bias of young moments.
 // Nothing changes where the norm was not finite.
 //
 // Dispatch: 4,096 elements a workgroup of 256, in steps of 256; the range is a multiple of 4 long.
@@ -42,7 +43,7 @@ fn main(
       let p = value[at];
       first_moment[at] = m;
       second_moment[at] = v;
-      value[at] = p - rate * (m / (sqrt(v) + immediates.epsilon) + immediates.weight_decay * p);
+      value[at] = p - rate * (step.moment_scale * m / (sqrt(v) + step.epsilon_scale * immediates.epsilon) + immediates.weight_decay * p);
     }
   }
 }

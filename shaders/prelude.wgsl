@@ -20,6 +20,8 @@ struct Step {
   norm_limit: f32,
   inverse_temperature: f32,
   discriminator_weight: f32,
+  moment_scale: f32,
+  epsilon_scale: f32,
   reserved: u32,
 }
 @group(0) @binding(0) var<uniform> step: Step;

@@ -229,7 +229,8 @@ impl Kernels for ClipFactor {
     }
 }
 
-/// Adam without bias correction and with decoupled decay, on a range of the flat buffers.
+/// Adam with decoupled decay, on a range of the flat buffers; bias is corrected by the step's `moment_scale` and
+/// `epsilon_scale`, if it is.
 #[derive(Clone, Debug)]
 pub struct Adam {
     pub value: TensorId,
@@ -276,7 +277,9 @@ impl<S: Scalar> CpuOp<S> for Adam {
         }
         let factor = metrics[METRIC_CLIP_FACTOR];
         let of = |x: f32| S::of(f64::from(x));
-        let (beta1, beta2, epsilon) = (of(self.beta1), of(self.beta2), of(self.epsilon));
+        let (beta1, beta2) = (of(self.beta1), of(self.beta2));
+        let scale = of(memory.values.moment_scale);
+        let epsilon = of(memory.values.epsilon_scale) * of(self.epsilon);
         // 1 − β of the decimal number the user wrote, not of its nearest f32 (0.999 would lose 3 digits).
         let (rest1, rest2) = (S::of(rest(self.beta1)), S::of(rest(self.beta2)));
         let (rate, decay) = (of(memory.values.learning_rate) * of(self.rate), of(self.weight_decay));
@@ -294,7 +297,7 @@ impl<S: Scalar> CpuOp<S> for Adam {
                             let g = g * factor;
                             *m = beta1 * *m + rest1 * g;
                             *v = beta2 * *v + rest2 * (g * g);
-                            let update = *m / (v.sqrt() + epsilon) + decay * *p;
+                            let update = scale * *m / (v.sqrt() + epsilon) + decay * *p;
                             *p -= rate * update;
                         }
                     },

@@ -173,7 +173,7 @@ impl TensorInfo {
 ///
 /// The layout is that of `struct Step` in `shaders/prelude.wgsl`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
+#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct StepValues {
     /// Rows of packed activations in use.
     pub tokens: u32,
@@ -197,7 +197,17 @@ pub struct StepValues {
     pub inverse_temperature: f32,
     /// Of the discriminator's loss in this step.
     pub discriminator_weight: f32,
+    /// What Adam's first moment and its ε are multiplied by; 1 each without bias correction.
+    pub moment_scale: f32,
+    pub epsilon_scale: f32,
     pub reserved: u32,
+}
+
+impl Default for StepValues {
+    /// All 0 but for Adam's scales, which correct nothing.
+    fn default() -> Self {
+        StepValues { moment_scale: 1.0, epsilon_scale: 1.0, ..bytemuck::Zeroable::zeroed() }
+    }
 }
 
 impl StepValues {

@@ -408,6 +408,11 @@ impl TrainConfig {
         self.temperature_schedule.at(self.temperature, self.temperature_end, step, over)
     }
 
+    /// What Adam's first moment and its ε are multiplied by in the update that follows so many.
+    pub fn moment_scales_at(&self, step: u64) -> [f32; 2] {
+        self.optimizer.scales(step + 1, self.adam_beta1, self.adam_beta2)
+    }
+
     /// The weight of the discriminator's loss in the update that follows `step` others.
     pub fn discriminator_weight_at(&self, step: u64) -> f32 {
         rising(self.discriminator_weight, step, self.discriminator_warmup_steps)

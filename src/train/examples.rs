@@ -34,6 +34,9 @@ pub struct StepBatch {
     pub temperature: f32,
     /// Of the discriminator's loss.
     pub discriminator_weight: f32,
+    /// Of Adam's first moment and its ε ([`crate::train::optimizer`]).
+    pub moment_scale: f32,
+    pub epsilon_scale: f32,
 }
 
 impl StepBatch {
@@ -53,6 +56,8 @@ impl StepBatch {
             norm_limit: self.norm_limit,
             inverse_temperature: 1.0 / self.temperature,
             discriminator_weight: self.discriminator_weight,
+            moment_scale: self.moment_scale,
+            epsilon_scale: self.epsilon_scale,
             reserved: 0,
         }
     }
@@ -217,7 +222,17 @@ impl Batcher {
             squared_lengths: lengths().map(|length| length * length).sum(),
         };
         let (temperature, discriminator_weight) = (self.temperature, self.discriminator_weight);
-        Ok(StepBatch { step, key, micro, totals, norm_limit: 0.0, temperature, discriminator_weight })
+        Ok(StepBatch {
+            step,
+            key,
+            micro,
+            totals,
+            norm_limit: 0.0,
+            temperature,
+            discriminator_weight,
+            moment_scale: 1.0,
+            epsilon_scale: 1.0,
+        })
     }
 }
 

@@ -12,6 +12,7 @@ use crate::tensor::Precision;
 use super::collapse::OnCollapse;
 use super::curriculum::TemperatureSchedule;
 use super::divergence::OnDivergence;
+use super::optimizer::Optimizer;
 use super::schedule::Shape;
 
 /// The largest whole number of TOML, whose integers have 63 bits.
@@ -313,6 +314,15 @@ impl FromValue for Extension {
 }
 
 impl FromValue for Masking {
+    fn from_value(value: &Value) -> Option<Self> {
+        match value {
+            Value::Word(word) => word.parse().ok(),
+            _ => None,
+        }
+    }
+}
+
+impl FromValue for Optimizer {
     fn from_value(value: &Value) -> Option<Self> {
         match value {
             Value::Word(word) => word.parse().ok(),

@@ -22,6 +22,7 @@ use super::key::Kind::{Auto, Number, Whole, Word};
 use super::key::Reference::{Both, Nowhere, Override, Top};
 use super::key::Resume::{Asked, Fixed, Free};
 use super::key::{AUTO, Default, Key, Kind, MOST, Reference, ShareOf, Value, required};
+use super::optimizer::Optimizer;
 use super::schedule::Shape;
 
 /// Rows of `name: type = kind, default, reference, resume;` under a line of help: a table of [`Key`]s, and the struct of
@@ -86,6 +87,8 @@ rows! {
         weight_decay: f32 = Kind::NOT_NEGATIVE, Is("0.01"), Top("weight_decay_rate"), Asked;
         /// Gradients of a larger norm are scaled down to it
         clip_norm: f32 = Kind::POSITIVE, Is("1.0"), Nowhere, Asked;
+        /// How the parameters are updated: as the reference, or with Adam's bias correction
+        optimizer: Optimizer = Word(&Optimizer::NAMES), Is("adam"), Nowhere, Fixed;
         /// Adam's decay of the first moment
         adam_beta1: f32 = Kind::BELOW_ONE, Is("0.9"), Nowhere, Asked;
         /// Adam's decay of the second moment

@@ -16,6 +16,7 @@ pub mod key;
 pub mod keys;
 pub mod metrics;
 pub mod networks;
+pub mod optimizer;
 pub mod parity;
 pub mod presets;
 pub mod profile;

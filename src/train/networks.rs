@@ -73,6 +73,8 @@ impl Networks {
             loss_scale: 1.0,
             inverse_temperature: 1.0,
             discriminator_weight: 1.0,
+            moment_scale: 1.0,
+            epsilon_scale: 1.0,
             ..StepValues::default()
         };
         let clear = self.executor.plan().phase(Phase::Clear);

@@ -214,6 +214,8 @@ fn values(golden: &Golden, sequences: &Sequences) -> StepValues {
         loss_scale: 1.0,
         inverse_temperature: 1.0,
         discriminator_weight: golden.config.disc_weight as f32,
+        moment_scale: 1.0,
+        epsilon_scale: 1.0,
         labelled_total: sequences.slots.iter().map(|slots| slots.len() as f32).sum(),
         tokens_total: sequences.examples.iter().map(|example| example.input_ids.len() as f32).sum(),
         ..StepValues::default()

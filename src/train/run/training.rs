@@ -107,6 +107,7 @@ impl Run<'_> {
             batch.norm_limit = norm_limit(&self.state, self.config.norm_factor);
             batch.temperature = self.config.temperature_at(self.state.step);
             batch.discriminator_weight = self.config.discriminator_weight_at(self.state.step);
+            [batch.moment_scale, batch.epsilon_scale] = self.config.moment_scales_at(self.state.step);
             watch(self.state.step);
             self.cross_check(&batch)?;
             self.foresee_the_last()?;
