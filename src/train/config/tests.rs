@@ -105,7 +105,7 @@ fn rate_and_warm_up_follow_where_they_were_left_alone() {
     );
     let hparams = hparams(r#"{"num_train_steps": 1000, "train_batch_size": 8}"#);
     assert_eq!(begun(&hparams, &[]), (5e-4, 10_000, false));
-    let sizes = [("model.layers".to_owned(), 3)];
+    let sizes = [("model.layers".to_owned(), Value::Whole(3))];
     assert_eq!(begun(&set(&["steps=1000"]), &sizes), (5e-4, 10_000, false));
     let named = Sources { preset: Some("tiny".into()), ..set(&["steps=1000"]) };
     assert_eq!(begun(&named, &sizes), (5e-4, 100, true));
