@@ -66,7 +66,8 @@ impl Run<'_> {
         }
         self.whole = self.whole.changed(settings)?;
         self.legs = self.whole.legs()?;
-        // The end of the last leg moves; where the others begin and end does not.
+        // The end of the last leg moves; where the others begin and end does not. One that had no step yet may be gone.
+        self.leg = self.leg.min(self.legs.len().saturating_sub(1));
         self.config = self.legs[self.leg].config.clone();
         self.schedule = self.whole.schedule_from(self.state.began);
         self.progress.set_legs(&self.legs, Some(steps));
