@@ -1,6 +1,9 @@
 //! Runs whose losses follow the step: temperature and the discriminator's weight by schedule, through the binary.
 
+use std::fs;
 use std::path::Path;
+
+use safetensors::SafeTensors;
 
 use crate::command_line::{
     TRAIN, assert_same, checkpoint, done, forget_the_last_checkpoint, misused, prepared,
@@ -42,4 +45,30 @@ fn temperature_and_weight_follow_the_step_and_a_resume() {
     }
     let bad = format!("{TRAIN} --out none --set temperature_schedule=cosine");
     misused(folder, &bad, &["temperature_schedule is cosine", "constant or linear or exponential"]);
+}
+
+/// From `generator_freeze_at` on nothing of the generator changes, and the discriminator goes on; over a resume before
+/// and behind the border.
+#[test]
+fn a_frozen_generator_stays_and_resumes() {
+    let folder = prepared();
+    for sharing in ["shared", "disentangled"] {
+        let out = format!("frozen-{sharing}");
+        let set = format!("generator_freeze_at=4 model.embedding_sharing={sharing} keep=0");
+        let files = trained(folder, &out, &set);
+        let run = folder.join(&out);
+        let [border, last] = [4, 6].map(|step| model(&checkpoint(&run, step)).to_vec());
+        let [border, last] =
+            [&border, &last].map(|bytes| SafeTensors::deserialize(bytes).expect("safetensors"));
+        for (name, tensor) in last.tensors() {
+            let same = border.tensor(&name).expect("the same names").data() == tensor.data();
+            assert_eq!(same, name.starts_with("generator."), "{sharing}: {name}");
+        }
+        // From step 3, over the border; then from the border's own checkpoint.
+        assert_resumes(folder, &out, &files);
+        fs::remove_dir_all(run.join("checkpoints/step-00000006")).expect("removed");
+        fs::write(run.join("latest"), "checkpoints/step-00000004\n").expect("written");
+        done(folder, &format!("pretrain --store store --out {out} --device cpu --resume"));
+        assert_same(&files, &checkpoint(&run, 6), &out);
+    }
 }
