@@ -1,4 +1,4 @@
-//! What learning rate and warm-up are where nobody sets them and the run is not as long, or its steps not as large, as the
+//! What learning rate, warm-up and optimizer are where nobody sets them and the run is not as long, or its steps not as large, as the
 //! preset's (docs/configuration.md). A preset alone keeps its values.
 
 use anyhow::Result;
@@ -10,7 +10,7 @@ use super::settings::Settings;
 /// The warm-up is at least this share of a run's steps …
 const WARMUP_SHARE: u64 = 10;
 /// … as far as the run has so many, and no more steps than this, or than the preset's. Collapses seen so far came with
-/// short warm-ups (docs/rejected.md).
+/// short warm-ups (docs/recipe.md).
 const WARMUP_OF: u64 = 100_000;
 const MOST_WARMUP: u64 = 10_000;
 
@@ -18,9 +18,11 @@ const MOST_WARMUP: u64 = 10_000;
 /// al. 2022, arXiv 2205.10287), and no higher than so many times the preset's.
 const MOST_RATE: f64 = 2.0;
 
-/// Runs of fewer steps never have a higher rate than this.
+/// Runs of fewer steps never have a higher rate than this, and correct the bias of Adam's moments: without that the first
+/// thousands of steps are longer than their rate says, which only a long warm-up covers (docs/recipe.md).
 const SHORT_STEPS: u64 = 20_000;
 const SHORT_RATE: f64 = 5e-4;
+const SHORT_OPTIMIZER: &str = "adamw";
 
 /// The numbers of a preset that others follow from, and those that were left to follow.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,6 +34,8 @@ pub struct Rule {
     learning_rate: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     warmup_steps: Option<u64>,
+    #[serde(default)]
+    optimizer: bool,
 }
 
 fn tokens(settings: &Settings) -> Result<u64> {
@@ -47,6 +51,7 @@ impl Rule {
             tokens: tokens(preset)?,
             learning_rate: left("learning_rate").then(|| preset.number("learning_rate")).transpose()?,
             warmup_steps: left("warmup_steps").then(|| preset.whole("warmup_steps")).transpose()?,
+            optimizer: left("optimizer"),
         })
     }
 
@@ -64,6 +69,10 @@ impl Rule {
             settings.set_value("warmup_steps", Value::Whole(warmup))?;
             followed.extend((warmup != own).then(|| format!("warmup_steps {warmup}")));
         }
+        if self.optimizer && steps < SHORT_STEPS && steps != self.steps {
+            settings.set_value("optimizer", Value::Word(SHORT_OPTIMIZER.to_owned()))?;
+            followed.push(format!("optimizer {SHORT_OPTIMIZER}"));
+        }
         let from = format!(
             "from {steps} steps of {} × {} tokens",
             settings.whole("batch_size")?,
@@ -72,7 +81,9 @@ impl Rule {
         Ok(match &followed[..] {
             [] => None,
             [one] => Some(format!("{one} follows {from}; set it to have another")),
-            [all @ ..] => Some(format!("{} follow {from}; set them to have others", all.join(" and "))),
+            [all @ .., last] => {
+                Some(format!("{} and {last} follow {from}; set them to have others", all.join(", ")))
+            }
         })
     }
 
@@ -169,14 +180,25 @@ mod tests {
         assert_eq!(of("small", &["steps=1000", "learning_rate=7e-4"]).0, 7e-4);
         let (rate, warmup, note) = of("small", &["steps=1000", "warmup_steps=3", "batch_size=16"]);
         assert_eq!((rate, warmup), (2.5e-4, 3));
-        let expected =
-            "learning_rate 2.5e-4 follows from 1000 steps of 16 × 512 tokens; set it to have another";
+        let expected = "learning_rate 2.5e-4 and optimizer adamw follow from 1000 steps of 16 × 512 tokens; set them to have others";
         assert_eq!(note.unwrap(), expected);
+        let (.., note) = of("small", &["steps=20000", "warmup_steps=3", "batch_size=16"]);
+        assert_eq!(
+            note.unwrap(),
+            "learning_rate 2.5e-4 follows from 20000 steps of 16 × 512 tokens; set it to have another"
+        );
         let (.., note) = of("small", &["steps=1000", "batch_size=32"]);
         assert_eq!(
             note.unwrap(),
-            "learning_rate 3.5e-4 and warmup_steps 100 follow from 1000 steps of 32 × 512 tokens; set them to have others"
+            "learning_rate 3.5e-4, warmup_steps 100 and optimizer adamw follow from 1000 steps of 32 × 512 tokens; set them to have others"
         );
-        assert_eq!(of("small", &["learning_rate=1e-3", "warmup_steps=9", "steps=9", "batch_size=1"]).2, None);
+        assert_eq!(
+            of(
+                "small",
+                &["learning_rate=1e-3", "warmup_steps=9", "steps=9", "batch_size=1", "optimizer=adam"]
+            )
+            .2,
+            None
+        );
     }
 }
