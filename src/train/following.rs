@@ -24,6 +24,9 @@ const SHORT_STEPS: u64 = 20_000;
 const SHORT_RATE: f64 = 5e-4;
 const SHORT_OPTIMIZER: &str = "adamw";
 
+/// Keys that follow from others where nobody sets them.
+pub const FOLLOWING: [&str; 3] = ["learning_rate", "warmup_steps", "optimizer"];
+
 /// The numbers of a preset that others follow from, and those that were left to follow.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rule {

@@ -12,6 +12,7 @@ use crate::plan::Executor;
 use crate::store::{Store, Stores};
 
 use super::super::config::{Surroundings, TrainConfig};
+use super::super::following::FOLLOWING;
 use super::super::init::Init;
 use super::super::key::Resume;
 use super::super::settings::Change;
@@ -32,7 +33,7 @@ pub fn resumed_config(
         settings = sources.settings()?.0;
         // What follows from other keys does so once, when a run begins.
         let given = sources.given()?;
-        let followed = ["learning_rate", "warmup_steps"].into_iter().chain(options.budget.map(|_| "steps"));
+        let followed = FOLLOWING.into_iter().chain(options.budget.map(|_| "steps"));
         let followed = followed.filter(|name| given.get(name).is_none());
         for name in followed.filter(|_| sources.hparams.is_none()) {
             saved.get(name).map_or(Ok(()), |value| settings.set_value(name, value.clone()))?;

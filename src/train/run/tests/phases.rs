@@ -72,6 +72,8 @@ fn the_first_phase_is_a_run_without() {
     random_store(&scratch, 40, 1);
     let mut options = options(&scratch, &PHASES);
     options.eval_store = None;
+    // It would follow from the batch and the length, which are said otherwise below.
+    options.sources.set.push("learning_rate=5e-4".into());
     stopped_before(&options, 4);
     let tensors = |out: &Path| fs::read(out.join("checkpoints/step-00000004/optimizer.safetensors")).unwrap();
     let phased = tensors(&options.out);
