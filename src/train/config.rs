@@ -6,16 +6,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::batch::masking::{self, Share};
+use crate::batch::masking;
 use crate::device::Room;
 use crate::interop::checkpoint::Keep;
-use crate::model::{
-    BatchCapacity, Mode, ModelConfig, OptimizerOptions, PretrainPlan, StepOptions, Trained, config as sizes,
-};
+use crate::model::{ModelConfig, PretrainPlan, Trained, config as sizes};
 use crate::plan::Plan;
-use crate::tensor::Precision;
 
-use super::curriculum::rising;
 use super::following::Rule;
 use super::hparams;
 use super::key::Value;
@@ -23,11 +19,12 @@ use super::keys::{GENERATOR_FRACTION, MODEL_PREFIX, RunValues, keys};
 use super::metrics::LossWeights;
 use super::presets::{DEFAULT_PRESET, preset};
 use super::reference::{self, Program};
-use super::schedule::{Schedule, decay_steps};
 use super::settings::Settings;
 use super::sizing::{Asked, Sizes};
 
+mod by_step;
 mod legs;
+mod plans;
 
 pub use legs::{Leg, Phase, change_from, describe_phases, leg_of};
 
@@ -329,19 +326,6 @@ impl TrainConfig {
         }
     }
 
-    /// The learning rates of a run that began at this step.
-    pub fn schedule_from(&self, began: u64) -> Schedule {
-        Schedule {
-            shape: self.schedule,
-            total: self.steps,
-            warmup: self.warmup_steps,
-            power: self.lr_decay_power,
-            falls_from: self.steps - decay_steps(self.steps, self.decay_share),
-            began,
-            rewarm: if began == 0 { 0 } else { self.rewarm_steps },
-        }
-    }
-
     /// Which checkpoints stay.
     pub fn keep(&self) -> Keep {
         Keep { newest: self.keep, every: self.keep_every }
@@ -350,11 +334,6 @@ impl TrainConfig {
     /// The most masked slots a sequence has, at any step.
     pub fn slots(&self) -> usize {
         masking::slots(self.mask_probability.max(self.mask_probability_end), self.max_length)
-    }
-
-    /// Of the tokens that are masked, by the step.
-    pub fn mask_share(&self) -> Share {
-        Share { first: self.mask_probability, last: self.mask_probability_end, steps: self.steps }
     }
 
     /// What is said of a run's plan before it begins.
@@ -374,68 +353,6 @@ impl TrainConfig {
 
     fn sizes(&self) -> Sizes {
         Sizes { micro_batch: self.micro_batch, vocabulary_chunk: self.vocabulary_chunk }
-    }
-
-    /// What one micro-batch can hold.
-    pub fn capacity(&self) -> BatchCapacity {
-        self.capacity_of(self.micro_batch)
-    }
-
-    /// The same for other micro-batches.
-    pub fn capacity_of(&self, sequences: usize) -> BatchCapacity {
-        BatchCapacity {
-            tokens: sequences * self.max_length,
-            sequences,
-            labelled: sequences * self.slots(),
-            max_length: self.max_length,
-        }
-    }
-
-    /// The plan of a step.
-    pub fn plan(&self) -> Result<PretrainPlan> {
-        PretrainPlan::new(&self.model, self.capacity(), &self.step_options())
-    }
-
-    /// The plan of an evaluation.
-    pub fn evaluation_plan(&self) -> Result<PretrainPlan> {
-        let options = StepOptions { mode: Mode::Evaluate, precision: Precision::F32, ..self.step_options() };
-        PretrainPlan::new(&self.model, self.capacity(), &options)
-    }
-
-    /// Of the softmax that replacements are drawn from, in the update that follows `step` others.
-    pub fn temperature_at(&self, step: u64) -> f32 {
-        let over = if self.temperature_steps == 0 { self.steps } else { self.temperature_steps };
-        self.temperature_schedule.at(self.temperature, self.temperature_end, step, over)
-    }
-
-    /// What Adam's first moment and its ε are multiplied by in the update that follows so many.
-    pub fn moment_scales_at(&self, step: u64) -> [f32; 2] {
-        self.optimizer.scales(step + 1, self.adam_beta1, self.adam_beta2)
-    }
-
-    /// The weight of the discriminator's loss in the update that follows `step` others.
-    pub fn discriminator_weight_at(&self, step: u64) -> f32 {
-        rising(self.discriminator_weight, step, self.discriminator_warmup_steps)
-    }
-
-    /// What is fixed when the plan of a step is built.
-    pub fn step_options(&self) -> StepOptions {
-        StepOptions {
-            mode: Mode::Train,
-            dropout: self.dropout,
-            attention_dropout: self.attention_dropout,
-            generator_weight: self.generator_weight,
-            vocabulary_chunk: Some(self.vocabulary_chunk),
-            precision: self.precision,
-            optimizer: OptimizerOptions {
-                clip_norm: self.clip_norm,
-                adam_beta1: self.adam_beta1,
-                adam_beta2: self.adam_beta2,
-                adam_epsilon: self.adam_epsilon,
-                weight_decay: self.weight_decay,
-            },
-            trained: self.trained,
-        }
     }
 }
 

@@ -10,6 +10,7 @@ pub mod examples;
 pub mod explain;
 pub mod feeding;
 mod following;
+mod histogram;
 pub mod hparams;
 mod init;
 pub mod key;

@@ -10,7 +10,8 @@ use crate::ops::constants::METRIC_GRADIENT_NORM;
 
 use super::config::{Leg, TrainConfig};
 use super::divergence::Cause;
-use super::metrics::{BatchTotals, LossWeights, MetricsRecord, Totals, area_under_curve, bins, spread};
+use super::histogram::{area_under_curve, bins, spread};
+use super::metrics::{BatchTotals, LossWeights, MetricsRecord, Totals};
 
 /// A step that the device works on.
 pub struct Submitted {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::model::StepOptions;
 
 /// On a device with this room.
 fn resolve_for(room: &Room, settings: Settings) -> Result<TrainConfig> {

@@ -37,9 +37,10 @@ mod rollback;
 mod saving;
 mod search;
 mod selftest;
+mod setup;
 mod training;
 
-use begin::{Beginning, found, resumed_config, start};
+use begin::{Beginning, found, start};
 pub use budget::parse as parse_budget;
 use budget::{Budget, Clock, Time};
 use decay::DecayFrom;
@@ -48,6 +49,7 @@ pub use lock::Claim;
 use rollback::asked_by;
 use saving::Saving;
 pub use selftest::SelfTest;
+use setup::{Asked, announce, asked, first_step};
 use training::Run;
 
 const METRICS: &str = "metrics.jsonl";
@@ -232,45 +234,17 @@ fn attempt(
     let init = options.init.as_deref().map(Init::open).transpose()?;
     let decay = options.decay_from.as_deref().filter(|_| !options.resume);
     let decay = decay.map(DecayFrom::open).transpose()?;
-    let mut budget = None;
-    let (config, changes) = if options.resume {
-        resumed_config(options, surroundings)?
-    } else if let Some(from) = &decay {
-        let config = from.config(&options.sources, surroundings)?;
-        config.check(surroundings.room, options.eval_store.is_some())?;
-        (config, Vec::new())
-    } else {
-        let sizes = init.as_ref().map_or(Ok(Vec::new()), Init::sizes)?;
-        let (settings, notes) = match options.budget {
-            None => options.sources.settings_for(&sizes)?,
-            Some(time) => {
-                let (settings, notes, state) = budget::begin(time, &options.sources, &sizes)?;
-                budget = Some(state);
-                (settings, notes)
-            }
-        };
-        notes.iter().for_each(|note| note!("{note}"));
-        let config = TrainConfig::resolve(settings, surroundings)?;
-        if budget.is_some() {
-            budget::suits(&config)?;
-        }
-        config.check(surroundings.room, options.eval_store.is_some())?;
-        (config, Vec::new())
-    };
+    let Asked { config, changes, budget } = asked(options, init.as_ref(), decay.as_ref(), surroundings)?;
     let found = if options.resume { found(&options.out)? } else { None };
     match &found {
         Some(found) => budget::resumed(options.budget, &found.checkpoint.state, &changes)?,
         None if options.resume => budget::unknown(&config)?,
         None => {}
     }
-    let mut first = decay.as_ref().map_or(0, |decay| decay.checkpoint.state.step);
     if let Some(init) = &init {
         init.check(&store, &config.model)?;
-        first = init.step(options.init_step, config.steps)?;
     }
-    if let Some(found) = &found {
-        first = found.checkpoint.state.step;
-    }
+    let first = first_step(options, &config, init.as_ref(), decay.as_ref(), found.as_ref())?;
     #[cfg_attr(not(test), expect(unused_mut))]
     let mut legs = config.legs()?;
     #[cfg(test)]
@@ -308,18 +282,10 @@ fn attempt(
     let out = &options.out;
     record_history(out, &mut state, rollbacks, &changes)?;
     let budget = Budget::of(&state, clock, &config, evaluator.is_some());
-    let open = budget.as_ref().is_some_and(Budget::is_open);
-    let (on, steps) =
-        (executor.identity(), if open { String::new() } else { format!(" of {}", config.steps) });
-    note!("{}: step {}{steps} on {on}", out.display(), state.step);
     let schedule = config.schedule_from(state.began);
-    match &budget {
-        Some(budget) if open => note!("{}", budget.describe()),
-        Some(budget) => note!("{}; {}", schedule.describe(config.learning_rate, &state), budget.describe()),
-        None => note!("{}", schedule.describe(config.learning_rate, &state)),
-    }
+    announce(out, &config, &state, &schedule, budget.as_ref(), &executor.identity());
     let mut progress = Progress::new(&config, &state, peak)?;
-    if open {
+    if budget.as_ref().is_some_and(Budget::is_open) {
         progress.set_legs(&legs, None);
     }
     let run = Run {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::batch::masking::Share;
 
 /// Phases of 16, 24 and 32 tokens.
 const THREE: [&str; 8] = [
