@@ -41,8 +41,16 @@ pub struct Rule {
     optimizer: bool,
 }
 
+/// Of the phase with most of them, where there are phases.
 fn tokens(settings: &Settings) -> Result<u64> {
-    Ok(settings.whole("batch_size")?.saturating_mul(settings.whole("max_length")?))
+    let own = |settings: &Settings| -> Result<u64> {
+        Ok(settings.whole("batch_size")?.saturating_mul(settings.whole("max_length")?))
+    };
+    let mut most = 0;
+    for phase in 0..settings.phases() {
+        most = most.max(own(&settings.of_phase(phase))?);
+    }
+    if most > 0 { Ok(most) } else { own(settings) }
 }
 
 impl Rule {
@@ -76,11 +84,11 @@ impl Rule {
             settings.set_value("optimizer", Value::Word(SHORT_OPTIMIZER.to_owned()))?;
             followed.push(format!("optimizer {SHORT_OPTIMIZER}"));
         }
-        let from = format!(
-            "from {steps} steps of {} × {} tokens",
-            settings.whole("batch_size")?,
-            settings.whole("max_length")?
-        );
+        let of = match settings.phases() {
+            0 => format!("{} × {}", settings.whole("batch_size")?, settings.whole("max_length")?),
+            _ => format!("up to {tokens}"),
+        };
+        let from = format!("from {steps} steps of {of} tokens");
         Ok(match &followed[..] {
             [] => None,
             [one] => Some(format!("{one} follows {from}; set it to have another")),
@@ -171,6 +179,9 @@ mod tests {
             ("small", &["batch_size=256", "steps=19_999"], 5e-4),
             ("base", &["batch_size=512", "steps=1000"], 2.8e-4),
             ("small", &["steps=1000"], 5e-4),
+            // Of phases those with most tokens count; what they say themselves is not the run's.
+            ("small-phases", &["phase.1.batch_size=1024"], 1e-3),
+            ("small-phases", &["batch_size=1"], 5e-4),
             // The same in other parts.
             ("small", &["batch_size=256", "max_length=128"], 5e-4),
         ] {
