@@ -105,15 +105,14 @@ impl Schedule {
     pub fn stage(&self, step: u64) -> Option<ScheduleStage> {
         let risen =
             rise(step, self.warmup) == 1.0 && rise(step.saturating_sub(self.began), self.rewarm) == 1.0;
-        (self.shape == Shape::Wsd).then(|| {
-            if step > self.falls_from {
-                ScheduleStage::Decay
-            } else if risen {
-                ScheduleStage::Stable
-            } else {
-                ScheduleStage::WarmUp
-            }
-        })
+        let stage = if step > self.falls_from {
+            ScheduleStage::Decay
+        } else if risen {
+            ScheduleStage::Stable
+        } else {
+            ScheduleStage::WarmUp
+        };
+        (self.shape == Shape::Wsd).then_some(stage)
     }
 
     /// In one line, with what makes a run in this state differ from one that begins with nothing.

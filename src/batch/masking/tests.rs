@@ -111,10 +111,10 @@ fn in_words(length: usize, lengths: &[usize]) -> Example {
     let again = || lengths.iter().cycle().flat_map(|&n| std::iter::once(true).chain(vec![false; n - 1]));
     let mut starts = again();
     let mut words = vec![true; length];
-    for position in 1..length - 1 {
+    for (position, word) in words.iter_mut().enumerate().take(length - 1).skip(1) {
         match position == length / 2 {
             true => starts = again(),
-            false => words[position] = starts.next().unwrap(),
+            false => *word = starts.next().unwrap(),
         }
     }
     Example { words: Some(words), ..example }
