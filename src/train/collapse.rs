@@ -74,7 +74,7 @@ pub struct Collapsed {
 }
 
 impl Collapsed {
-    pub const ADVICE: &'static str = "a lower learning_rate, more warmup_steps, optimizer=adamw or a larger batch help \
+    pub const ADVICE: &'static str = "a lower learning_rate, or with optimizer=adam more warmup_steps, help \
          (docs/recipe.md); on_collapse=rollback goes back by itself";
 
     /// Steps before it was found in which it came about.
