@@ -267,38 +267,19 @@ impl FromValue for f32 {
     }
 }
 
-impl FromValue for OnCollapse {
-    fn from_value(value: &Value) -> Option<Self> {
-        match value {
-            Value::Word(word) => word.parse().ok(),
-            _ => None,
-        }
-    }
-}
-
-impl FromValue for OnDivergence {
-    fn from_value(value: &Value) -> Option<Self> {
-        match value {
-            Value::Word(word) => word.parse().ok(),
-            _ => None,
-        }
-    }
-}
-
-impl FromValue for Shape {
-    fn from_value(value: &Value) -> Option<Self> {
-        match value {
-            Value::Word(word) => word.parse().ok(),
-            _ => None,
-        }
+/// The word of a value of [`Kind::Word`].
+fn word(value: &Value) -> Option<&str> {
+    match value {
+        Value::Word(word) => Some(word),
+        _ => None,
     }
 }
 
 impl FromValue for ShareOf {
     fn from_value(value: &Value) -> Option<Self> {
-        match value {
-            Value::Word(word) if word == "steps" => Some(ShareOf::Steps),
-            Value::Word(word) if word == "tokens" => Some(ShareOf::Tokens),
+        match word(value)? {
+            "steps" => Some(ShareOf::Steps),
+            "tokens" => Some(ShareOf::Tokens),
             _ => None,
         }
     }
@@ -306,45 +287,19 @@ impl FromValue for ShareOf {
 
 impl FromValue for Extension {
     fn from_value(value: &Value) -> Option<Self> {
-        match value {
-            Value::Word(word) => Extension::named(word),
-            _ => None,
-        }
+        Extension::named(word(value)?)
     }
 }
 
-impl FromValue for Masking {
-    fn from_value(value: &Value) -> Option<Self> {
-        match value {
-            Value::Word(word) => word.parse().ok(),
-            _ => None,
-        }
-    }
+/// Types that are read from their words.
+macro_rules! words {
+    ($($type:ty),* $(,)?) => {
+        $(impl FromValue for $type {
+            fn from_value(value: &Value) -> Option<Self> {
+                word(value)?.parse().ok()
+            }
+        })*
+    };
 }
 
-impl FromValue for Optimizer {
-    fn from_value(value: &Value) -> Option<Self> {
-        match value {
-            Value::Word(word) => word.parse().ok(),
-            _ => None,
-        }
-    }
-}
-
-impl FromValue for TemperatureSchedule {
-    fn from_value(value: &Value) -> Option<Self> {
-        match value {
-            Value::Word(word) => word.parse().ok(),
-            _ => None,
-        }
-    }
-}
-
-impl FromValue for Precision {
-    fn from_value(value: &Value) -> Option<Self> {
-        match value {
-            Value::Word(word) => word.parse().ok(),
-            _ => None,
-        }
-    }
-}
+words!(Masking, OnCollapse, OnDivergence, Optimizer, Precision, Shape, TemperatureSchedule);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::load::Whole;
+use super::load::{Whole, saved};
 use super::save::point_at;
 use super::state::State;
 use super::{CHECKPOINTS, LATEST, directory, name, step_of};
@@ -114,10 +114,10 @@ pub fn another(run: &Path, but: &Path) -> Option<PathBuf> {
 /// Makes the newest checkpoint whose state is as asked the one that the run goes on from; its step. Nothing, and nothing
 /// changed, where there is none. The newer ones are set aside when the run goes on ([`Found::settle`]).
 pub fn turn_back(run: &Path, asked: impl Fn(&State) -> bool) -> Result<Option<u64>> {
-    let mut steps = listed(run)?;
-    steps.sort_by_key(|&step| std::cmp::Reverse(step));
-    let suits = |step: u64| Whole::open(&directory(run, step)).is_ok_and(|whole| asked(&whole.state));
-    let Some(step) = steps.into_iter().find(|&step| suits(step)) else { return Ok(None) };
+    // The state is small; the tensors of a checkpoint are read only where it suits.
+    let suits = |path: &Path| saved(path).is_ok_and(|saved| asked(&saved.state)) && Whole::open(path).is_ok();
+    let steps = order(listed(run)?, None);
+    let Some(step) = steps.into_iter().find(|&step| suits(&directory(run, step))) else { return Ok(None) };
     point_at(run, step)?;
     Ok(Some(step))
 }

@@ -247,10 +247,7 @@ impl Run<'_> {
                 Ok(())
             }
             OnCollapse::Rollback => {
-                // The checkpoint to go back to may be on its way.
-                if let Err(error) = self.saving.end() {
-                    note!("note: {error:#}");
-                }
+                self.await_checkpoint();
                 Err(collapsed.into())
             }
         }
@@ -281,10 +278,7 @@ impl Run<'_> {
         let done = submitted.step + 1;
         match action {
             OnDivergence::Rollback => {
-                // The checkpoint to go back to may be on its way.
-                if let Err(error) = self.saving.end() {
-                    note!("note: {error:#}");
-                }
+                self.await_checkpoint();
                 let rate = self.config.rollback_rate;
                 Err(Diverged { step: submitted.step, batch: submitted.batch, rate, cause }.into())
             }
@@ -300,12 +294,16 @@ impl Run<'_> {
         }
     }
 
-    /// What to do about a step that is no good.
-    fn advise(&mut self, what: &str) -> anyhow::Error {
-        // The last one may be on its way.
+    /// The last checkpoint may be on its way. The run ends or goes back for another reason than that it cannot be written.
+    fn await_checkpoint(&mut self) {
         if let Err(error) = self.saving.end() {
             note!("note: {error:#}");
         }
+    }
+
+    /// What to do about a step that is no good.
+    fn advise(&mut self, what: &str) -> anyhow::Error {
+        self.await_checkpoint();
         let kept = match checkpoint::latest(self.out) {
             Ok(path) => format!("the last checkpoint stays: {}", path.display()),
             Err(_) => "there is no checkpoint yet".to_owned(),
