@@ -29,7 +29,7 @@ const ORDER: [&[&str]; 10] = [
     &["device", "interop"],
     &["tasks", "train"],
     &["finetune"],
-    &["bench", "fuzzing"],
+    &["bench", "fuzzing", "view"],
     &["cli"],
 ];
 

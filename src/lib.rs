@@ -7,6 +7,7 @@
 //!  cli        one thin file a subcommand
 //!   ↓
 //!  bench      whole steps, kernels, batches and tokens, measured
+//!  view       runs read back: drawn, watched, reported
 //!   ↓
 //!  finetune   fits any task: loop, trials, a model's directory
 //!   ↓
@@ -55,6 +56,7 @@ pub mod tensor;
 pub mod tokenizer;
 pub mod tolerances;
 pub mod train;
+pub mod view;
 
 #[cfg(test)]
 mod fuzz_replay;

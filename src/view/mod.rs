@@ -1,0 +1,3 @@
+//! Runs looked at: their directories read back, drawn, watched and reported. Nothing here writes to a run.
+
+pub mod recorded;
