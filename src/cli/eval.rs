@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use crate::finetune::apply::Model;
 use crate::finetune::predictions::{shown, write_predictions_to};
@@ -11,15 +11,35 @@ use crate::tasks::table::Selection;
 use crate::tasks::task::Task;
 
 use super::arguments::{DeviceArgs, OutputArgs};
+use super::eval_pretrain;
 use super::finetune::ColumnArgs;
 use super::tasks::{PredictionOptions, task_parser};
 
-/// Score a fine-tuned model on a data set
+/// Score a fine-tuned model on a data set, or a pre-trained one on held-out text
 #[derive(clap::Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    disable_help_subcommand = true
+)]
 #[command(after_help = "Examples:
+  inazuma eval pretrain run --store wiki.store.held-out
   inazuma eval squad --model qa --data jsquad-valid-v1.3.json.xz --predictions answers.json
   inazuma eval classify --model nli --data jsick.tsv.xz --where data=test --json")]
 pub struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    of_task: Option<OfTask>,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    Pretrain(eval_pretrain::Args),
+}
+
+#[derive(clap::Args)]
+struct OfTask {
     #[arg(value_parser = task_parser())]
     task: &'static dyn Task,
     /// What `finetune` wrote
@@ -47,6 +67,14 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
+    match (args.command, args.of_task) {
+        (Some(Command::Pretrain(args)), _) => eval_pretrain::run(args),
+        (None, Some(args)) => fine_tuned(args),
+        (None, None) => bail!("eval needs a task, or `pretrain`"),
+    }
+}
+
+fn fine_tuned(args: OfTask) -> Result<()> {
     let mut model = Model::open(&args.model, &args.device.device, args.device.threads)?;
     let task = model.description.task;
     ensure!(
