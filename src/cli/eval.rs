@@ -1,15 +1,18 @@
 //! `inazuma eval`: scores of a fine-tuned model on a data set.
 
+use std::any::Any;
 use std::path::PathBuf;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::finetune::apply::Model;
 use crate::finetune::predictions::{shown, write_predictions_to};
 use crate::tasks::source::Source;
+use crate::tasks::squad::Answers;
 use crate::tasks::table::Selection;
 use crate::tasks::task::Task;
 
+use super::answer_table;
 use super::arguments::{DeviceArgs, OutputArgs};
 use super::eval_pretrain;
 use super::finetune::ColumnArgs;
@@ -55,6 +58,9 @@ struct OfTask {
     limit: Option<usize>,
     #[command(flatten)]
     columns: ColumnArgs,
+    /// Show so many questions beside the answers given and known (squad)
+    #[arg(long, value_name = "N", conflicts_with = "json")]
+    table: Option<usize>,
     /// Write the predictions to this file: squad {"id": "text"}, and the n-best beside it; others an object a line
     #[arg(long, value_name = "OUT")]
     predictions: Option<PathBuf>,
@@ -89,6 +95,11 @@ fn fine_tuned(args: OfTask) -> Result<()> {
     let outcome = model.evaluate(&source, &args.prediction.settings(task)?)?;
     if let Some(path) = &args.predictions {
         write_predictions_to(outcome.predictions.as_ref(), path)?;
+    }
+    if let Some(most) = args.table {
+        let answers = (outcome.predictions.as_ref() as &dyn Any).downcast_ref::<Answers>();
+        let answers = answers.context("--table is for questions and answers (squad)")?;
+        answer_table::write(&mut std::io::stdout().lock(), answers, most)?;
     }
     ensure!(
         !outcome.scores.is_empty() || args.predictions.is_some(),

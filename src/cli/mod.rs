@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 
 use crate::train::config::WrongUsage;
 
+mod answer_table;
 mod arguments;
 mod bench;
 mod config;

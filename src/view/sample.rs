@@ -2,11 +2,10 @@
 
 use std::io::Write;
 
-use anyhow::Result;
-use ratatui::crossterm::terminal;
-use ratatui::text::Span;
-
 use crate::train::sample::{Guess, Sample, Token};
+use anyhow::Result;
+
+use super::columns::{fitted, terminal_width, width};
 
 /// How it is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,8 +20,7 @@ impl Style {
     pub fn of(is_terminal: bool) -> Self {
         let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        let width = is_terminal.then(terminal::size).and_then(Result::ok).map_or(80, |(columns, _)| columns);
-        Style { colour: is_terminal && !dumb && !set("NO_COLOR"), width: usize::from(width).max(20) }
+        Style { colour: is_terminal && !dumb && !set("NO_COLOR"), width: terminal_width() }
     }
 }
 
@@ -42,26 +40,6 @@ fn shade(probability: f64) -> &'static str {
 
 fn painted(text: &str, code: &str) -> String {
     if code.is_empty() { text.to_owned() } else { format!("\x1b[{code}m{text}\x1b[0m") }
-}
-
-/// Columns that a text takes.
-fn width(text: &str) -> usize {
-    Span::raw(text).width()
-}
-
-/// The text in exactly so many columns.
-fn fitted(text: &str, columns: usize) -> String {
-    let mut shown = String::new();
-    let fits = width(text) <= columns;
-    for c in text.chars() {
-        if !fits && width(&shown) + width(c.encode_utf8(&mut [0; 4])) >= columns {
-            shown.push('~');
-            break;
-        }
-        shown.push(c);
-    }
-    let missing = columns.saturating_sub(width(&shown));
-    shown + &" ".repeat(missing)
 }
 
 /// A piece as a reader wants it: without the mark of a space in front.
