@@ -47,8 +47,8 @@ fn a_run_is_looked_into() {
         parsed(&done(folder, &format!("pretrain {arguments} --explain --json --device cpu")))
     };
     assert_eq!(plain("--config printed.toml"), plain("--config looked/config.toml"));
-    let changed = done(folder, "config --preset base --set steps=5 --changed");
-    assert!(changed.ends_with("# preset: 766000\nsteps = 5\n"), "{changed}");
+    let changed = done(folder, "config --preset base --set keep=9 --changed");
+    assert!(changed.ends_with("# preset: 3\nkeep = 9\n"), "{changed}");
     refused(folder, "config store", &["store: neither a run"]);
 }
 

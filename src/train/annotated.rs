@@ -175,7 +175,9 @@ fn derived(plain: &Settings, like: &Settings) -> Result<Settings> {
     let surroundings = Surroundings { vocab_size, room: &Room::unlimited() };
     let mut resolved = TrainConfig::resolve(settings, surroundings)?.settings().clone();
     for name in ["micro_batch", "vocabulary_chunk"] {
-        resolved.set_value(name, Value::Word(AUTO.to_owned()))?;
+        let auto = Value::Word(AUTO.to_owned());
+        (0..resolved.phases()).try_for_each(|phase| resolved.set_in(phase, name, auto.clone()))?;
+        resolved.set_value(name, auto)?;
     }
     Ok(resolved)
 }
@@ -238,11 +240,11 @@ mod tests {
     #[test]
     fn differences_to_the_preset_are_marked() {
         let (mut annotated, _) =
-            Annotated::of(None, &sources(Some("tiny"), &["steps=7", "dropout=0.1"])).unwrap();
-        assert_eq!(changed(&annotated), ["steps"]);
+            Annotated::of(None, &sources(Some("tiny"), &["log_every=7", "dropout=0.1"])).unwrap();
+        assert_eq!(changed(&annotated), ["log_every"]);
         annotated.only_changed();
         let text = annotated.to_toml();
-        assert!(text.ends_with("default: 1000000\n# preset: 300\nsteps = 7\n"), "{text}");
+        assert!(text.ends_with("default: 100\n# preset: 10\nlog_every = 7\n"), "{text}");
     }
 
     /// A run does not keep the name of its preset, and has sizes where presets leave them to be found.
