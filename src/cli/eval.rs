@@ -4,6 +4,7 @@ use std::any::Any;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
+use clap::{ArgMatches, Args as _, FromArgMatches};
 
 use crate::finetune::apply::Model;
 use crate::finetune::predictions::{shown, write_predictions_to};
@@ -30,10 +31,36 @@ use super::tasks::{PredictionOptions, task_parser};
   inazuma eval squad --model qa --data jsquad-valid-v1.3.json.xz --predictions answers.json
   inazuma eval classify --model nli --data jsick.tsv.xz --where data=test --json")]
 pub struct Args {
+    // Before the subcommand, which reading takes out of the matches.
+    #[command(flatten)]
+    of_task: Unless,
     #[command(subcommand)]
     command: Option<Command>,
-    #[command(flatten)]
-    of_task: Option<OfTask>,
+}
+
+/// What is asked of a task, unless a subcommand is given.
+struct Unless(Option<OfTask>);
+
+impl clap::Args for Unless {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        OfTask::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        OfTask::augment_args_for_update(command)
+    }
+}
+
+impl FromArgMatches for Unless {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let asked = matches.subcommand_name().is_none().then(|| OfTask::from_arg_matches(matches));
+        Ok(Unless(asked.transpose()?))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
 }
 
 #[derive(clap::Subcommand)]
@@ -73,10 +100,10 @@ struct OfTask {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    match (args.command, args.of_task) {
+    match (args.command, args.of_task.0) {
         (Some(Command::Pretrain(args)), _) => eval_pretrain::run(args),
         (None, Some(args)) => fine_tuned(args),
-        (None, None) => bail!("eval needs a task, or `pretrain`"),
+        (None, None) => bail!("eval needs a task, or `pretrain`; please report this"),
     }
 }
 
