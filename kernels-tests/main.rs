@@ -26,6 +26,7 @@ mod importing;
 mod imports;
 mod interruption;
 mod killing;
+mod looking;
 mod losses;
 mod matmul;
 mod measuring;

@@ -8,11 +8,14 @@ use clap::{Parser, Subcommand};
 
 use crate::train::config::WrongUsage;
 
+mod answer_table;
 mod arguments;
 mod bench;
+mod config;
 mod configuration;
 mod devices;
 mod eval;
+mod eval_pretrain;
 mod export;
 mod extract;
 mod finetune;
@@ -23,6 +26,7 @@ mod predict_ids;
 mod prepare;
 mod pretrain;
 mod progress;
+mod sample;
 mod score;
 mod selftest;
 mod store;
@@ -39,6 +43,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Bench(bench::Args),
+    Config(config::Args),
     Devices(devices::Args),
     Eval(eval::Args),
     Export(export::Args),
@@ -50,6 +55,7 @@ enum Command {
     Predict(predict::Args),
     Prepare(prepare::Args),
     Pretrain(pretrain::Args),
+    Sample(sample::Args),
     Score(score::Args),
     Selftest(selftest::Args),
     Store(store::Args),
@@ -84,6 +90,7 @@ pub fn main() -> ExitCode {
     };
     let result = match Cli::parse_from(arguments).command {
         Command::Bench(args) => bench::run(args),
+        Command::Config(args) => config::run(args),
         Command::Devices(args) => devices::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Export(args) => export::run(args),
@@ -95,6 +102,7 @@ pub fn main() -> ExitCode {
         Command::Predict(args) => predict::run(args),
         Command::Prepare(args) => prepare::run(args),
         Command::Pretrain(args) => pretrain::run(args),
+        Command::Sample(args) => sample::run(args),
         Command::Score(args) => score::run(args),
         Command::Selftest(args) => selftest::run(args),
         Command::Store(args) => store::run(args),

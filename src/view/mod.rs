@@ -1,3 +1,5 @@
 //! Runs looked at: their directories read back, drawn, watched and reported. Nothing here writes to a run.
 
+pub mod columns;
 pub mod recorded;
+pub mod sample;
