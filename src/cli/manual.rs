@@ -67,7 +67,9 @@ fn page(manual: &Man, command: &Command) -> std::io::Result<Vec<u8>> {
     }
     let after = command.get_after_long_help().or(command.get_after_help()).map(ToString::to_string);
     after.iter().flat_map(|text| text.split("\n\n")).try_for_each(|part| add_part(&mut page, part))?;
-    manual.render_version_section(&mut page)?;
+    if command.get_version().is_some() {
+        manual.render_version_section(&mut page)?;
+    }
     Ok(page)
 }
 

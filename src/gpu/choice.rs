@@ -5,8 +5,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::ops::Dispatch;
 use crate::plan::{Access, Bound, Plan};
 
-use super::adapter::IMMEDIATE_BYTES;
-use super::buffers::check_sizes;
+use super::capabilities::IMMEDIATE_BYTES;
 use super::{Capabilities, Gpu, Selection, selector};
 
 /// How the kernels are chosen and compiled.
@@ -18,6 +17,7 @@ pub struct Options {
 }
 
 /// The candidate chosen for an op.
+#[cfg_attr(not(feature = "gpu"), expect(dead_code, reason = "only an executor reads all of it"))]
 pub(super) struct Chosen {
     pub strategy: &'static str,
     /// It rounds operands that are f32 to f16.
@@ -119,6 +119,30 @@ pub(super) fn fold(workgroups: usize, limit: usize) -> Result<[u32; 2]> {
         bail!("{workgroups} workgroups are more than a grid can hold: try a smaller micro_batch");
     }
     Ok([workgroups.div_ceil(y) as u32, y as u32])
+}
+
+/// The largest tensor that lies in a buffer.
+pub(super) fn tenant(plan: &Plan, buffer: usize) -> &str {
+    let tenants = (0..plan.tensors.len()).filter(|&id| plan.placements[id].buffer == buffer);
+    let largest = tenants.max_by_key(|&id| plan.placements[id].length);
+    largest.map_or("a buffer", |id| plan.tensors[id].name.as_str())
+}
+
+/// Fails where a buffer is larger than the adapter allows, named by the largest tensor in it.
+fn check_sizes(limits: &Capabilities, plan: &Plan) -> Result<()> {
+    for (index, info) in plan.buffers.iter().enumerate() {
+        let bytes = info.bytes();
+        if bytes > limits.buffer_bytes {
+            bail!(
+                "{} needs a buffer of {} MB, and {} allows {} MB: try a smaller micro_batch or model",
+                tenant(plan, index),
+                bytes >> 20,
+                limits.name,
+                limits.buffer_bytes >> 20
+            );
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
