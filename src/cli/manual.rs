@@ -47,7 +47,7 @@ fn write_pages(command: &Command, folder: &Path) -> Result<()> {
         .get_subcommands()
         .filter(|below| !below.is_hide_set())
         .try_for_each(|below| write_pages(below, folder))?;
-    let manual = Man::new(command.clone());
+    let manual = Man::new(command.clone()).source(concat!("inazuma ", env!("CARGO_PKG_VERSION")));
     let path = folder.join(manual.get_filename());
     page(&manual, command)
         .and_then(|page| fs::write(&path, page))

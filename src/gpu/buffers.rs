@@ -5,8 +5,8 @@ use anyhow::{Context, Result};
 use crate::plan::Plan;
 use crate::tensor::TensorId;
 
-use super::choice::tenant;
 use super::handle::Handle;
+use super::sizes::tenant;
 
 /// A part of a device buffer: buffer, byte offset, bytes.
 pub(super) type Part<'a> = (&'a wgpu::Buffer, u64, u64);

@@ -6,6 +6,7 @@ use crate::ops::Dispatch;
 use crate::plan::{Access, Bound, Plan};
 
 use super::capabilities::IMMEDIATE_BYTES;
+use super::sizes::check_sizes;
 use super::{Capabilities, Gpu, Selection, selector};
 
 /// How the kernels are chosen and compiled.
@@ -119,30 +120,6 @@ pub(super) fn fold(workgroups: usize, limit: usize) -> Result<[u32; 2]> {
         bail!("{workgroups} workgroups are more than a grid can hold: try a smaller micro_batch");
     }
     Ok([workgroups.div_ceil(y) as u32, y as u32])
-}
-
-/// The largest tensor that lies in a buffer.
-pub(super) fn tenant(plan: &Plan, buffer: usize) -> &str {
-    let tenants = (0..plan.tensors.len()).filter(|&id| plan.placements[id].buffer == buffer);
-    let largest = tenants.max_by_key(|&id| plan.placements[id].length);
-    largest.map_or("a buffer", |id| plan.tensors[id].name.as_str())
-}
-
-/// Fails where a buffer is larger than the adapter allows, named by the largest tensor in it.
-fn check_sizes(limits: &Capabilities, plan: &Plan) -> Result<()> {
-    for (index, info) in plan.buffers.iter().enumerate() {
-        let bytes = info.bytes();
-        if bytes > limits.buffer_bytes {
-            bail!(
-                "{} needs a buffer of {} MB, and {} allows {} MB: try a smaller micro_batch or model",
-                tenant(plan, index),
-                bytes >> 20,
-                limits.name,
-                limits.buffer_bytes >> 20
-            );
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -41,6 +41,7 @@ mod readback;
 pub mod selector;
 #[cfg(feature = "gpu")]
 pub mod shader;
+mod sizes;
 #[cfg(feature = "gpu")]
 mod sources;
 pub mod sums;
