@@ -20,6 +20,7 @@ mod export;
 mod extract;
 mod finetune;
 mod import;
+mod manual;
 mod parity;
 mod predict;
 mod predict_ids;
@@ -44,12 +45,14 @@ struct Cli {
 enum Command {
     Bench(bench::Args),
     Config(config::Args),
+    Completions(manual::CompletionsArgs),
     Devices(devices::Args),
     Eval(eval::Args),
     Export(export::Args),
     Extract(extract::Args),
     Finetune(Box<finetune::Args>),
     Import(import::Args),
+    Man(manual::ManArgs),
     Tokenizer(tokenizer::Args),
     Parity(parity::Args),
     Predict(predict::Args),
@@ -91,11 +94,13 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse_from(arguments).command {
         Command::Bench(args) => bench::run(args),
         Command::Config(args) => config::run(args),
+        Command::Completions(args) => manual::completions(args),
         Command::Devices(args) => devices::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Export(args) => export::run(args),
         Command::Finetune(args) => finetune::run(*args),
         Command::Import(args) => import::run(args),
+        Command::Man(args) => manual::man(args),
         Command::Extract(args) => extract::run(args),
         Command::Tokenizer(args) => tokenizer::run(args),
         Command::Parity(args) => parity::run(args),
