@@ -27,6 +27,7 @@ mod score;
 mod selftest;
 mod store;
 mod tasks;
+mod tensorboard;
 mod tokenizer;
 
 #[derive(Parser)]
@@ -53,6 +54,7 @@ enum Command {
     Score(score::Args),
     Selftest(selftest::Args),
     Store(store::Args),
+    Tensorboard(tensorboard::Args),
 }
 
 /// A run that was interrupted by the user and has saved what it had: exit status 130, not a failure.
@@ -98,6 +100,7 @@ pub fn main() -> ExitCode {
         Command::Score(args) => score::run(args),
         Command::Selftest(args) => selftest::run(args),
         Command::Store(args) => store::run(args),
+        Command::Tensorboard(args) => tensorboard::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -42,6 +42,8 @@ pub struct Options {
     /// What the task's options of prediction say.
     pub prediction: Settings,
     pub trials: usize,
+    /// Write event files for TensorBoard, too.
+    pub tensorboard: bool,
     pub device: DeviceChoice,
     pub threads: usize,
     /// Bytes that plans may take at most, where the user says so.
