@@ -12,6 +12,7 @@ mod arguments;
 mod bench;
 mod configuration;
 mod devices;
+mod estimate;
 mod eval;
 mod export;
 mod extract;
@@ -29,6 +30,7 @@ mod store;
 mod tasks;
 mod tensorboard;
 mod tokenizer;
+mod watch;
 
 #[derive(Parser)]
 #[command(name = "inazuma", version, about, arg_required_else_help = true)]
@@ -41,6 +43,7 @@ struct Cli {
 enum Command {
     Bench(bench::Args),
     Devices(devices::Args),
+    Estimate(estimate::Args),
     Eval(eval::Args),
     Export(export::Args),
     Extract(extract::Args),
@@ -55,6 +58,7 @@ enum Command {
     Selftest(selftest::Args),
     Store(store::Args),
     Tensorboard(tensorboard::Args),
+    Watch(watch::Args),
 }
 
 /// A run that was interrupted by the user and has saved what it had: exit status 130, not a failure.
@@ -87,6 +91,7 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse_from(arguments).command {
         Command::Bench(args) => bench::run(args),
         Command::Devices(args) => devices::run(args),
+        Command::Estimate(args) => estimate::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Export(args) => export::run(args),
         Command::Finetune(args) => finetune::run(*args),
@@ -101,6 +106,7 @@ pub fn main() -> ExitCode {
         Command::Selftest(args) => selftest::run(args),
         Command::Store(args) => store::run(args),
         Command::Tensorboard(args) => tensorboard::run(args),
+        Command::Watch(args) => watch::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -74,7 +74,9 @@ fn group(name: &str) -> &'static str {
     match name {
         "loss" | "mlm_loss" | "disc_loss" | "unigram_entropy" | "base_rate_entropy" => "loss",
         "accuracy" => "quality",
-        _ if name.starts_with("mlm_") || name.starts_with("sampled_") || name.starts_with("disc_") => "quality",
+        _ if name.starts_with("mlm_") || name.starts_with("sampled_") || name.starts_with("disc_") => {
+            "quality"
+        }
         "lr" | "grad_norm" | "loss_scale" | "skipped_steps" | "tokens" | "sequences" => "training",
         "mfu" => "speed",
         _ if name.ends_with("_per_second") => "speed",
@@ -87,8 +89,10 @@ fn group(name: &str) -> &'static str {
 fn scalars(values: &Map<String, Value>) -> Vec<Scalar> {
     let numbers = values.iter().filter(|(name, _)| !matches!(name.as_str(), "step" | "steps" | "epoch"));
     let numbers = numbers.filter_map(|(name, value)| Some((name, value.as_f64()? as f32)));
-    let scalar =
-        |(name, value): (&String, f32)| Scalar { tag: format!("{}/{name}", group(name)), simple_value: Some(value) };
+    let scalar = |(name, value): (&String, f32)| Scalar {
+        tag: format!("{}/{name}", group(name)),
+        simple_value: Some(value),
+    };
     numbers.map(scalar).collect()
 }
 
@@ -159,7 +163,8 @@ impl Drop for Events {
 /// The event files of a folder, in the order in which readers take them.
 pub fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let is_events = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
+    let is_events =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
     let mut found: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(is_events).collect();
     found.sort();
     found
@@ -240,7 +245,8 @@ pub(crate) mod tests {
         bytes[at] ^= 1;
         fs::write(path, &bytes).unwrap();
         let mut rest = &bytes[..];
-        let damaged = std::iter::from_fn(|| next_record(&mut rest, masked_crc).transpose()).find_map(Result::err);
+        let damaged =
+            std::iter::from_fn(|| next_record(&mut rest, masked_crc).transpose()).find_map(Result::err);
         assert!(damaged.unwrap().to_string().contains("checksum"));
     }
 

@@ -62,8 +62,7 @@ pub struct Trace {
 
 impl Default for Trace {
     fn default() -> Self {
-        let mut trace =
-            Trace { since: Instant::now(), events: Vec::new(), device_free: 0, host_free: None };
+        let mut trace = Trace { since: Instant::now(), events: Vec::new(), device_free: 0, host_free: None };
         trace.name("process_name", 0, "inazuma pretrain");
         for (track, name) in [
             (Track::Host, "host: steps and phases"),
@@ -129,8 +128,10 @@ impl Trace {
         let [begun, uploaded, done] = [times.begun, times.uploaded, times.done].map(|time| self.at(time));
         self.span(Track::Host, "phase", phase.to_owned(), begun..done, json!({ "ops": ops.len() }));
         if !uploads.is_empty() {
-            let bytes: Map<String, Value> =
-                uploads.iter().map(|upload| (plan.info(upload.tensor).name.clone(), size(upload).into())).collect();
+            let bytes: Map<String, Value> = uploads
+                .iter()
+                .map(|upload| (plan.info(upload.tensor).name.clone(), size(upload).into()))
+                .collect();
             let total: usize = uploads.iter().map(size).sum();
             let args = json!({ "bytes": total, "by_tensor": bytes });
             self.span(Track::Uploads, "upload", format!("{phase}: {total} bytes"), begun..uploaded, args);

@@ -2,3 +2,4 @@
 
 pub mod recorded;
 pub mod tensorboard;
+pub mod watch;

@@ -16,9 +16,13 @@ use super::recorded::{Over, Record, Recorded};
 /// Event files are there already, or cannot be written.
 pub fn convert(run: &Recorded, out: &Path) -> Result<usize> {
     let held_out = out.join(HELD_OUT);
-    for folder in [out, &held_out] {
+    for folder in [out, held_out.as_path()] {
         let there = !files(folder).is_empty();
-        ensure!(!there, "{}: there are event files already; name another directory with --out", folder.display());
+        ensure!(
+            !there,
+            "{}: there are event files already; name another directory with --out",
+            folder.display()
+        );
     }
     let hours = run.places(Over::Hours);
     let ended = hours.last().copied().unwrap_or(0.0);
@@ -31,7 +35,7 @@ pub fn convert(run: &Recorded, out: &Path) -> Result<usize> {
         written - 3600.0 * (ended - hour)
     };
     let mut count = 0;
-    for (folder, records) in [(out, run.metrics()), (&held_out, run.evaluations())] {
+    for (folder, records) in [(out, run.metrics()), (held_out.as_path(), run.evaluations())] {
         let Some(Record { step: first, .. }) = records.first() else { continue };
         let mut events = Events::begin_at(folder, 0, time(*first));
         for Record { step, values } in records {

@@ -154,9 +154,10 @@ impl Run<'_> {
         drop(carried);
         workshop.begin(&mut machine, &config, &self.state)?;
         let Machine { executor, feeding, batcher, cross_check } = machine;
-        let profiler = self.profiler.and(self.peaks).map(|peaks| {
-            StepProfiler::new(step, peaks, self.workshop.options.profile_trace.clone())
-        });
+        let profiler = self
+            .profiler
+            .and(self.peaks)
+            .map(|peaks| StepProfiler::new(step, peaks, self.workshop.options.profile_trace.clone()));
         self.progress.pause();
         Ok((Run { leg, config, executor, feeding, cross_check, profiler, suspect: None, ..self }, batcher))
     }
