@@ -319,3 +319,46 @@ impl Display for Estimate {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(set: &[&str], measure: bool) -> Options {
+        let sizes =
+            ["model.layers=1", "model.hidden_size=32", "model.ffn_size=32", "model.embedding_size=16"];
+        let sizes = sizes.iter().chain(&["batch_size=4", "max_length=16", "model.vocab_size=200"]).chain(set);
+        let sources = Sources {
+            preset: Some("tiny".into()),
+            set: sizes.map(|text| text.to_string()).collect(),
+            ..Sources::default()
+        };
+        let measure = Some(measure);
+        Options { sources, device: DeviceChoice::Cpu, threads: 1, measure, share: 0.5, ..Options::default() }
+    }
+
+    #[test]
+    fn numbers_follow_from_the_configuration() {
+        let one = run(&options(&["steps=1000", "checkpoint_every=100", "keep=2"], false)).unwrap();
+        assert_eq!(one.positions, 1000.0 * 4.0 * 16.0);
+        let held = |role: &str| one.memory.bytes_by_role[role];
+        assert!(one.memory.refused.is_none() && held("parameters") >= 4 * one.parameters);
+        assert_eq!(one.memory.bytes, one.memory.bytes_by_role.values().sum::<u64>());
+        // Two that stay, and the one that is written beside them: values and two moments.
+        assert_eq!((one.disk.checkpoints, one.disk.run_bytes), (3, 3 * 3 * 4 * one.parameters));
+        assert!(one.disk.fine_tuned_bytes < 4 * one.parameters);
+        assert_eq!((one.time.how, one.time.share), ("assumed", 0.5));
+        assert!((one.time.seconds / (1000.0 * one.time.step_seconds) - 1.0).abs() < 1e-9);
+        let all = run(&options(&["steps=2000", "checkpoint_every=100", "keep=0"], false)).unwrap();
+        assert_eq!((all.disk.checkpoints, all.epochs), (21, None));
+        assert!(one.to_string().contains("3 checkpoints of"), "{one}");
+    }
+
+    #[test]
+    fn steps_are_measured() {
+        let measured = run(&options(&["steps=10"], true)).unwrap();
+        let Time { how, measured_steps, seconds, share, .. } = measured.time;
+        assert_eq!((how, measured_steps), ("measured", MEASURED));
+        assert!(seconds > 0.0 && share > 0.0 && share < 2.0, "{measured}");
+    }
+}
