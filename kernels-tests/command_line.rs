@@ -340,3 +340,14 @@ fn small_fits_the_memory_of_one_card() {
     assert!((1..=64).contains(&micro_batches) && (400..700).contains(&dispatches("micro")), "{plan}");
     assert!(count("step", "barriers") < dispatches("step"), "{plan}");
 }
+
+#[test]
+fn a_dashboard_is_text_where_there_is_no_terminal() {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("metrics.jsonl"), "{\"step\":7,\"epoch\":1,\"loss\":0.5}\n")
+        .expect("written");
+    refused(folder.path(), "watch .", &["watch needs a terminal", "--once"]);
+    refused(folder.path(), "watch nowhere", &["nowhere: no such directory"]);
+    let text = done(folder.path(), "watch . --once --width 40 --height 12");
+    assert!(text.lines().count() == 12 && text.contains("epoch 1, step 7"), "{text}");
+}

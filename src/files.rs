@@ -1,6 +1,9 @@
-//! Files that a fault must not leave half written: names until they are whole, atomic replacement, JSON lines; and TOML.
+//! Files that a fault must not leave half written: names until they are whole, atomic replacement, JSON lines, records with checksums;
+//! and TOML.
 
+mod appended;
 mod lines;
+pub mod records;
 mod stdin;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -10,6 +13,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 use serde::de::DeserializeOwned;
 
+pub use appended::Appended;
 pub use lines::{JsonLines, last_step};
 pub use stdin::{lines_of_stdin, text_of_stdin};
 

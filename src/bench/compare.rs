@@ -278,13 +278,13 @@ mod tests {
         fn run(&mut self, ops: Range<usize>, values: &StepValues, uploads: &[Upload<'_>]) -> Result<()> {
             self.inner.run(ops, values, uploads)
         }
-        fn profile(
+        fn timed(
             &mut self,
             ops: Range<usize>,
             values: &StepValues,
             uploads: &[Upload<'_>],
-        ) -> Result<Vec<f64>> {
-            self.inner.profile(ops, values, uploads)
+        ) -> Result<Vec<Range<f64>>> {
+            self.inner.timed(ops, values, uploads)
         }
         fn finish(&mut self) -> Result<()> {
             self.inner.finish()

@@ -11,7 +11,7 @@ use crate::model::parameters;
 use crate::plan::Executor;
 use crate::train::examples::StepBatch;
 use crate::train::feeding::Feeding;
-use crate::train::profile::{Profile, Profiler, median, shape};
+use crate::train::profile::{Profile, Profiler, median};
 
 use super::compare::{Pair, Run};
 use super::data;
@@ -84,7 +84,7 @@ fn check(mut pair: Pair<'_>, feeding: &Feeding, batch: &StepBatch) -> Result<(us
     pair.walk(&Run::pretraining(feeding, batch, 1e-4), |pair, op, values| {
         let plan = pair.reference.plan();
         let (kind, label) = (plan.ops[op].op.name(), plan.ops[op].label.clone());
-        if !seen.insert((kind, shape(plan, op))) {
+        if !seen.insert((kind, plan.shapes(op))) {
             return pair.skip(op, values);
         }
         for deviation in pair.compare(op, values)? {

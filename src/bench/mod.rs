@@ -2,6 +2,7 @@
 
 mod compare;
 pub mod data;
+pub mod estimate;
 pub mod kernels;
 pub mod prepare;
 pub mod selftest;

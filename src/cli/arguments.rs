@@ -125,5 +125,11 @@ pub fn interruptible(message: &'static str) -> Result<&'static AtomicBool> {
     Ok(&STOP)
 }
 
+/// The same for what saves nothing and says nothing: the first signal asks it to end.
+pub fn ended_by_signal() -> Result<&'static AtomicBool> {
+    ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed)).context("cannot watch for signals")?;
+    Ok(&STOP)
+}
+
 /// Set by a signal; its handler can reach nothing else.
 static STOP: AtomicBool = AtomicBool::new(false);

@@ -117,6 +117,9 @@ pub struct Args {
     /// Train so many times, with seeds that follow each other; mean and spread are reported
     #[arg(long, default_value_t = 1, value_parser = count_to(10_000))]
     trials: usize,
+    /// Write what goes into metrics.jsonl to DIR/tensorboard, too: event files for TensorBoard
+    #[arg(long)]
+    tensorboard: bool,
     #[command(flatten)]
     task_options: TaskOptions,
     #[command(flatten)]
@@ -239,6 +242,7 @@ impl Args {
             device: self.device.device.clone(),
             threads: self.device.threads,
             memory_limit: self.memory.bytes(),
+            tensorboard: self.tensorboard,
         })
     }
 }

@@ -14,6 +14,7 @@ mod bench;
 mod config;
 mod configuration;
 mod devices;
+mod estimate;
 mod eval;
 mod eval_pretrain;
 mod export;
@@ -32,7 +33,9 @@ mod score;
 mod selftest;
 mod store;
 mod tasks;
+mod tensorboard;
 mod tokenizer;
+mod watch;
 
 #[derive(Parser)]
 #[command(name = "inazuma", version, about, arg_required_else_help = true)]
@@ -47,6 +50,7 @@ enum Command {
     Config(config::Args),
     Completions(manual::CompletionsArgs),
     Devices(devices::Args),
+    Estimate(estimate::Args),
     Eval(eval::Args),
     Export(export::Args),
     Extract(extract::Args),
@@ -62,6 +66,8 @@ enum Command {
     Score(score::Args),
     Selftest(selftest::Args),
     Store(store::Args),
+    Tensorboard(tensorboard::Args),
+    Watch(watch::Args),
 }
 
 /// A run that was interrupted by the user and has saved what it had: exit status 130, not a failure.
@@ -96,6 +102,7 @@ pub fn main() -> ExitCode {
         Command::Config(args) => config::run(args),
         Command::Completions(args) => manual::completions(args),
         Command::Devices(args) => devices::run(args),
+        Command::Estimate(args) => estimate::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Export(args) => export::run(args),
         Command::Finetune(args) => finetune::run(*args),
@@ -111,6 +118,8 @@ pub fn main() -> ExitCode {
         Command::Score(args) => score::run(args),
         Command::Selftest(args) => selftest::run(args),
         Command::Store(args) => store::run(args),
+        Command::Tensorboard(args) => tensorboard::run(args),
+        Command::Watch(args) => watch::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

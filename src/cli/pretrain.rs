@@ -1,9 +1,9 @@
 //! `inazuma pretrain`: a token store becomes a pre-trained model.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::interop::checkpoint::CONFIG;
 use crate::store::WeightedPath;
@@ -95,6 +95,12 @@ pub struct Args {
     /// Show by op where the time of a few steps goes, then go on
     #[arg(long)]
     profile: bool,
+    /// With what --profile shows, write when each op of these steps ran: a trace for ui.perfetto.dev
+    #[arg(long, value_name = "FILE.json", conflicts_with = "explain")]
+    profile_trace: Option<PathBuf>,
+    /// Write what goes into metrics.jsonl and eval.jsonl to RUN/tensorboard, too: event files for TensorBoard
+    #[arg(long, conflicts_with = "explain")]
+    tensorboard: bool,
     /// Held-out text to evaluate on, at the end and every `eval_every` steps
     #[arg(long, value_name = "STORE")]
     eval_store: Option<PathBuf>,
@@ -103,6 +109,10 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
+    if let Some(folder) = args.profile_trace.as_deref().and_then(Path::parent) {
+        let there = folder.as_os_str().is_empty() || folder.is_dir();
+        ensure!(there, "--profile-trace: {}: no such directory", folder.display());
+    }
     let mut sources = args.configuration.sources();
     sources.set.extend(args.keep.map(|keep| format!("keep={keep}")));
     sources.phase = args.phase;
@@ -120,7 +130,9 @@ pub fn run(args: Args) -> Result<()> {
         decay_from: args.decay_from,
         budget: args.budget,
         eval_store: args.eval_store,
-        profile: args.profile,
+        profile: args.profile || args.profile_trace.is_some(),
+        profile_trace: args.profile_trace,
+        tensorboard: args.tensorboard,
         memory_limit: args.memory.bytes(),
         retries: args.retries,
         selftest: args.selftest,

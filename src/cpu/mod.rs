@@ -134,20 +134,21 @@ impl<S: PlanScalar> Executor for CpuExecutor<S> {
         Ok(())
     }
 
-    fn profile(
+    fn timed(
         &mut self,
         ops: Range<usize>,
         values: &StepValues,
         uploads: &[Upload<'_>],
-    ) -> Result<Vec<f64>> {
+    ) -> Result<Vec<Range<f64>>> {
         self.upload(uploads)?;
-        let mut seconds = Vec::with_capacity(ops.len());
+        let mut spans = Vec::with_capacity(ops.len());
+        let since = Instant::now();
         self.each(ops, values, |run| {
-            let since = Instant::now();
+            let start = since.elapsed().as_secs_f64();
             run();
-            seconds.push(since.elapsed().as_secs_f64());
+            spans.push(start..since.elapsed().as_secs_f64());
         });
-        Ok(seconds)
+        Ok(spans)
     }
 
     fn finish(&mut self) -> Result<()> {

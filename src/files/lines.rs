@@ -1,27 +1,21 @@
 //! JSON lines that outlive what happens to the program and to the disk.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde::Serialize;
 
+use super::appended::Appended;
 use super::write_atomically;
 
 /// A file of JSON lines, each with a `step`, that is only ever appended to. What cannot be written is kept and written
 /// when it can be.
 pub struct JsonLines {
-    path: PathBuf,
-    file: File,
-    /// Bytes of the whole lines in the file.
-    length: u64,
+    file: Appended,
     /// The step of the last line that was there when the file was opened.
     last: Option<u64>,
-    /// Lines that are not in the file.
-    waiting: Vec<u8>,
-    /// Why they are not.
-    failure: Option<io::Error>,
 }
 
 /// The step of a line, if it is a whole one.
@@ -59,9 +53,9 @@ impl JsonLines {
             }
             length = kept.len() as u64;
         }
-        let file = OpenOptions::new().create(true).append(true).open(path);
-        let file = file.with_context(|| format!("cannot write {name}"))?;
-        Ok(JsonLines { path: path.to_owned(), file, length, last, waiting: Vec::new(), failure: None })
+        let mut file = Appended::new(path, "lines", length);
+        file.open().with_context(|| format!("cannot write {name}"))?;
+        Ok(JsonLines { file, last })
     }
 
     /// The step of the last line that was there when the file was opened.
@@ -75,39 +69,15 @@ impl JsonLines {
     /// # Errors
     /// It is not JSON.
     pub fn append(&mut self, record: &impl Serialize) -> Result<()> {
-        serde_json::to_writer(&mut self.waiting, record)?;
-        self.waiting.push(b'\n');
-        self.flush();
+        let mut line = serde_json::to_vec(record)?;
+        line.push(b'\n');
+        self.file.append(&line);
         Ok(())
-    }
-
-    fn flush(&mut self) {
-        if self.waiting.is_empty() {
-            return;
-        }
-        let shown = self.path.display();
-        match self.file.write_all(&self.waiting) {
-            Ok(()) => {
-                self.length += self.waiting.len() as u64;
-                self.waiting.clear();
-                if self.failure.take().is_some() {
-                    note!("note: {shown} can be written again; it has all lines");
-                }
-            }
-            Err(error) => {
-                // Half a line may be there.
-                let _ = self.file.set_len(self.length);
-                if self.failure.is_none() {
-                    note!("note: {shown} cannot be written ({error}); its lines are kept until it can");
-                }
-                self.failure = Some(error);
-            }
-        }
     }
 
     /// A handle by which another thread brings all lines that were written to the disk.
     pub fn on_disk(&self) -> Result<File> {
-        self.file.try_clone().with_context(|| format!("cannot write {}", self.path.display()))
+        self.file.on_disk()
     }
 
     /// Tries a last time to write what waits.
@@ -115,12 +85,7 @@ impl JsonLines {
     /// # Errors
     /// How many lines are lost.
     pub fn finish(&mut self) -> Result<()> {
-        self.flush();
-        if let Some(error) = self.failure.take() {
-            let lines = self.waiting.iter().filter(|&&byte| byte == b'\n').count();
-            bail!("{} lacks its last {lines} lines, which could not be written: {error}", self.path.display())
-        }
-        Ok(())
+        self.file.finish()
     }
 }
 
@@ -146,20 +111,20 @@ mod tests {
     fn lines_wait_while_the_disk_is_full() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("metrics.jsonl");
-        let full = || OpenOptions::new().append(true).open("/dev/full").unwrap();
+        let full = || fs::OpenOptions::new().append(true).open("/dev/full").ok();
         let mut lines = JsonLines::open(&path, 0).unwrap();
         lines.append(&serde_json::json!({"step": 1})).unwrap();
-        let file = std::mem::replace(&mut lines.file, full());
+        let file = std::mem::replace(&mut lines.file.file, full());
         lines.append(&serde_json::json!({"step": 2})).unwrap();
         lines.append(&serde_json::json!({"step": 3})).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "{\"step\":1}\n");
-        lines.file = file;
+        lines.file.file = file;
         lines.append(&serde_json::json!({"step": 4})).unwrap();
         let all = "{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n{\"step\":4}\n";
         assert_eq!(fs::read_to_string(&path).unwrap(), all);
         lines.finish().unwrap();
 
-        lines.file = full();
+        lines.file.file = full();
         lines.append(&serde_json::json!({"step": 5})).unwrap();
         let error = lines.finish().unwrap_err().to_string();
         assert!(error.contains("lacks its last 1 lines"), "{error}");

@@ -17,6 +17,7 @@ use crate::tasks::predictor::Predictor;
 use crate::tasks::task::{Data, Description, Examples, Outcome, Preparation, Settings};
 use crate::tokenizer::Tokenizer;
 use crate::train::config::{Sources, Surroundings, TrainConfig};
+use crate::train::events::{Events, FOLDER};
 use crate::train::run::Claim;
 
 use super::apply::{ensure_any, report};
@@ -171,12 +172,13 @@ impl<'a> Setting<'a> {
         let mut predictor = self.dev.as_ref().map(|_| predictor()).transpose()?;
         fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
         let metrics = JsonLines::open(&out.join("metrics.jsonl"), 0)?;
+        let events = self.options.tensorboard.then(|| Events::begin(&out.join(FOLDER), 0));
         note!("{} steps of {} items on {}", fit.steps(), options.batch_size, fit.executor().identity());
         let trial = Trial { seed, best_epoch: 0, scores: Map::new(), interrupted: false };
         let epochs = options.epochs;
         let (best, passed) = (f64::NEG_INFINITY, Vec::new());
         let tuned = Settings::new();
-        let mut keeper = Keeper { setting: self, out, epochs, metrics, passed, best, trial, tuned };
+        let mut keeper = Keeper { setting: self, out, epochs, metrics, events, passed, best, trial, tuned };
         for number in 0..epochs {
             let Some(epoch) = fit.epoch(number, stop)? else {
                 keeper.trial.interrupted = true;
@@ -231,6 +233,7 @@ struct Keeper<'a> {
     out: &'a Path,
     epochs: usize,
     metrics: JsonLines,
+    events: Option<Events>,
     passed: Vec<Passed>,
     best: f64,
     trial: Trial,
@@ -250,7 +253,9 @@ impl Keeper<'_> {
             epoch.tokens_per_second,
             shown(scores)
         );
-        self.metrics.append(&Record { step: epoch.steps, epoch, scores: named(scores) })?;
+        let record = Record { step: epoch.steps, epoch, scores: named(scores) };
+        self.metrics.append(&record)?;
+        self.events.as_mut().map_or(Ok(()), |events| events.append(record.step, &record))?;
         // Without a dev set, or without labels in it, the last epoch is kept.
         let decides = scores.first().map(|(_, score)| *score);
         let before = self.passed.last().map_or(0, |passed| passed.tokens);

@@ -17,7 +17,7 @@ use super::buffers::{Part, make_buffers, part};
 use super::choice::{Options, choose};
 use super::kernels::Kernels;
 use super::readback::{Readback, read_now};
-use super::timestamps::{self, Clock};
+use super::timestamps::{self, Clock, spans};
 use super::uploads::{Copy, Uploads};
 
 /// A run of so many ops is worth a submission of its own: the device begins with it while the next is recorded.
@@ -155,13 +155,13 @@ impl GpuExecutor {
         self.gpu.check()
     }
 
-    /// Seconds of an op by the host's clock, submission and waiting included.
-    fn by_the_wall_clock(&mut self, op: usize, values: &StepValues) -> Result<f64> {
+    /// When an op ran by the host's clock, submission and waiting included.
+    fn by_the_wall_clock(&mut self, op: usize, values: &StepValues, begun: Instant) -> Result<Range<f64>> {
         self.finish()?;
-        let since = Instant::now();
+        let start = begun.elapsed().as_secs_f64();
         self.run(op..op + 1, values, &[])?;
         self.finish()?;
-        Ok(since.elapsed().as_secs_f64())
+        Ok(start..begun.elapsed().as_secs_f64())
     }
 
     fn record_ops(
@@ -201,18 +201,19 @@ impl Executor for GpuExecutor {
         Ok(())
     }
 
-    fn profile(
+    fn timed(
         &mut self,
         ops: Range<usize>,
         values: &StepValues,
         uploads: &[Upload<'_>],
-    ) -> Result<Vec<f64>> {
+    ) -> Result<Vec<Range<f64>>> {
         let extents = values.extents();
         if !self.gpu.capabilities.timestamps {
             self.record(values, uploads, |_, _| Ok(0))?;
-            return ops.map(|op| self.by_the_wall_clock(op, values)).collect();
+            let begun = Instant::now();
+            return ops.map(|op| self.by_the_wall_clock(op, values, begun)).collect();
         }
-        let mut seconds = Vec::with_capacity(ops.len());
+        let mut stamps = Vec::with_capacity(2 * ops.len());
         let mut uploads = uploads;
         for first in ops.clone().step_by(timestamps::OPS) {
             let part = first..ops.end.min(first + timestamps::OPS);
@@ -227,10 +228,10 @@ impl Executor for GpuExecutor {
                 Ok(launched)
             })?;
             self.flush()?;
-            seconds.extend(clock.read(&self.gpu)?);
+            stamps.extend(clock.read(&self.gpu)?);
             uploads = &[];
         }
-        Ok(seconds)
+        Ok(spans(&stamps, 1e-9 * f64::from(self.gpu.queue.get_timestamp_period())))
     }
 
     fn finish(&mut self) -> Result<()> {

@@ -1,5 +1,7 @@
 //! The device's own clock: how long each op of a profiled run took.
 
+use std::ops::Range;
+
 use anyhow::Result;
 
 use super::handle::Handle;
@@ -51,13 +53,18 @@ impl Clock {
         encoder.resolve_query_set(&self.queries, 0..2 * self.passes as u32, &self.buffer, 0);
     }
 
-    /// Seconds of every pass; waits for the device.
-    pub fn read(&self, gpu: &Handle) -> Result<Vec<f64>> {
+    /// When every pass began and ended, in ticks; waits for the device.
+    pub fn read(&self, gpu: &Handle) -> Result<Vec<u64>> {
         let words = read_now(gpu, (&self.buffer, 0, 16 * self.passes as u64))?;
-        let tick = 1e-9 * f64::from(gpu.queue.get_timestamp_period());
-        let stamps: Vec<u64> =
-            words.chunks_exact(2).map(|w| u64::from(w[0]) | u64::from(w[1]) << 32).collect();
-        // A device that was reset between two stamps would give nonsense: never negative times.
-        Ok(stamps.chunks_exact(2).map(|ends| ends[1].saturating_sub(ends[0]) as f64 * tick).collect())
+        Ok(words.chunks_exact(2).map(|w| u64::from(w[0]) | u64::from(w[1]) << 32).collect())
     }
+}
+
+/// Stamps of passes as seconds since the first.
+pub(super) fn spans(stamps: &[u64], tick: f64) -> Vec<Range<f64>> {
+    let first = stamps.first().copied().unwrap_or_default();
+    let seconds = |ticks: u64, since: u64| ticks.saturating_sub(since) as f64 * tick;
+    // A device that was reset between two stamps would give nonsense: never negative times.
+    let spans = stamps.chunks_exact(2).map(|ends| (seconds(ends[0], first), seconds(ends[1], ends[0])));
+    spans.map(|(start, length)| start..start + length).collect()
 }

@@ -34,9 +34,25 @@ pub trait Executor {
         usize::MAX
     }
 
-    /// As `run`, one op at a time: seconds of each. On a GPU by its own clock where it has one.
-    fn profile(&mut self, ops: Range<usize>, values: &StepValues, uploads: &[Upload<'_>])
-    -> Result<Vec<f64>>;
+    /// As `run`, one op at a time, all done on return: in which seconds each ran, since the first began. On a GPU by its
+    /// own clock where it has one.
+    fn timed(
+        &mut self,
+        ops: Range<usize>,
+        values: &StepValues,
+        uploads: &[Upload<'_>],
+    ) -> Result<Vec<Range<f64>>>;
+
+    /// The same, seconds of each.
+    fn profile(
+        &mut self,
+        ops: Range<usize>,
+        values: &StepValues,
+        uploads: &[Upload<'_>],
+    ) -> Result<Vec<f64>> {
+        let spans = self.timed(ops, values, uploads)?;
+        Ok(spans.into_iter().map(|span| span.end - span.start).collect())
+    }
 
     /// Waits until everything submitted so far is done.
     fn finish(&mut self) -> Result<()>;

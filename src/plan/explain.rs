@@ -30,6 +30,26 @@ fn transient(role: Role) -> bool {
 }
 
 impl Plan {
+    /// Shapes of what an op reads first and of what it writes; T tokens, B sequences, M labelled rows.
+    pub fn shapes(&self, op: usize) -> String {
+        let op = &self.ops[op];
+        let one = |id: TensorId| {
+            let info = self.info(id);
+            match info.rows.extent {
+                Extent::Fixed => format!("{}×{}", info.rows.capacity, info.columns),
+                extent => format!("{}×{}", extent.letter(), info.columns),
+            }
+        };
+        let written: Vec<String> = op.results().map(one).collect();
+        // The other operand tells products apart that write the same shape.
+        let read = op.reads().next().map(one).unwrap_or_default();
+        if written.len() > 3 {
+            format!("{read} → {} tensors", written.len())
+        } else {
+            format!("{read} → {}", written.join(" "))
+        }
+    }
+
     pub fn summary(&self, extents: &Extents) -> Summary {
         let mut bytes_by_role = BTreeMap::new();
         for buffer in &self.buffers {

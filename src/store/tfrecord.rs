@@ -1,13 +1,10 @@
 //! TFRecord files of pre-training examples, as the reference implementation writes and reads them
 //! (`build_pretraining_dataset.py` of google-research/electra): one `tf.train.Example` a record, with the integer
 //! lists `input_ids`, `input_mask` and `segment_ids`, all of one length.
-//!
-//! A record is its length (u64), the masked CRC-32C of these 8 bytes, the protocol buffer, and its masked CRC-32C, all
-//! little-endian (tensorflow/core/lib/io/record_writer.h).
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Write};
+use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -16,6 +13,7 @@ use prost::Message;
 use super::examples::EpochIndex;
 use super::writer::StoreWriter;
 use super::{Lines, Store};
+use crate::files::records::{FRAME, framed, masked_crc, next_record};
 use crate::tokenizer::{SpecialIds, Tokenizer};
 
 /// `tf.train.Example` and what is in it; other kinds of features are not ours and stay unread.
@@ -50,14 +48,6 @@ pub struct Record {
     /// 1 for real tokens, which come first.
     pub input_mask: Vec<u32>,
     pub segment_ids: Vec<u32>,
-}
-
-/// No record is longer; a longer one is a broken length.
-const LONGEST: u64 = 64 << 20;
-
-/// CRC-32C, rotated and shifted so that a CRC of data with CRCs in it is none of theirs.
-fn masked_crc(bytes: &[u8]) -> u32 {
-    crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
 impl Record {
@@ -112,43 +102,18 @@ impl Records {
 
     /// The next record's bytes; nothing at the end of the file.
     fn next_bytes(&mut self) -> Result<Option<Vec<u8>>> {
-        let bytes = next_bytes(&mut self.file, masked_crc)?;
-        self.offset += bytes.as_ref().map_or(0, |bytes| bytes.len() as u64 + 16);
+        let bytes = next_record(&mut self.file, masked_crc)?;
+        self.offset += bytes.as_ref().map_or(0, |bytes| bytes.len() as u64 + FRAME);
         Ok(bytes)
     }
 }
 
-/// The bytes of the next record, compared with what `checksum` says; nothing at the end.
-fn next_bytes(file: &mut impl Read, checksum: impl Fn(&[u8]) -> u32) -> Result<Option<Vec<u8>>> {
-    let mut head = Vec::with_capacity(12);
-    file.by_ref().take(12).read_to_end(&mut head).context("cannot read on")?;
-    if head.is_empty() {
-        return Ok(None);
-    }
-    ensure!(head.len() == 12, "the file ends within the length of a record");
-    let (length, crc) = head.split_at(8);
-    ensure!(checksum(length) == word(crc), "the checksum of a record's length is wrong");
-    let length = u64::from_le_bytes(length.try_into().unwrap_or_default());
-    ensure!(length <= LONGEST, "a record of {length} bytes is too long to be an example");
-    // Grows with what is there, whatever the length says.
-    let mut body = Vec::new();
-    file.by_ref().take(length + 4).read_to_end(&mut body).context("cannot read on")?;
-    ensure!(body.len() as u64 == length + 4, "the file ends within a record");
-    let crc = body.split_off(length as usize);
-    ensure!(checksum(&body) == word(&crc), "the checksum of a record is wrong");
-    Ok(Some(body))
-}
-
 /// All documents in any bytes, for fuzz targets: checksums are taken as 0, so that none stands before what is behind it.
 pub fn read_all(mut bytes: &[u8], vocabulary: u32, special: &SpecialIds) -> usize {
-    let records = std::iter::from_fn(|| next_bytes(&mut bytes, |_| 0).ok()?);
+    let records = std::iter::from_fn(|| next_record(&mut bytes, |_| 0).ok()?);
     let documents =
         records.filter_map(|bytes| document(&Record::decode(&bytes).ok()?, vocabulary, special).ok());
     documents.count()
-}
-
-fn word(bytes: &[u8]) -> u32 {
-    u32::from_le_bytes(bytes.try_into().unwrap_or_default())
 }
 
 impl Iterator for Records {
@@ -185,15 +150,8 @@ impl RecordWriters {
         let count = self.files.len();
         let (path, file) = &mut self.files[self.next];
         self.next = (self.next + 1) % count;
-        let body = record.encode();
-        let length = (body.len() as u64).to_le_bytes();
-        let write = |file: &mut BufWriter<File>| {
-            file.write_all(&length)?;
-            file.write_all(&masked_crc(&length).to_le_bytes())?;
-            file.write_all(&body)?;
-            file.write_all(&masked_crc(&body).to_le_bytes())
-        };
-        write(file).with_context(|| format!("cannot write {}", path.display()))
+        let written = file.write_all(&framed(&record.encode()));
+        written.with_context(|| format!("cannot write {}", path.display()))
     }
 
     fn finish(self) -> Result<()> {

@@ -2,17 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
+use std::ops::Range;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
 use serde::Serialize;
 
 use crate::device::Peaks;
-use crate::plan::{Executor, Plan};
-use crate::tensor::{Extent, Extents, TensorId};
+use crate::plan::{Executor, Phase, Plan, Upload};
+use crate::tensor::{Extents, StepValues};
 
 use super::examples::StepBatch;
 use super::feeding::{Feeding, PHASES};
+use super::trace::{Times, Trace};
 
 /// All ops of one kind and shape.
 #[derive(Clone, Debug, Serialize)]
@@ -52,32 +55,14 @@ struct Work {
     calls: usize,
 }
 
-/// The shape of what an op writes.
-pub fn shape(plan: &Plan, op: usize) -> String {
-    let op = &plan.ops[op];
-    let one = |id: TensorId| {
-        let info = plan.info(id);
-        match info.rows.extent {
-            Extent::Fixed => format!("{}×{}", info.rows.capacity, info.columns),
-            extent => format!("{}×{}", extent.letter(), info.columns),
-        }
-    };
-    let written: Vec<String> = op.results().map(one).collect();
-    // The other operand tells products apart that write the same shape.
-    let read = op.reads().next().map(one).unwrap_or_default();
-    if written.len() > 3 {
-        format!("{read} → {} tensors", written.len())
-    } else {
-        format!("{read} → {}", written.join(" "))
-    }
-}
-
 /// Runs steps op by op and collects their times.
 #[derive(Default)]
 pub struct Profiler {
     /// Seconds of each op in each step.
     seconds: Vec<Vec<f64>>,
     work: Vec<Work>,
+    /// Where it is wanted, what ran when.
+    trace: Option<Trace>,
 }
 
 impl Profiler {
@@ -91,16 +76,25 @@ impl Profiler {
     ) -> Result<()> {
         let count = executor.plan().ops.len();
         let mut step = vec![Work::default(); count];
+        let begun = Instant::now();
         for phase in PHASES {
             let ops = executor.plan().phase(phase);
+            let mut runs = 0;
             feeding.each(phase, batch, learning_rate, |values, uploads| {
-                let times = executor.profile(ops.clone(), values, uploads)?;
+                runs += 1;
+                let spans = match &mut self.trace {
+                    None => executor.timed(ops.clone(), values, uploads)?,
+                    Some(trace) => traced(trace, executor, (phase, runs), ops.clone(), values, uploads)?,
+                };
                 let extents = values.extents();
-                for (op, time) in ops.clone().zip(times) {
-                    add(&mut step[op], executor.plan(), op, &extents, time);
+                for (op, span) in ops.clone().zip(spans) {
+                    add(&mut step[op], executor.plan(), op, &extents, span.end - span.start);
                 }
                 Ok(())
             })?;
+        }
+        if let Some(trace) = &mut self.trace {
+            trace.step(batch.step, begun);
         }
         self.seconds.resize_with(count, Vec::new);
         for (op, work) in step.iter().enumerate() {
@@ -120,12 +114,37 @@ impl Profiler {
     }
 }
 
+/// Runs a phase, its uploads apart from its ops, and writes down what ran when.
+fn traced(
+    trace: &mut Trace,
+    executor: &mut dyn Executor,
+    (phase, number): (Phase, usize),
+    ops: Range<usize>,
+    values: &StepValues,
+    uploads: &[Upload<'_>],
+) -> Result<Vec<Range<f64>>> {
+    let begun = Instant::now();
+    executor.run(ops.start..ops.start, values, uploads)?;
+    let uploaded = Instant::now();
+    let spans = executor.timed(ops.clone(), values, &[])?;
+    let times = Times { begun, uploaded, done: Instant::now() };
+    let name = match phase {
+        Phase::Clear => "clear".to_owned(),
+        Phase::Micro => format!("micro-batch {number}"),
+        Phase::Update => "update".to_owned(),
+    };
+    trace.run((&name, &times), uploads, executor, (ops, &spans));
+    Ok(spans)
+}
+
 /// `pretrain --profile`: after some steps to warm up, times a few, then profiles a few and shows the table.
 pub struct StepProfiler {
     first: u64,
     peaks: Peaks,
     timed: Vec<f64>,
     profiler: Profiler,
+    /// Where the trace is to be written.
+    trace: Option<PathBuf>,
 }
 
 impl StepProfiler {
@@ -133,9 +152,19 @@ impl StepProfiler {
     const TIMED: u64 = 5;
     const PROFILED: u64 = 3;
 
-    /// Of a run that begins at this step.
-    pub fn new(first: u64, peaks: Peaks) -> Self {
-        StepProfiler { first, peaks, timed: Vec::new(), profiler: Profiler::default() }
+    /// Of a run that begins at this step. What is profiled is written to `trace` as well, where there is one.
+    pub fn new(first: u64, peaks: Peaks, trace: Option<PathBuf>) -> Self {
+        let profiler = Profiler { trace: trace.is_some().then(Trace::default), ..Profiler::default() };
+        StepProfiler { first, peaks, timed: Vec::new(), profiler, trace }
+    }
+
+    /// A trace that cannot be written is no reason to stop training.
+    fn write_trace(&self, executor: &dyn Executor) {
+        let (Some(path), Some(trace)) = (&self.trace, &self.profiler.trace) else { return };
+        match trace.write(path, executor) {
+            Ok(()) => note!("{}: open it in ui.perfetto.dev", path.display()),
+            Err(error) => note!("warning: --profile-trace: {error:#}"),
+        }
     }
 
     /// Runs a step in one of the three ways; true after the last, when the table was shown.
@@ -161,6 +190,7 @@ impl StepProfiler {
         if step + 1 < Self::WARM_UP + Self::TIMED + Self::PROFILED {
             return Ok(false);
         }
+        self.write_trace(executor);
         let step_seconds = median(std::mem::take(&mut self.timed));
         let profile = std::mem::take(&mut self.profiler).finish(executor, step_seconds, self.peaks);
         note!("{}", profile.to_string().trim_end());
@@ -184,7 +214,7 @@ impl Profile {
         let mut groups: BTreeMap<(String, String, String), Work> = BTreeMap::new();
         for (op, work) in work.iter().enumerate() {
             let plan = executor.plan();
-            let key = (plan.ops[op].op.name().to_owned(), shape(plan, op), executor.strategy(op).to_owned());
+            let key = (plan.ops[op].op.name().to_owned(), plan.shapes(op), executor.strategy(op).to_owned());
             let group = groups.entry(key).or_default();
             group.seconds += work.seconds;
             group.flops += work.flops;

@@ -3,3 +3,5 @@
 pub mod columns;
 pub mod recorded;
 pub mod sample;
+pub mod tensorboard;
+pub mod watch;

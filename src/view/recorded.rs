@@ -12,6 +12,7 @@ use crate::files::parse_toml;
 const CONFIG: &str = "config.toml";
 const METRICS: &str = "metrics.jsonl";
 const EVALUATIONS: &str = "eval.jsonl";
+const HISTORY: &str = "history.jsonl";
 /// What a fine-tuned model's directory has, and a run's has not.
 const TRAINING: &str = "training.json";
 
@@ -122,6 +123,7 @@ pub struct Recorded {
     pub config: toml::Table,
     metrics: Lines,
     evaluations: Lines,
+    history: Lines,
 }
 
 impl Recorded {
@@ -146,8 +148,9 @@ impl Recorded {
             }
             Kind::FineTuning => toml::Table::new(),
         };
-        let [metrics, evaluations] = [METRICS, EVALUATIONS].map(|name| Lines::new(path.join(name)));
-        let mut recorded = Recorded { path: path.to_owned(), kind, config, metrics, evaluations };
+        let [metrics, evaluations, history] =
+            [METRICS, EVALUATIONS, HISTORY].map(|name| Lines::new(path.join(name)));
+        let mut recorded = Recorded { path: path.to_owned(), kind, config, metrics, evaluations, history };
         recorded.refresh()?;
         Ok(recorded)
     }
@@ -175,7 +178,8 @@ impl Recorded {
     /// A line is damaged: which one.
     pub fn refresh(&mut self) -> Result<bool> {
         let metrics = self.metrics.refresh()?;
-        Ok(self.evaluations.refresh()? || metrics)
+        let history = self.history.refresh()?;
+        Ok(self.evaluations.refresh()? || metrics || history)
     }
 
     /// Intervals of steps; of a fine-tuned model, epochs.
@@ -186,6 +190,11 @@ impl Recorded {
     /// Held-out scores.
     pub fn evaluations(&self) -> &[Record] {
         &self.evaluations.records
+    }
+
+    /// What happened that the configuration does not say: rollbacks, changed keys.
+    pub fn history(&self) -> &[Record] {
+        &self.history.records
     }
 
     /// What a run is called beside others: the end of its path.

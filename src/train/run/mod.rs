@@ -19,6 +19,7 @@ use crate::store::{Stores, WeightedPath};
 use super::config::{Sources, Surroundings, TrainConfig, describe_phases, leg_of};
 use super::divergence::MOST_ROLLBACKS;
 use super::evaluate::{Evaluation, Evaluator};
+use super::events::{Events, FOLDER, HELD_OUT};
 use super::init::Init;
 use super::metrics::MetricsRecord;
 use super::profile::StepProfiler;
@@ -85,6 +86,10 @@ pub struct Options {
     pub eval_store: Option<PathBuf>,
     /// Show where the time of a few steps goes.
     pub profile: bool,
+    /// With that, a file for what each op of these steps did when.
+    pub profile_trace: Option<PathBuf>,
+    /// Write event files for TensorBoard, too.
+    pub tensorboard: bool,
     /// Whether kernels are tested before the first step.
     pub selftest: SelfTest,
     /// Every so many steps, a micro-batch is computed on the processor too and compared; 0 for never.
@@ -118,6 +123,9 @@ impl Options {
         }
         if let Some(bytes) = self.memory_limit {
             option("--memory-limit", bytes.to_string());
+        }
+        if self.tensorboard {
+            words.push("--tensorboard".to_owned());
         }
         words.push("--resume".to_owned());
         shlex::try_join(words.iter().map(String::as_str)).unwrap_or_else(|_| words.join(" "))
@@ -289,7 +297,13 @@ fn attempt(
     if budget.as_ref().is_some_and(Budget::is_open) {
         progress.set_legs(&legs, None);
     }
+    let events = |folder: &str, done| options.tensorboard.then(|| Events::begin(&out.join(folder), done));
     let run = Run {
+        events: events(FOLDER, state.step),
+        held_out_events: match evaluator {
+            Some(_) => events(&format!("{FOLDER}/{HELD_OUT}"), evaluated_before(&config, &state)),
+            None => None,
+        },
         schedule,
         metrics: JsonLines::open(&out.join(METRICS), state.step)?,
         evaluations: match evaluator {
@@ -298,7 +312,7 @@ fn attempt(
         },
         progress,
         in_flight: InFlight::default(),
-        profiler: peaks.map(|peaks| StepProfiler::new(state.step, peaks)),
+        profiler: peaks.map(|peaks| StepProfiler::new(state.step, peaks, options.profile_trace.clone())),
         saved: Some(state.step),
         saving: Saving::new(out.clone(), config.keep()),
         out,

@@ -15,6 +15,7 @@ use super::super::collapse::{Collapsed, OnCollapse, see};
 use super::super::config::{Leg, TrainConfig};
 use super::super::divergence::{Cause, MOST_SKIPPED, OnDivergence, norm_limit, remember_norm};
 use super::super::evaluate::{Evaluation, Evaluator};
+use super::super::events::Events;
 use super::super::examples::{Batcher, Feeder, StepBatch};
 use super::super::feeding::Feeding;
 use super::super::profile::StepProfiler;
@@ -48,6 +49,9 @@ pub struct Run<'a> {
     pub evaluation: Option<Evaluation>,
     pub metrics: JsonLines,
     pub evaluations: Option<JsonLines>,
+    /// The same for TensorBoard, where that was asked for.
+    pub events: Option<Events>,
+    pub held_out_events: Option<Events>,
     pub progress: Progress,
     pub in_flight: InFlight<Submitted>,
     pub profiler: Option<StepProfiler>,
@@ -150,7 +154,10 @@ impl Run<'_> {
         drop(carried);
         workshop.begin(&mut machine, &config, &self.state)?;
         let Machine { executor, feeding, batcher, cross_check } = machine;
-        let profiler = self.profiler.and(self.peaks).map(|peaks| StepProfiler::new(step, peaks));
+        let profiler = self
+            .profiler
+            .and(self.peaks)
+            .map(|peaks| StepProfiler::new(step, peaks, self.workshop.options.profile_trace.clone()));
         self.progress.pause();
         if let Some(budget) = self.budget.as_mut().filter(|_| config.phase.number != self.config.phase.number)
         {
@@ -232,6 +239,7 @@ impl Run<'_> {
                     note!("{warning}");
                 }
                 self.metrics.append(&record)?;
+                self.events.as_mut().map_or(Ok(()), |events| events.append(record.step, &record))?;
             }
         }
         Ok(())
@@ -376,6 +384,8 @@ impl Run<'_> {
         }
         note!("{evaluation}");
         evaluations.append(&evaluation)?;
+        let events = self.held_out_events.as_mut();
+        events.map_or(Ok(()), |events| events.append(evaluation.step, &evaluation))?;
         self.evaluation = Some(evaluation);
         self.progress.pause();
         Ok(true)

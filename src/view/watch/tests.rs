@@ -1,0 +1,153 @@
+use std::fs;
+use std::path::Path;
+
+use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+
+use super::terminal::{Asked, asked};
+use super::*;
+
+const ALL: Look = Look { color: true, unicode: true };
+const ASCII: Look = Look { color: false, unicode: false };
+
+fn line(step: u64) -> String {
+    let loss = 40.0 / (1.0 + step as f64 / 100.0);
+    format!(
+        "{{\"step\":{step},\"tokens\":{},\"loss\":{loss},\"mlm_loss\":{},\"disc_auc\":0.75,\"lr\":0.0005,\
+         \"tokens_per_second\":1000.0,\"mfu\":null}}\n",
+        step * 100,
+        loss / 4.0
+    )
+}
+
+/// A run of 1000 steps that has made so many.
+fn write_run(path: &Path, steps: u64) {
+    fs::create_dir_all(path).unwrap();
+    fs::write(path.join("config.toml"), "steps = 1000\n").unwrap();
+    let lines: String = (1..=steps / 10).map(|n| line(10 * n)).collect();
+    fs::write(path.join("metrics.jsonl"), lines).unwrap();
+}
+
+fn open(paths: &[&Path]) -> Dashboard {
+    Dashboard::open(&paths.iter().map(|path| path.to_path_buf()).collect::<Vec<_>>()).unwrap()
+}
+
+#[test]
+fn every_size_is_drawn() {
+    let directory = tempfile::tempdir().unwrap();
+    let [first, second] = ["電気", "b"].map(|name| directory.path().join(name));
+    write_run(&first, 500);
+    write_run(&second, 0);
+    let mut dashboard = open(&[&first, &second]);
+    for look in [ALL, ASCII] {
+        for (width, height) in [(1, 1), (2, 9), (20, 5), (40, 12), (80, 24), (200, 60), (300, 2)] {
+            let text = dashboard.text(look, width, height).unwrap();
+            assert_eq!(text.lines().count(), usize::from(height));
+            let widest = text.lines().map(|line| ratatui::text::Span::raw(line).width()).max();
+            assert!(widest.unwrap() <= usize::from(width), "{text}");
+            assert!(look.unicode || text.is_ascii(), "{text}");
+        }
+        dashboard.press(Key::Single);
+    }
+    let usual = dashboard.text(ALL, 80, 24).unwrap();
+    for part in
+        ["電気", "step 500/1000", "50 s left", "1000 tokens/s", "loss", "mlm_loss", "disc_auc", "q leave"]
+    {
+        assert!(usual.contains(part), "{part}:\n{usual}");
+    }
+    // Braille.
+    assert!(usual.chars().any(|c| ('\u{2801}'..='\u{28ff}').contains(&c)), "{usual}");
+    let small = dashboard.text(ASCII, 40, 12).unwrap();
+    assert!(small.contains("step 500/1000") && small.contains("loss") && small.contains('*'), "{small}");
+}
+
+#[test]
+fn keys_choose_what_is_shown() {
+    let directory = tempfile::tempdir().unwrap();
+    let run = directory.path().join("run");
+    write_run(&run, 300);
+    let mut dashboard = open(&[&run]);
+    let quantities = dashboard.quantities();
+    assert_eq!(quantities, ["loss", "mlm_loss", "disc_auc", "lr", "tokens_per_second"]);
+    dashboard.press(Key::Single);
+    let title =
+        |dashboard: &Dashboard| dashboard.text(ASCII, 80, 12).unwrap().lines().nth(1).unwrap().to_owned();
+    assert!(title(&dashboard).starts_with("loss "), "{}", title(&dashboard));
+    dashboard.press(Key::Next);
+    assert!(title(&dashboard).starts_with("mlm_loss "));
+    (0..2).for_each(|_| dashboard.press(Key::Previous));
+    assert!(title(&dashboard).starts_with("tokens_per_second "));
+    dashboard.press(Key::Over);
+    assert!(dashboard.text(ASCII, 80, 12).unwrap().contains("30k tokens"));
+    dashboard.press(Key::Over);
+    assert!(dashboard.text(ASCII, 80, 12).unwrap().contains(" h"));
+    dashboard.press(Key::Run(0));
+    dashboard.press(Key::Run(7));
+    assert!(dashboard.text(ASCII, 80, 12).unwrap().contains("- run"));
+    let key = |code, modifiers| asked(KeyEvent::new(code, modifiers));
+    let plain = KeyModifiers::NONE;
+    for leaving in [
+        key(KeyCode::Char('q'), plain),
+        key(KeyCode::Esc, plain),
+        key(KeyCode::Char('c'), KeyModifiers::CONTROL),
+    ] {
+        assert_eq!(leaving, Asked::Leave);
+    }
+    assert_eq!(key(KeyCode::Char('2'), plain), Asked::Press(Key::Run(1)));
+    assert_eq!(key(KeyCode::Char('c'), plain), Asked::Nothing);
+}
+
+/// A run that grows, is resumed, is damaged and is deleted does not end who looks at it.
+#[test]
+fn what_happens_to_a_run_is_shown() {
+    let directory = tempfile::tempdir().unwrap();
+    let run = directory.path().join("run");
+    write_run(&run, 100);
+    let mut dashboard = open(&[&run]);
+    let mut shown = || {
+        dashboard.refresh();
+        dashboard.text(ALL, 100, 30).unwrap()
+    };
+    assert!(shown().contains("step 100/1000"));
+    write_run(&run, 200);
+    fs::write(run.join("eval.jsonl"), "{\"step\":200,\"loss\":12.5}\n").unwrap();
+    let happened = "{\"step\":150,\"event\":\"changed\",\"key\":\"learning_rate\",\"from\":1,\"to\":2}\n";
+    fs::write(run.join("history.jsonl"), happened).unwrap();
+    fs::create_dir(run.join("incidents")).unwrap();
+    fs::write(run.join("incidents/step-00000160.json"), "{}").unwrap();
+    fs::write(run.join("latest"), "checkpoints/step-00000200\n").unwrap();
+    let text = shown();
+    for part in
+        ["step 200/1000", "held-out text: loss 12.5", "changed: key learning_rate", "step 160: its numbers"]
+    {
+        assert!(text.contains(part), "{part}:\n{text}");
+    }
+    // Resumed from a checkpoint before, with more steps.
+    write_run(&run, 50);
+    fs::write(run.join("config.toml"), "steps = 2000\n").unwrap();
+    let modified = fs::File::options().write(true).open(run.join("config.toml")).unwrap();
+    modified.set_modified(std::time::SystemTime::now() + std::time::Duration::from_secs(5)).unwrap();
+    assert!(shown().contains("step 50/2000"));
+    fs::write(run.join("metrics.jsonl"), line(10) + "no JSON\n").unwrap();
+    assert!(shown().contains("metrics.jsonl, line 2"));
+    fs::remove_dir_all(&run).unwrap();
+    assert!(shown().contains("its directory is gone"));
+    write_run(&run, 1000);
+    assert!(shown().contains("step 1000/1000  done"));
+}
+
+#[test]
+fn a_fine_tuned_model_is_shown_by_its_epochs() {
+    let directory = tempfile::tempdir().unwrap();
+    let line = |epoch: u64| {
+        format!(
+            "{{\"step\":{},\"epoch\":{epoch},\"steps\":9,\"loss\":0.5,\"accuracy\":0.7,\"tokens\":100,\
+             \"tokens_per_second\":50.0,\"f1\":0.{epoch}}}\n",
+            epoch * 9
+        )
+    };
+    fs::write(directory.path().join("metrics.jsonl"), line(1) + &line(2)).unwrap();
+    let dashboard = open(&[directory.path()]);
+    assert_eq!(dashboard.quantities(), ["loss", "tokens_per_second", "accuracy", "f1"]);
+    let text = dashboard.text(ALL, 80, 24).unwrap();
+    assert!(text.contains("epoch 2, step 18") && text.contains("f1  0.2"), "{text}");
+}
