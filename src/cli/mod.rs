@@ -18,6 +18,7 @@ mod extract;
 mod finetune;
 mod import;
 mod parity;
+mod plot;
 mod predict;
 mod predict_ids;
 mod prepare;
@@ -47,6 +48,7 @@ enum Command {
     Import(import::Args),
     Tokenizer(tokenizer::Args),
     Parity(parity::Args),
+    Plot(plot::Args),
     Predict(predict::Args),
     Prepare(prepare::Args),
     Pretrain(pretrain::Args),
@@ -92,6 +94,7 @@ pub fn main() -> ExitCode {
         Command::Extract(args) => extract::run(args),
         Command::Tokenizer(args) => tokenizer::run(args),
         Command::Parity(args) => parity::run(args),
+        Command::Plot(args) => plot::run(args),
         Command::Predict(args) => predict::run(args),
         Command::Prepare(args) => prepare::run(args),
         Command::Pretrain(args) => pretrain::run(args),
