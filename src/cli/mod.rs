@@ -24,6 +24,7 @@ mod predict_ids;
 mod prepare;
 mod pretrain;
 mod progress;
+mod report;
 mod score;
 mod selftest;
 mod store;
@@ -52,6 +53,7 @@ enum Command {
     Predict(predict::Args),
     Prepare(prepare::Args),
     Pretrain(pretrain::Args),
+    Report(report::Args),
     Score(score::Args),
     Selftest(selftest::Args),
     Store(store::Args),
@@ -98,6 +100,7 @@ pub fn main() -> ExitCode {
         Command::Predict(args) => predict::run(args),
         Command::Prepare(args) => prepare::run(args),
         Command::Pretrain(args) => pretrain::run(args),
+        Command::Report(args) => report::run(args),
         Command::Score(args) => score::run(args),
         Command::Selftest(args) => selftest::run(args),
         Command::Store(args) => store::run(args),

@@ -55,7 +55,7 @@ fn picture(text: &str) -> Result<PathBuf, String> {
     }
 }
 
-fn share(text: &str) -> Result<f64, String> {
+pub fn share(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(share) if (0.0..1.0).contains(&share) => Ok(share),
         _ => Err("from 0 to below 1".to_owned()),

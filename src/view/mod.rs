@@ -2,3 +2,4 @@
 
 pub mod plot;
 pub mod recorded;
+pub mod report;
