@@ -62,7 +62,8 @@ impl Axis {
             return self.powers(about);
         }
         let (low, high) = (self.low * self.times, self.high * self.times);
-        let step = nice((high - low) / about.max(1) as f64);
+        // A few more are better than too few.
+        let step = nice(0.75 * (high - low) / about.max(1) as f64);
         let (first, last) = ((low / step - 1e-9).ceil(), (high / step + 1e-9).floor());
         let most = low.abs().max(high.abs());
         (0..=(last - first).clamp(0.0, 3.0 * about as f64) as u32)
@@ -157,9 +158,12 @@ mod tests {
     #[test]
     fn ticks_are_round_and_told_apart() {
         assert_eq!(texts(Axis::from_zero(1500.0), 4), ["0", "500", "1000", "1500"]);
-        assert_eq!(texts(Axis::from_zero(1e6), 4), ["0", "0.25M", "0.50M", "0.75M", "1.00M"]);
-        assert_eq!(texts(Axis::from_zero(5e-4), 4), ["0", "2e-4", "4e-4"]);
-        assert_eq!(texts(Axis::over([0.5, 0.9].into_iter(), false, 100.0), 4), ["60", "80"]);
+        assert_eq!(texts(Axis::from_zero(1e6), 4), ["0", "0.2M", "0.4M", "0.6M", "0.8M", "1.0M"]);
+        assert_eq!(texts(Axis::from_zero(5e-4), 4), ["0", "1e-4", "2e-4", "3e-4", "4e-4", "5e-4"]);
+        assert_eq!(
+            texts(Axis::over([0.5, 0.9].into_iter(), false, 100.0), 4),
+            ["50", "60", "70", "80", "90"]
+        );
         assert_eq!(texts(Axis::over([1e-5, 1.0].into_iter(), true, 1.0), 3), ["1e-4", "0.01", "1"]);
         for low in [-1e300_f64, -3.0, 0.0, 1e-290, 5.0, 1e300] {
             for high in [low, low + 1e-12, low.abs() * 1.5 + 1e-3] {

@@ -48,7 +48,7 @@ pub fn draw(figure: &Figure) -> Result<Drawn> {
     let (width, height) = (layout.width, layout.height);
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" \
-         height=\"{height}\" role=\"img\" font-family=\"{}\" font-size=\"{TEXT}\">\n<title>{}</title>\n\
+         height=\"{height}\" role=\"img\" style=\"font-family: {}; font-size: {TEXT}px\">\n<title>{}</title>\n\
          <rect class=\"paper\" width=\"{width}\" height=\"{height}\" fill=\"#ffffff\"/>\n",
         figure.language.fonts(),
         escape(figure.title.clone().unwrap_or_else(|| names.join(", ")))

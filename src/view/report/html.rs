@@ -21,7 +21,10 @@ pub fn words(text: &str) -> Cell {
 
 /// A share of something as a bar.
 pub fn bar(share: f64) -> Cell {
-    Cell("", format!("<span class=\"bar\" style=\"width: {:.1}em\"></span>", 12.0 * share.clamp(0.0, 1.0)))
+    Cell(
+        "",
+        format!("<span class=\"bar\" style=\"width: {:.1}em\">\u{200b}</span>", 12.0 * share.clamp(0.0, 1.0)),
+    )
 }
 
 fn class(name: &str) -> String {

@@ -13,6 +13,10 @@ const OPS: usize = 25;
 /// Evaluations that are shown: the last ones.
 const EVALUATIONS: usize = 20;
 
+/// Of evaluations: what would make the table wider than paper.
+const ASIDE: [&str; 6] =
+    ["sequences", "tokens", "sampled_accuracy", "disc_spread", "unigram_entropy", "base_rate_entropy"];
+
 /// What and how far a run is.
 pub fn heading(run: &Recorded, facts: &Facts) -> String {
     let last = run.metrics().last();
@@ -77,7 +81,10 @@ pub fn of_pretraining(run: &Recorded, facts: &Facts, samples: Option<&Samples>) 
 }
 
 pub fn of_fine_tuning(run: &Recorded, facts: &Facts) -> String {
-    let mut page = section("Epochs and dev scores", &records(run.metrics()));
+    let mut page = section(
+        "Epochs and dev scores",
+        &records(run.metrics(), &["steps", "tokens", "grad_norm", "skipped_steps"]),
+    );
     let facts_of = |members: &Map<String, Value>, but: &[&str]| {
         let mut all = Vec::new();
         members
@@ -97,10 +104,12 @@ pub fn of_fine_tuning(run: &Recorded, facts: &Facts) -> String {
     page
 }
 
-/// The numbers of lines as a table.
-fn records(records: &[Record]) -> String {
+/// The numbers of lines as a table, all but some.
+fn records(records: &[Record], but: &[&str]) -> String {
     let mut columns: Vec<&str> = Vec::new();
-    for key in records.iter().flat_map(|record| record.values.keys()) {
+    for key in
+        records.iter().flat_map(|record| record.values.keys()).filter(|key| !but.contains(&key.as_str()))
+    {
         if !columns.contains(&key.as_str()) {
             columns.push(key);
         }
@@ -119,7 +128,7 @@ fn evaluations(all: &[Record]) -> String {
         return note("None yet: pretrain --eval-store STORE measures them.");
     }
     let first = all.len().saturating_sub(EVALUATIONS);
-    let mut page = records(&all[first..]);
+    let mut page = records(&all[first..], &ASIDE);
     if first > 0 {
         page += &note(&format!("The last {EVALUATIONS} of {}; all are in eval.jsonl.", all.len()));
     }
