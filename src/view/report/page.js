@@ -55,7 +55,9 @@
     const lines = [panel.title, data.label + ': ' + number(place, false)];
     for (const one of here) {
       lines.push((here.length > 1 ? data.runs[one.run] + ': ' : '') + number(one.at[1], panel.percent));
-      if (one.held.length) lines.push(data.held + ': ' + number(nearest(one.held, asked)[1], panel.percent));
+      if (!one.held.length) continue;
+      const held = nearest(one.held, asked);
+      lines.push(data.held + ' (' + number(held[0], false) + '): ' + number(held[1], panel.percent));
     }
     tip.textContent = lines.join('\n');
     tip.hidden = false;

@@ -163,3 +163,17 @@ fn a_damaged_file_is_named() {
     let error = format!("{:#}", page(&run, &options(), None).unwrap_err());
     assert!(error.contains("run.json"), "{error}");
 }
+
+#[test]
+fn texts_are_the_users_or_of_a_store_that_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("texts");
+    fs::write(&file, format!("\n 琵琶湖は湖である。\n{}\nc\nd\ne\n", "長".repeat(1000))).unwrap();
+    let found = texts(folder.path(), Some(&file)).unwrap();
+    assert_eq!((found.len(), found[0].as_str(), found[1].chars().count()), (4, "琵琶湖は湖である。", 400));
+    assert!(texts(folder.path(), None).unwrap().is_empty());
+    fs::write(folder.path().join("run.json"), r#"{"eval_store":{"path":"/nowhere/x.store"}}"#).unwrap();
+    assert!(texts(folder.path(), None).unwrap().is_empty());
+    let missing = folder.path().join("missing");
+    assert!(format!("{:#}", texts(folder.path(), Some(&missing)).unwrap_err()).contains("missing"));
+}
