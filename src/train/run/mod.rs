@@ -288,7 +288,9 @@ fn attempt(
     let Machine { executor, feeding, batcher, cross_check } = machine;
     workshop.record_kernels(&kernels, &legs, leg, executor.as_ref())?;
     let out = &options.out;
-    record(out, options, &stores, &executor.identity().device())?;
+    if let Err(error) = record(out, options, &stores, &executor.identity().device()) {
+        note!("warning: {error:#}; training goes on without it");
+    }
     record_history(out, &mut state, rollbacks, &changes)?;
     let budget = Budget::of(&state, clock, &config, evaluator.is_some());
     let schedule = config.schedule_from(state.began);

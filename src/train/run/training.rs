@@ -194,7 +194,10 @@ impl Run<'_> {
         match &mut self.profiler {
             Some(profiler) => {
                 if let Some(profile) = profiler.step(executor, &self.feeding, batch, rate)? {
-                    write_atomically(&self.out.join(PROFILE), &serde_json::to_vec_pretty(&profile)?)?;
+                    let path = self.out.join(PROFILE);
+                    if let Err(error) = write_atomically(&path, &serde_json::to_vec_pretty(&profile)?) {
+                        note!("warning: {error:#}");
+                    }
                     self.profiler = None;
                 }
             }

@@ -55,23 +55,21 @@ impl Facts {
             let [made, task] = [object("training.json")?, object("inazuma.json")?].map(members);
             return Ok(Facts { made, task, ..Facts::default() });
         }
-        let config = configuration(path)?;
+        let settings = TrainConfig::load(&path.join(CONFIG))?;
         let defaults = TrainConfig::defaults()?;
         let setting = |(name, value): (String, &crate::train::key::Value)| {
             let default = defaults.get(&name).is_some_and(|default| default == value);
             Setting { help: key_of(&name).map_or("", |key| key.help), value: plain(value), name, default }
         };
-        let settings = config.settings().all().map(setting).collect();
-        let mut memory: Option<Summary> = None;
-        for leg in config.legs()? {
-            let summary = leg.config.plan()?.plan.summary(&full_extents(&leg.config));
-            if memory.as_ref().is_none_or(|most| most.bytes < summary.bytes) {
-                memory = Some(summary);
-            }
-        }
+        let shown = settings.all().map(setting).collect();
+        let vocab_size = settings.whole("model.vocab_size")? as usize;
+        // Its sizes are known, so no device is asked. Of a run whose budget is still open there is no plan yet.
+        let surroundings = Surroundings { vocab_size, room: &Room::unlimited() };
+        let config = TrainConfig::resolve(settings, surroundings);
+        let memory = config.and_then(|config| largest(&config)).ok().flatten();
         let state = checkpoint::latest(path).and_then(|newest| checkpoint::state(&newest)).ok();
         Ok(Facts {
-            settings,
+            settings: shown,
             memory,
             state,
             made: members(object(RUN)?),
@@ -83,13 +81,16 @@ impl Facts {
     }
 }
 
-/// A run's configuration as it stands; its sizes are known, so no device is asked.
-fn configuration(run: &Path) -> Result<TrainConfig> {
-    let path = run.join(CONFIG);
-    let settings = TrainConfig::load(&path)?;
-    let vocab_size = settings.whole("model.vocab_size")? as usize;
-    let surroundings = Surroundings { vocab_size, room: &Room::unlimited() };
-    TrainConfig::resolve(settings, surroundings).with_context(|| path.display().to_string())
+/// Memory of the plan that takes most.
+fn largest(config: &TrainConfig) -> Result<Option<Summary>> {
+    let mut largest: Option<Summary> = None;
+    for leg in config.legs()? {
+        let summary = leg.config.plan()?.plan.summary(&full_extents(&leg.config));
+        if largest.as_ref().is_none_or(|most| most.bytes < summary.bytes) {
+            largest = Some(summary);
+        }
+    }
+    Ok(largest)
 }
 
 fn plain(value: &crate::train::key::Value) -> String {
