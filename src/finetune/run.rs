@@ -169,6 +169,7 @@ impl<'a> Setting<'a> {
         let epochs = options.epochs;
         let (best, passed) = (f64::NEG_INFINITY, Vec::new());
         let mut keeper = Keeper { setting: self, out, epochs, metrics, passed, best, trial };
+        fit.show_progress();
         for number in 0..epochs {
             let Some(epoch) = fit.epoch(number, stop)? else {
                 keeper.trial.interrupted = true;
@@ -247,6 +248,7 @@ impl Keeper<'_> {
         let score = decides.unwrap_or(epoch.epoch as f64);
         if score > self.best {
             self.best = score;
+            fit.best = scores.first().copied();
             self.trial.best_epoch = epoch.epoch;
             self.trial.scores = named(scores);
             self.write(fit)?;
