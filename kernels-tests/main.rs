@@ -44,5 +44,7 @@ mod shaders;
 mod sharing;
 mod steps;
 mod table_sum;
+#[cfg(unix)]
+mod terminal;
 #[path = "../src/testing.rs"]
 mod testing;

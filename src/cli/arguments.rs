@@ -9,6 +9,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
 
 use crate::device::{Device, DeviceChoice};
+use crate::note;
 use crate::tensor::Precision;
 
 // No doc comments on the structs: clap would show them as the subcommand's.
@@ -76,7 +77,7 @@ impl OutputArgs {
         if let Err(error) = self.show_json(report)
             && !super::is_closed_pipe(&error)
         {
-            note!("inazuma: warning: {error:#}");
+            warning!("inazuma: warning: {error:#}");
         }
     }
 }
@@ -117,6 +118,7 @@ pub fn interruptible(message: &'static str) -> Result<&'static AtomicBool> {
     let on_interrupt = move || {
         // Who asks twice does not want to wait. Nothing is lost: files are whole under their names or not there.
         if STOP.swap(true, Ordering::Relaxed) {
+            note::end_now();
             std::process::exit(130);
         }
         note!("{message}; a second Ctrl-C or signal stops at once");

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use crate::finetune::fit::FitOptions;
 use crate::finetune::hparams;
 use crate::finetune::run::{self, Init, Options};
+use crate::finetune::trials::Report;
 use crate::tasks::registry;
 use crate::tasks::source::Source;
 use crate::tasks::table::{Columns, Selection};
@@ -247,11 +248,14 @@ impl Args {
     }
 }
 
-/// The command line with what `--hparams` of `finetune` means written out.
-pub fn spelled_out(arguments: Vec<OsString>) -> Result<Vec<OsString>> {
+/// The command line with what `--hparams` of `finetune` means written out, and what is to be said of that.
+pub fn spelled_out(arguments: Vec<OsString>) -> Result<(Vec<OsString>, Vec<String>)> {
     let text = |index: usize| arguments.get(index).and_then(|word| word.to_str());
-    let task = (2..arguments.len()).filter_map(text).find(|word| registry::find(word).is_some());
-    let (Some("finetune"), Some(task)) = (text(1), task) else { return Ok(arguments) };
+    // Before the command there may be options of all commands.
+    let command = (1..arguments.len()).find(|&index| text(index).is_none_or(|word| !word.starts_with("--")));
+    let command = command.unwrap_or(arguments.len());
+    let task = (command + 1..arguments.len()).filter_map(text).find(|word| registry::find(word).is_some());
+    let (Some("finetune"), Some(task)) = (text(command), task) else { return Ok((arguments, Vec::new())) };
     let place =
         arguments.iter().position(|word| word.to_str().is_some_and(|word| word.starts_with("--hparams")));
     let given = match place.and_then(|place| Some((place, text(place)?))) {
@@ -259,16 +263,15 @@ pub fn spelled_out(arguments: Vec<OsString>) -> Result<Vec<OsString>> {
         Some((_, word)) => word.strip_prefix("--hparams="),
         None => None,
     };
-    let Some(given) = given else { return Ok(arguments) };
+    let Some(given) = given else { return Ok((arguments, Vec::new())) };
     let translated = hparams::translate(given, task).context("--hparams")?;
-    translated.notes.iter().for_each(|note| note!("--hparams: {note}"));
     let said = |option: &str| {
         let mut words = arguments.iter().filter_map(|word| word.to_str());
         words.any(|word| word.split('=').next() == Some(option))
     };
     let more = translated.options.iter().filter(|(option, _)| !said(option));
     let more: Vec<OsString> = more.map(|(option, value)| format!("{option}={value}").into()).collect();
-    Ok(arguments.into_iter().chain(more).collect())
+    Ok((arguments.into_iter().chain(more).collect(), translated.notes))
 }
 
 pub fn run(args: Args) -> Result<()> {
@@ -277,7 +280,7 @@ pub fn run(args: Args) -> Result<()> {
     let report = run::run(&options, stop)?;
     args.output.show_afterwards(&report);
     if report.interrupted {
-        return Err(Interrupted(format!("interrupted; the model is in {}", options.out.display())).into());
+        return Err(Interrupted(kept(&report, &options)).into());
     }
     if args.trials > 1 {
         for (name, mean) in &report.mean {
@@ -291,4 +294,21 @@ pub fn run(args: Args) -> Result<()> {
         note!("done: the model of epoch {} is in {out}  {}", trial.best_epoch, scores.join(", "));
     }
     Ok(())
+}
+
+/// What is there of an interrupted training. There is nothing to go on from: Adam's moments are not kept.
+fn kept(report: &Report, options: &Options) -> String {
+    let place = match (options.trials, report.trials.len()) {
+        (1, _) => options.out.clone(),
+        (_, begun) => options.out.join(format!("trial-{begun}")),
+    };
+    let place = place.display();
+    match report.trials.last().map(|trial| trial.best_epoch) {
+        Some(epoch) if epoch > 0 => format!(
+            "interrupted; the model is in {place}: that of epoch {epoch}, the best so far; training does not go on from it"
+        ),
+        _ => format!(
+            "interrupted in the first epoch; the model is in {place} as it was then; training does not go on from it"
+        ),
+    }
 }

@@ -5,7 +5,9 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tracing::Level;
 
+use crate::note::{self, Verbosity};
 use crate::train::config::WrongUsage;
 
 mod answer_table;
@@ -44,6 +46,22 @@ mod watch;
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// Say nothing on stderr but warnings and errors
+    #[arg(long, global = true, conflicts_with = "verbose", help_heading = "What is said on stderr")]
+    quiet: bool,
+    /// Say more on stderr, with the time of each line
+    #[arg(long, global = true, help_heading = "What is said on stderr")]
+    verbose: bool,
+}
+
+impl Cli {
+    fn verbosity(&self) -> Verbosity {
+        match (self.quiet, self.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (_, true) => Verbosity::Verbose,
+            _ => Verbosity::Normal,
+        }
+    }
 }
 
 #[derive(Subcommand)]
@@ -97,11 +115,14 @@ pub fn main() -> ExitCode {
     // none (servers, containers). We choose by type and name ourselves.
     // SAFETY: no other thread runs yet.
     unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
-    let arguments = match finetune::spelled_out(std::env::args_os().collect()) {
-        Ok(arguments) => arguments,
+    let (arguments, notes) = match finetune::spelled_out(std::env::args_os().collect()) {
+        Ok(spelled_out) => spelled_out,
         Err(error) => return report(&error),
     };
-    let result = match Cli::parse_from(arguments).command {
+    let cli = Cli::parse_from(arguments);
+    note::start(cli.verbosity());
+    notes.iter().for_each(|note| note!("--hparams: {note}"));
+    let result = match cli.command {
         Command::Bench(args) => bench::run(args),
         Command::Config(args) => config::run(args),
         Command::Completions(args) => manual::completions(args),
@@ -138,9 +159,10 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
+/// Says how a command ended, whatever is wanted of the log.
 fn report(error: &anyhow::Error) -> ExitCode {
     if error.downcast_ref::<Interrupted>().is_some() {
-        note!("inazuma: {error}");
+        note::say(Level::INFO, &format!("inazuma: {error}"));
         return ExitCode::from(130);
     }
     // A closed pipe on stdout (`inazuma … | head`) is the reader's choice, not an error of ours.
@@ -148,6 +170,6 @@ fn report(error: &anyhow::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let line = format!("{error:#}").replace('\n', " ");
-    note!("inazuma: error: {line}");
+    note::say(Level::ERROR, &format!("inazuma: error: {line}"));
     if error.downcast_ref::<WrongUsage>().is_some() { ExitCode::from(2) } else { ExitCode::FAILURE }
 }

@@ -1,44 +1,51 @@
 //! Progress on stderr: a line that rewrites itself on a terminal, a plain line now and then elsewhere.
 
-use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
+
+use crate::note::{self, Bar, narrow};
+
+/// Between plain lines.
+const INTERVAL: Duration = Duration::from_secs(15);
 
 pub struct Reporter {
     start: Instant,
+    /// When the next plain line is due.
     next: Instant,
-    terminal: bool,
-    shown: bool,
+    bar: Bar,
 }
 
 impl Reporter {
     pub fn new() -> Self {
         let start = Instant::now();
-        let terminal = std::io::stderr().is_terminal();
-        let mut reporter = Reporter { start, next: start, terminal, shown: false };
-        reporter.next += reporter.interval();
-        reporter
+        let bar = Bar::start();
+        if bar.stands() {
+            // Where a command has a handler of its own, that one stays. Without any, the line would stay behind.
+            let _ = ctrlc::set_handler(|| {
+                note::end_now();
+                std::process::exit(130)
+            });
+        }
+        Reporter { start, next: start + INTERVAL, bar }
     }
 
     pub fn seconds(&self) -> f64 {
         self.start.elapsed().as_secs_f64()
     }
 
-    fn interval(&self) -> Duration {
-        Duration::from_millis(if self.terminal { 200 } else { 15_000 })
-    }
-
     /// Shows the line, where it is time for one: `line` gets the seconds since the start.
     pub fn report(&mut self, line: impl FnOnce(f64) -> String) {
-        let now = Instant::now();
-        if now >= self.next {
-            self.show(&line((now - self.start).as_secs_f64()));
+        let seconds = self.seconds();
+        if self.bar.stands() {
+            self.bar.show(|width| narrow(&line(seconds), width));
+        } else if Instant::now() >= self.next {
+            self.show(&line(seconds));
         }
     }
 
     #[cfg(feature = "tokenizer-training")]
     /// Shows a line that stays true for a while: at once on a terminal, else where it is time for one.
     pub fn stage(&mut self, line: &str) {
-        match self.terminal {
+        match self.bar.stands() {
             true => self.show(line),
             false => self.report(|_| line.to_owned()),
         }
@@ -46,19 +53,16 @@ impl Reporter {
 
     /// Shows a line now.
     pub fn show(&mut self, line: &str) {
-        self.next = Instant::now() + self.interval();
-        let mut stderr = std::io::stderr();
-        let _ = match self.terminal {
-            true => write!(stderr, "\r\x1b[K{line}"),
-            false => writeln!(stderr, "{line}"),
-        };
-        self.shown = true;
+        self.next = Instant::now() + INTERVAL;
+        match self.bar.stands() {
+            true => self.bar.show_now(|width| narrow(line, width)),
+            false => note!("{line}"),
+        }
     }
 
-    pub fn clear(&self) {
-        if self.terminal && self.shown {
-            let _ = write!(std::io::stderr(), "\r\x1b[K");
-        }
+    /// Nothing more is shown.
+    pub fn clear(&mut self) {
+        self.bar = Bar::none();
     }
 }
 

@@ -44,19 +44,23 @@ pub fn run(args: Args) -> Result<()> {
     let Command::Squad { gold, predictions, na_probs, json: _ } = args.command;
     let dataset = questions::read(&gold, Purpose::Evaluate)?;
     for line in dataset.problems.report(&gold) {
-        note!("inazuma: warning: {line}");
+        warning!("inazuma: warning: {line}");
     }
     let golds = questions::golds(&dataset.questions);
     let texts = read_predictions(&predictions)?;
     let score = score_squad(&golds, &texts);
     let name = predictions.display();
     if score.missing > 0 {
-        note!("inazuma: warning: {name} lacks {} of {} questions, which score 0", score.missing, score.total);
+        warning!(
+            "inazuma: warning: {name} lacks {} of {} questions, which score 0",
+            score.missing,
+            score.total
+        );
     }
     let known: HashSet<&str> = golds.iter().map(|gold| gold.id.as_str()).collect();
     let unknown = texts.keys().filter(|id| !known.contains(id.as_str())).count();
     if unknown > 0 {
-        note!("inazuma: warning: {unknown} ids in {name} are not in {}", gold.display());
+        warning!("inazuma: warning: {unknown} ids in {name} are not in {}", gold.display());
     }
     let best = na_probs.map(|path| best(&golds, &texts, &path)).transpose()?;
     let report = Report { score, best };

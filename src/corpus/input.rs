@@ -274,7 +274,10 @@ fn warn_if_incomplete(path: &Path) {
         .ok()
         .and_then(|manifest| manifest.get("complete")?.as_bool());
     if complete == Some(false) {
-        note!("inazuma: warning: {} holds an incomplete extraction (see its manifest.json)", path.display());
+        warning!(
+            "inazuma: warning: {} holds an incomplete extraction (see its manifest.json)",
+            path.display()
+        );
     }
 }
 

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::device::Device;
 use crate::model::finetune::{FinetuneOptions, Purpose, Sums, place};
 use crate::model::{BatchCapacity, ModelConfig, OptimizerOptions};
+use crate::note::Bar;
 use crate::ops::constants::{METRIC_GRADIENT_NORM, METRIC_REFUSED, METRIC_SCALE};
 use crate::ops::loss_scaling::LOWEST_SCALE;
 use crate::plan::{Executor, IN_FLIGHT, InFlight, Phase};
@@ -19,6 +20,8 @@ use crate::tensor::draws::SHUFFLE;
 use crate::tensor::random::{Stream, derive, root};
 use crate::tensor::{Precision, StepValues};
 use crate::train::schedule;
+
+use super::live::Live;
 
 /// How a model is fine-tuned (docs/spec.md §5).
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -106,6 +109,9 @@ pub struct Fit<'a> {
     /// Numbers of the steps in flight.
     in_flight: InFlight<u64>,
     totals: Totals,
+    bar: Bar,
+    /// What the line of progress says that is not known here: the best score on the dev set, by name.
+    pub best: Option<(&'static str, f64)>,
 }
 
 impl<'a> Fit<'a> {
@@ -146,7 +152,14 @@ impl<'a> Fit<'a> {
             step: 0,
             in_flight: InFlight::default(),
             totals: Totals::default(),
+            bar: Bar::none(),
+            best: None,
         })
+    }
+
+    /// Shows a line of progress while it trains, where there is a terminal for it.
+    pub fn show_progress(&mut self) {
+        self.bar = Bar::start();
     }
 
     pub fn executor(&mut self) -> &mut dyn Executor {
@@ -175,6 +188,7 @@ impl<'a> Fit<'a> {
                 return Ok(None);
             }
             self.train(batch)?;
+            self.show(epoch, began);
         }
         self.collect(0)?;
         let totals = &self.totals;
@@ -188,6 +202,25 @@ impl<'a> Fit<'a> {
             tokens: totals.tokens,
             tokens_per_second: totals.tokens as f64 / began.elapsed().as_secs_f64().max(1e-9),
         }))
+    }
+
+    /// Shows how the training stands.
+    fn show(&mut self, epoch: usize, began: Instant) {
+        let Fit { bar, totals, lesson, options, step, best, sizes, .. } = self;
+        let steps = (options.epochs * sizes.len().div_ceil(options.batch_size)) as u64;
+        let of_epoch = *step - epoch as u64 * (steps / options.epochs.max(1) as u64);
+        let seconds = began.elapsed().as_secs_f64().max(1e-9);
+        bar.show(|width| {
+            Live {
+                epoch: (epoch + 1, options.epochs),
+                step: (*step, steps),
+                loss: (totals.steps > 0).then(|| lesson.loss(&totals.sums)),
+                best: *best,
+                tokens_per_second: totals.tokens as f64 / seconds,
+                left: (steps - *step) as f64 * seconds / of_epoch.max(1) as f64,
+            }
+            .line(width)
+        });
     }
 
     /// One update.

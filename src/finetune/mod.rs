@@ -5,6 +5,7 @@ pub mod apply;
 pub mod export;
 pub mod fit;
 pub mod hparams;
+mod live;
 pub mod options;
 pub mod package;
 pub mod predictions;

@@ -179,6 +179,7 @@ impl<'a> Setting<'a> {
         let (best, passed) = (f64::NEG_INFINITY, Vec::new());
         let tuned = Settings::new();
         let mut keeper = Keeper { setting: self, out, epochs, metrics, events, passed, best, trial, tuned };
+        fit.show_progress();
         for number in 0..epochs {
             let Some(epoch) = fit.epoch(number, stop)? else {
                 keeper.trial.interrupted = true;
@@ -265,6 +266,7 @@ impl Keeper<'_> {
         let score = decides.unwrap_or(epoch.epoch as f64);
         if score > self.best {
             self.best = score;
+            fit.best = scores.first().copied();
             self.trial.best_epoch = epoch.epoch;
             self.trial.scores = named(scores);
             self.tuned = outcome.as_ref().map(|outcome| outcome.tuned.clone()).unwrap_or_default();

@@ -90,6 +90,24 @@ impl Stores {
     pub fn iter(&self) -> impl Iterator<Item = (&Store, f64)> {
         self.members.iter().map(|(store, weight)| (store.as_ref(), *weight))
     }
+
+    /// Tokens of all.
+    pub fn tokens(&self) -> u64 {
+        self.members.iter().map(|(store, _)| store.tokens()).sum()
+    }
+
+    /// As [`Store::unigram_entropy`], of what is drawn from all by their weights. Reads all tokens.
+    pub fn unigram_entropy(&self) -> Result<f64> {
+        let weights: f64 = self.members.iter().map(|(_, weight)| weight).sum();
+        let mut shares: Vec<f64> = Vec::new();
+        for (store, weight) in self.iter() {
+            let counts = store.token_counts()?;
+            shares.resize(counts.len().max(shares.len()), 0.0);
+            let scale = weight / weights / store.tokens().max(1) as f64;
+            shares.iter_mut().zip(counts).for_each(|(share, count)| *share += scale * count as f64);
+        }
+        Ok(shares.iter().filter(|&&share| share > 0.0).map(|share| -share * share.ln()).sum())
+    }
 }
 
 impl From<Arc<Store>> for Stores {

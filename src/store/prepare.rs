@@ -298,7 +298,7 @@ impl Writers {
         let held_out = match self.held_out {
             Some(writer) if writer.documents() > 0 => Some(writer.complete()?),
             Some(_) => {
-                note!("inazuma: warning: no document was held out; the input has too few for that share");
+                warning!("inazuma: warning: no document was held out; the input has too few for that share");
                 None
             }
             None => None,

@@ -131,7 +131,7 @@ fn every_token_leads_back_to_its_text() {
             tokens += aligned.spans.len();
         }
     }
-    note!("{texts} texts, {tokens} tokens");
+    eprintln!("{texts} texts, {tokens} tokens");
 }
 
 fn question(context: &str, answers: Vec<Answer>) -> Question {
@@ -224,7 +224,7 @@ fn answers_at_token_borders_are_found_again() {
         }
     }
     assert!(predicted > 700, "{predicted}");
-    note!("{tried} answers, {predicted} predicted");
+    eprintln!("{tried} answers, {predicted} predicted");
 }
 
 #[test]

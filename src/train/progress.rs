@@ -1,16 +1,18 @@
 //! Results of steps as they arrive, late and in order: intervals, rates, the time left.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
 use crate::interop::checkpoint::State;
 use crate::model::{ModelConfig, Trained};
+use crate::note::duration;
 use crate::ops::constants::METRIC_GRADIENT_NORM;
 
 use super::config::{Leg, TrainConfig};
 use super::divergence::Cause;
 use super::histogram::{area_under_curve, bins, spread};
+use super::live::Live;
 use super::metrics::{BatchTotals, LossWeights, MetricsRecord, Totals};
 
 /// A step that the device works on.
@@ -24,9 +26,6 @@ pub struct Submitted {
     /// Beyond which the norm of its gradients is no good; 0 for any.
     pub norm_limit: f32,
 }
-
-/// How much more than guessing a loss may be before it is said: the first steps from random parameters are above it too.
-const WORSE_THAN_GUESSING: f64 = 1.25;
 
 /// What is known of a step when its results have arrived.
 pub struct Arrived {
@@ -62,6 +61,8 @@ pub struct Progress {
     /// When the device began with what is in the interval now.
     since: Instant,
     last: Option<MetricsRecord>,
+    /// Of the step that arrived last: updates made with it, and its rate.
+    latest: (u64, f32),
 }
 
 impl Progress {
@@ -86,6 +87,7 @@ impl Progress {
             tokens: state.tokens,
             since: Instant::now(),
             last: None,
+            latest: (state.step, 0.0),
         })
     }
 
@@ -123,6 +125,7 @@ impl Progress {
         self.timed += submitted.totals;
         self.flops += self.flops_of(submitted);
         let done = submitted.step + 1;
+        self.latest = (done, submitted.learning_rate);
         self.tokens += submitted.totals.tokens;
         if !done.is_multiple_of(self.log_every) && Some(done) != self.steps {
             return Ok(Arrived { norm, cause, detected, record: None });
@@ -160,19 +163,6 @@ impl Progress {
         self.model.training_flops(tokens as f64, masked as f64, squared_lengths as f64, trained)
     }
 
-    /// What is to be said of losses that are worse than those of a model that knows nothing.
-    pub fn warning(&self, record: &MetricsRecord) -> Option<String> {
-        let guessing = self.weights.generator * (self.model.vocab_size as f64).ln()
-            + self.weights.discriminator * std::f64::consts::LN_2;
-        (record.quality.loss > WORSE_THAN_GUESSING * guessing).then(|| {
-            format!(
-                "warning: the loss is {:.1}, and guessing would make it {guessing:.1}: the learning rate may be too high, or \
-                 the warm-up too short",
-                record.quality.loss
-            )
-        })
-    }
-
     /// Positions of the steps behind so many.
     fn positions_left(&self, done: u64) -> f64 {
         let mut first = done;
@@ -184,10 +174,34 @@ impl Progress {
         left
     }
 
+    /// Seconds that the steps behind a record take at its rate, where it is known how many there are.
+    pub fn seconds_left(&self, record: &MetricsRecord) -> Option<f64> {
+        self.steps.map(|_| self.positions_left(record.step) / record.positions_per_second)
+    }
+
+    /// How the run stands, between records too: losses and rates are the last record's, before the first one those of
+    /// the steps since the start.
+    pub fn live(&self) -> Live {
+        let (step, lr) = self.latest;
+        let (quality, tokens_per_second, positions_per_second, mfu) = match &self.last {
+            Some(last) => (Some(last.quality), last.tokens_per_second, last.positions_per_second, last.mfu),
+            None => {
+                let seconds = self.since.elapsed().as_secs_f64().max(1e-9);
+                let quality = (self.interval.steps > 0).then(|| self.interval.quality(self.weights));
+                let rate = |count: u64| count as f64 / seconds;
+                let peak = (self.peak > 0.0).then(|| self.flops / seconds / self.peak);
+                (quality, rate(self.timed.tokens), rate(self.timed.positions), peak)
+            }
+        };
+        let known = self.steps.filter(|_| positions_per_second > 0.0);
+        let left = known.map(|_| self.positions_left(step) / positions_per_second);
+        Live { step, steps: self.steps, quality, lr, tokens_per_second, mfu, left }
+    }
+
     /// A record as one line for people.
     pub fn line(&self, record: &MetricsRecord) -> String {
         let quality = &record.quality;
-        let left = self.steps.map(|_| self.positions_left(record.step) / record.positions_per_second);
+        let left = self.seconds_left(record);
         let skipped = match (record.loss_scale, record.skipped_steps) {
             (Some(scale), Some(skipped)) if skipped > 0 => format!("  {skipped} skipped, loss scale {scale}"),
             (None, Some(skipped)) => format!("  {skipped} skipped"),
@@ -208,18 +222,6 @@ impl Progress {
             skipped,
             left.map_or(String::new(), |left| format!("  {} left", duration(left)))
         )
-    }
-}
-
-/// Seconds in the two largest units that say enough.
-pub fn duration(seconds: f64) -> String {
-    let seconds = Duration::try_from_secs_f64(seconds.max(0.0)).map_or(0, |left| left.as_secs());
-    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{seconds} s"),
-        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
-        (0, _, _) => format!("{hours} h {minutes} min"),
-        _ => format!("{days} d {hours} h"),
     }
 }
 

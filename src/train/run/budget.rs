@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::interop::checkpoint::{BudgetState, State};
+use crate::note::duration;
 
 use super::super::config::{Leg, Size, Sources, TrainConfig, WrongUsage, shares_of_phases};
 use super::super::following::Rule;
 use super::super::key::Value;
-use super::super::progress::duration;
 use super::super::settings::{Change, Settings};
 use super::apportion::{Part, apportion};
 

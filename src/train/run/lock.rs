@@ -10,8 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::files::sync_directory;
 use crate::interop::checkpoint;
-
-use super::super::progress::duration;
+use crate::note::duration;
 
 /// The file that is locked.
 const LOCK: &str = "lock";

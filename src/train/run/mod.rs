@@ -13,6 +13,7 @@ use crate::device::{Device, DeviceChoice, Peaks};
 use crate::files::JsonLines;
 use crate::gpu::{DeviceLost, OutOfMemory};
 use crate::interop::checkpoint::{self, Rollback, State};
+use crate::note::Bar;
 use crate::plan::InFlight;
 use crate::store::{Stores, WeightedPath};
 
@@ -25,6 +26,7 @@ use super::metrics::MetricsRecord;
 use super::profile::StepProfiler;
 use super::progress::Progress;
 use super::settings::Change;
+use super::vigilance::Vigilance;
 
 mod adjusting;
 mod apportion;
@@ -35,6 +37,7 @@ mod decay;
 mod incident;
 mod leg;
 mod lock;
+mod outlook;
 mod record;
 mod rollback;
 mod saving;
@@ -49,6 +52,7 @@ use budget::{Budget, Clock, Time};
 use decay::DecayFrom;
 use leg::{Machine, Workshop};
 pub use lock::Claim;
+use outlook::Outlook;
 pub use record::RUN;
 use record::record;
 use rollback::asked_by;
@@ -245,6 +249,9 @@ fn attempt(
     let _claim = claim(&options.out)?;
     let stores = Stores::open(&options.stores)?;
     let store = stores.first().clone();
+    for (store, weight) in stores.iter() {
+        detail!("{}: {} tokens, weight {weight}", store.path().display(), store.tokens());
+    }
     let device = Device::new(&options.device, options.threads)?.with_memory_limit(options.memory_limit);
     let surroundings = Surroundings { vocab_size: store.vocab_size(), room: device.room() };
     let init = options.init.as_deref().map(Init::open).transpose()?;
@@ -303,6 +310,10 @@ fn attempt(
     let budget = Budget::of(&state, clock, &config, evaluator.is_some());
     let schedule = config.schedule_from(state.began);
     announce(out, &config, &state, &schedule, budget.as_ref(), &executor.identity());
+    Outlook { out, config: &config, legs: &legs, state: &state, stores: &stores, plan: executor.plan() }
+        .lines(budget.as_ref().is_some_and(Budget::is_open))
+        .iter()
+        .for_each(|line| note!("{line}"));
     let mut progress = Progress::new(&config, &state, peak)?;
     if budget.as_ref().is_some_and(Budget::is_open) {
         progress.set_legs(&legs, None);
@@ -320,6 +331,9 @@ fn attempt(
             Some(_) => Some(JsonLines::open(&out.join("eval.jsonl"), evaluated_before(&config, &state))?),
             None => None,
         },
+        bar: Bar::start(),
+        vigilance: Vigilance::new(&config, state.began),
+        intervals: 0,
         progress,
         in_flight: InFlight::default(),
         profiler: peaks.map(|peaks| StepProfiler::new(state.step, peaks, options.profile_trace.clone())),

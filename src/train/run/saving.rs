@@ -53,7 +53,7 @@ impl Saving {
         if (wait || self.thread.as_ref().is_some_and(JoinHandle::is_finished))
             && let Err(error) = self.end()
         {
-            note!("warning: {error:#}; training goes on, and the next checkpoint is tried");
+            warning!("warning: {error:#}; training goes on, and the next checkpoint is tried");
         }
     }
 

@@ -2,13 +2,14 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use anyhow::{Context, Result};
 
 use crate::device::Peaks;
 use crate::files::{JsonLines, write_atomically};
 use crate::interop::checkpoint::{self, Detection, LossScalingState, Snapshot, State};
+use crate::note::Bar;
 use crate::plan::{Carried, Executor, IN_FLIGHT, InFlight};
 
 use super::super::collapse::{Collapsed, OnCollapse, see};
@@ -18,9 +19,11 @@ use super::super::evaluate::{Evaluation, Evaluator};
 use super::super::events::Events;
 use super::super::examples::{Batcher, Feeder, StepBatch};
 use super::super::feeding::Feeding;
+use super::super::metrics::MetricsRecord;
 use super::super::profile::StepProfiler;
 use super::super::progress::{Progress, Submitted};
 use super::super::schedule::Schedule;
+use super::super::vigilance::{Remark, Vigilance, end_after};
 use super::budget::Budget;
 use super::cross_check::CrossCheck;
 use super::incident::{Diverged, Incident};
@@ -28,6 +31,9 @@ use super::leg::{Machine, Workshop, extend_positions};
 use super::saving::Saving;
 use super::search::first_bad;
 use super::{PROFILE, Report};
+
+/// Seconds of a run that has so few left that nobody asks when it ends.
+const WORTH_A_DATE: f64 = 60.0;
 
 /// A run whose first step comes next.
 pub struct Run<'a> {
@@ -53,6 +59,10 @@ pub struct Run<'a> {
     pub events: Option<Events>,
     pub held_out_events: Option<Events>,
     pub progress: Progress,
+    pub bar: Bar,
+    pub vigilance: Vigilance,
+    /// Log intervals that this process has ended.
+    pub intervals: u64,
     pub in_flight: InFlight<Submitted>,
     pub profiler: Option<StepProfiler>,
     /// As the run stands; `step` counts the steps submitted.
@@ -159,6 +169,7 @@ impl Run<'_> {
             .and(self.peaks)
             .map(|peaks| StepProfiler::new(step, peaks, self.workshop.options.profile_trace.clone()));
         self.progress.pause();
+        self.vigilance.begin_leg();
         if let Some(budget) = self.budget.as_mut().filter(|_| config.phase.number != self.config.phase.number)
         {
             budget.turned();
@@ -237,15 +248,41 @@ impl Run<'_> {
                 Some(cause) => self.diverged(&submitted, cause, arrived.norm)?,
             }
             if let Some(record) = arrived.record {
-                note!("{}", self.progress.line(&record));
-                if let Some(warning) = self.progress.warning(&record) {
-                    note!("{warning}");
-                }
+                self.tell(&record);
                 self.metrics.append(&record)?;
                 self.events.as_mut().map_or(Ok(()), |events| events.append(record.step, &record))?;
             }
         }
+        if self.bar.stands() {
+            let progress = &self.progress;
+            self.bar.show(|width| progress.live().line(width));
+        }
         Ok(())
+    }
+
+    /// Says what an interval was like.
+    fn tell(&mut self, record: &MetricsRecord) {
+        let line = self.progress.line(record);
+        match self.bar.stands() {
+            true => detail!("{line}"),
+            false => note!("{line}"),
+        }
+        let stores = self.workshop.stores;
+        for remark in self.vigilance.see(record, || stores.unigram_entropy().ok()) {
+            match remark {
+                Remark::Warning(text) => warning!("warning: {text}"),
+                Remark::Note(text) => note!("note: {text}"),
+            }
+        }
+        self.intervals += 1;
+        // The first one of a process takes longer than those behind it.
+        let left = self.progress.seconds_left(record).filter(|&left| left > WORTH_A_DATE);
+        if self.intervals == 2
+            && let Some(end) = left.and_then(|left| end_after(left, SystemTime::now()))
+        {
+            note!("expected end: {end}");
+        }
+        self.progress.pause();
     }
 
     /// Warns, or asks to go back, where the discriminator has collapsed.
@@ -257,7 +294,7 @@ impl Run<'_> {
         let collapsed = Collapsed { step, auc, spread, rate: self.config.rollback_rate };
         match self.config.on_collapse {
             OnCollapse::Warn => {
-                note!("warning: {collapsed}; {}", Collapsed::ADVICE);
+                warning!("warning: {collapsed}; {}", Collapsed::ADVICE);
                 Ok(())
             }
             OnCollapse::Rollback => {
@@ -287,7 +324,7 @@ impl Run<'_> {
         let (limit, seen_at) = (submitted.norm_limit, self.state.step);
         let incident = Incident { submitted, cause, norm, limit, action, seen_at, first_bad };
         if let Err(error) = incident.write(self.out, self.executor.as_mut()) {
-            note!("warning: {error:#}");
+            warning!("warning: {error:#}");
         }
         let done = submitted.step + 1;
         match action {
@@ -298,7 +335,7 @@ impl Run<'_> {
             }
             OnDivergence::Skip if self.skipped < MOST_SKIPPED => {
                 self.skipped += 1;
-                note!("warning: step {done}: {cause}; skipped, it changes nothing");
+                warning!("warning: step {done}: {cause}; skipped, it changes nothing");
                 Ok(())
             }
             OnDivergence::Skip => {

@@ -1,0 +1,250 @@
+//! What is said of intervals that are not as those of runs that go well: their losses, and how long they take. The
+//! discriminator's collapse has a file of its own (`collapse`).
+
+use std::collections::VecDeque;
+
+use crate::note::duration;
+
+use super::config::TrainConfig;
+use super::metrics::{LossWeights, MetricsRecord};
+
+/// How much more than guessing a loss may be before it is said: the first steps from random parameters are above it too.
+const WORSE_THAN_GUESSING: f64 = 1.25;
+
+/// Real tokens after which the masked-LM loss is to lie under the entropy of the pieces' frequencies. The slowest of the
+/// runs of docs/results.md ("What it learned from real text") lay 1.0 nat under it after 5.1 million, those of
+/// docs/recipe.md ("Learning with equal compute") 0.8 to 1.4 nats after 3.1 million: twice what the slowest took.
+const LEARNT_BY: u64 = 10_000_000;
+
+/// Intervals that the usual rate is the median of, at most and at least.
+const USUAL: usize = 51;
+const FEW: usize = 5;
+
+/// So many intervals in a row are slow, or quick again, before it is said.
+const IN_A_ROW: u32 = 3;
+
+/// Under this share of the usual rate an interval is slow; over the second it is quick again.
+const SLOW: f64 = 0.5;
+const QUICK: f64 = 0.75;
+
+/// Watches the records of a run.
+#[derive(Debug)]
+pub struct Vigilance {
+    guessing: f64,
+    /// Masked-LM loss of a model that guesses.
+    vocabulary: f64,
+    /// From this step on the generator has its full rate, up to the one from which it is fixed.
+    warm: u64,
+    frozen: u64,
+    /// Whether the entropy of the pieces was asked for.
+    compared: bool,
+    pace: Pace,
+}
+
+impl Vigilance {
+    pub fn new(config: &TrainConfig, began: u64) -> Self {
+        let LossWeights { generator, discriminator } = config.loss_weights();
+        let vocabulary = (config.model.vocab_size as f64).ln();
+        Vigilance {
+            guessing: generator * vocabulary + discriminator * std::f64::consts::LN_2,
+            vocabulary,
+            warm: config.warmup_steps.max(began + config.rewarm_steps),
+            frozen: if config.generator_freeze_at > 0 { config.generator_freeze_at } else { u64::MAX },
+            compared: false,
+            pace: Pace::default(),
+        }
+    }
+
+    /// The steps to come are others: they may take as long as they like.
+    pub fn begin_leg(&mut self) {
+        self.pace = Pace::default();
+    }
+
+    /// What is to be warned of; and where it is no warning, told. `entropy` is asked for once: it reads the whole store.
+    pub fn see(&mut self, record: &MetricsRecord, entropy: impl FnOnce() -> Option<f64>) -> Vec<Remark> {
+        let mut remarks = Vec::new();
+        let loss = record.quality.loss;
+        if loss > WORSE_THAN_GUESSING * self.guessing {
+            remarks.push(Remark::Warning(format!(
+                "the loss is {loss:.1}, and guessing would make it {:.1}: the learning rate may be too high, or the warm-up \
+                 too short",
+                self.guessing
+            )));
+        }
+        if !self.compared && record.tokens >= LEARNT_BY && (self.warm..self.frozen).contains(&record.step) {
+            self.compared = true;
+            // A loss that is far below guessing is not worth reading the whole store.
+            let entropy = (record.quality.mlm_loss > 0.5 * self.vocabulary).then(entropy).flatten();
+            remarks.extend(entropy.and_then(|entropy| unlearnt(record, entropy)));
+        }
+        remarks.extend(self.pace.see(record.tokens_per_second));
+        remarks
+    }
+}
+
+/// Something to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Remark {
+    Warning(String),
+    Note(String),
+}
+
+fn unlearnt(record: &MetricsRecord, entropy: f64) -> Option<Remark> {
+    let loss = record.quality.mlm_loss;
+    (loss >= entropy).then(|| {
+        Remark::Warning(format!(
+            "the masked-LM loss is {loss:.2} after {:.1} million tokens; to know how frequent each piece is would make it \
+             {entropy:.2}, and runs that learn are below that by then (docs/results.md): is the text what it should be, the \
+             learning rate too low or too high?",
+            record.tokens as f64 / 1e6
+        ))
+    })
+}
+
+/// How long steps take, compared with how long they took.
+#[derive(Debug, Default)]
+struct Pace {
+    /// Of the last intervals that were not slow.
+    usual: VecDeque<f64>,
+    slow: bool,
+    /// Intervals in a row that are otherwise.
+    in_a_row: u32,
+}
+
+impl Pace {
+    fn see(&mut self, rate: f64) -> Option<Remark> {
+        let usual = self.median();
+        let changed = match usual {
+            Some(usual) if self.slow => rate >= QUICK * usual,
+            Some(usual) => rate < SLOW * usual,
+            None => false,
+        };
+        self.in_a_row = if changed { self.in_a_row + 1 } else { 0 };
+        // What is slow, or may be, does not become what is usual.
+        if !self.slow && !changed {
+            self.usual.push_back(rate);
+            if self.usual.len() > USUAL {
+                self.usual.pop_front();
+            }
+        }
+        let usual = usual.filter(|_| self.in_a_row >= IN_A_ROW)?;
+        (self.slow, self.in_a_row) = (!self.slow, 0);
+        Some(match self.slow {
+            true => Remark::Warning(format!(
+                "{rate:.0} tokens/s in the last intervals, where {usual:.0} were usual: does something else use the device, \
+                 is it hot, is the store on a slow disk?"
+            )),
+            false => Remark::Note(format!("{rate:.0} tokens/s again; {usual:.0} were usual")),
+        })
+    }
+
+    fn median(&self) -> Option<f64> {
+        let mut rates: Vec<f64> = self.usual.iter().copied().collect();
+        rates.sort_by(f64::total_cmp);
+        (rates.len() >= FEW).then(|| rates[rates.len() / 2])
+    }
+}
+
+/// When a run ends that has so many seconds left, as people write it: date and time of the universal clock.
+pub fn end_after(seconds: f64, now: std::time::SystemTime) -> Option<String> {
+    let end = now.checked_add(std::time::Duration::try_from_secs_f64(seconds).ok()?)?;
+    // 2026-11-28T06:01:24Z, without the seconds.
+    let text = humantime::format_rfc3339_seconds(end).to_string();
+    let (date, time) = text.split_once('T')?;
+    Some(format!("{date} {} UTC, in {}", time.get(..5)?, duration(seconds)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::{Sources, Surroundings};
+    use super::*;
+    use crate::device::Room;
+    use crate::train::metrics::Quality;
+
+    fn vigilance() -> Vigilance {
+        let set = vec!["warmup_steps=100".to_owned(), "steps=1000".to_owned()];
+        let sources = Sources { preset: Some("tiny".into()), set, ..Sources::default() };
+        let surroundings = Surroundings { vocab_size: 4000, room: &Room::unlimited() };
+        let config = TrainConfig::resolve(sources.settings().unwrap().0, surroundings).unwrap();
+        Vigilance::new(&config, 0)
+    }
+
+    fn record(step: u64, tokens: u64, mlm_loss: f64, tokens_per_second: f64) -> MetricsRecord {
+        MetricsRecord {
+            step,
+            tokens,
+            quality: Quality { loss: 20.0, mlm_loss, ..Quality::default() },
+            lr: 0.0,
+            grad_norm: 0.0,
+            tokens_per_second,
+            positions_per_second: 0.0,
+            mfu: None,
+            model_flops_per_second: 0.0,
+            loss_scale: None,
+            skipped_steps: None,
+        }
+    }
+
+    /// Which of the records, by number, are remarked on, and whether with a warning.
+    fn remarked(vigilance: &mut Vigilance, rates: &[f64]) -> Vec<(usize, bool)> {
+        let mut found = Vec::new();
+        for (number, &rate) in rates.iter().enumerate() {
+            for remark in vigilance.see(&record(1, 1, 5.0, rate), || None) {
+                found.push((number, matches!(remark, Remark::Warning(_))));
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn a_slow_run_is_told_of_once_and_so_is_its_recovery() {
+        let mut rates = vec![1000.0; 10];
+        // Two slow intervals are nothing, and one may be quick.
+        rates.extend([400.0, 400.0, 990.0, 400.0, 400.0]);
+        assert!(remarked(&mut vigilance(), &rates).is_empty());
+        rates.extend([vec![400.0; 40], vec![600.0; 40], vec![900.0; 10], vec![450.0; 3]].concat());
+        assert_eq!(remarked(&mut vigilance(), &rates), [(15, true), (97, false), (107, true)]);
+        // Another leg may be slower, and the first intervals are compared with nothing.
+        let mut legs = vigilance();
+        assert!(remarked(&mut legs, &[1000.0; 20]).is_empty());
+        legs.begin_leg();
+        assert!(remarked(&mut legs, &[300.0; 20]).is_empty());
+        assert!(remarked(&mut vigilance(), &[100.0, 10.0, 10.0, 10.0, 10.0, 10.0]).is_empty());
+    }
+
+    #[test]
+    fn a_generator_that_learns_nothing_is_told_of_once() {
+        let entropy = || Some(6.27);
+        let see = |vigilance: &mut Vigilance, step, tokens, loss| {
+            vigilance.see(&record(step, tokens, loss, 1.0), entropy).len()
+        };
+        let mut watched = vigilance();
+        assert_eq!(see(&mut watched, 500, LEARNT_BY - 1, 8.0), 0);
+        assert_eq!(see(&mut watched, 99, LEARNT_BY, 8.0), 0);
+        assert_eq!(see(&mut watched, 500, LEARNT_BY, 6.28), 1);
+        assert_eq!(see(&mut watched, 510, LEARNT_BY, 6.28), 0);
+        assert_eq!(see(&mut vigilance(), 500, LEARNT_BY, 6.26), 0);
+        // The store is not read for what is far below.
+        let low = record(500, LEARNT_BY, 4.0, 1.0);
+        assert!(vigilance().see(&low, || panic!("the store is read")).is_empty());
+    }
+
+    #[test]
+    fn losses_beyond_guessing_are_told_of() {
+        let mut bad = record(1, 1, 8.0, 1.0);
+        bad.quality.loss = 60.0;
+        let remarks = vigilance().see(&bad, || None);
+        assert!(
+            matches!(&remarks[..], [Remark::Warning(text)] if text.contains("guessing would make it 43.0")),
+            "{remarks:?}"
+        );
+    }
+
+    #[test]
+    fn the_end_has_a_date() {
+        let now = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_795_845_684);
+        assert_eq!(end_after(5400.0, now).unwrap(), "2026-11-28 07:31 UTC, in 1 h 30 min");
+        assert_eq!(end_after(f64::NAN, now), None);
+        assert_eq!(end_after(1e300, now), None);
+    }
+}
