@@ -15,7 +15,7 @@ use crate::store::examples::EpochIndex;
 use crate::store::{Stores, WeightedPath};
 use crate::train::config::{Leg, Sources, Surroundings, TrainConfig};
 use crate::train::examples::full_extents;
-use crate::train::progress::duration;
+use crate::note::duration;
 
 use super::step;
 

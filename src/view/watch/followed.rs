@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::device::Room;
 use crate::train::config::{Surroundings, TrainConfig};
-use crate::train::progress::duration;
+use crate::note::duration;
 
 use super::super::recorded::{Kind, Record, Recorded};
 
