@@ -13,7 +13,9 @@ const HEADER: &str = "source/src/sentencepiece_trainer.h";
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    embed_shaders();
+    if env::var_os("CARGO_FEATURE_GPU").is_some() {
+        embed_shaders();
+    }
     build_shim();
 }
 
@@ -27,7 +29,11 @@ fn build_shim() {
              to where cargo keeps them"
         );
     };
-    cc::Build::new()
+    let mut build = cc::Build::new();
+    if env::var_os("CARGO_FEATURE_TOKENIZER_TRAINING").is_some() {
+        build.define("INAZUMA_TRAINING", None);
+    }
+    build
         .cpp(true)
         .std("c++17")
         .opt_level(3)

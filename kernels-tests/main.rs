@@ -8,9 +8,13 @@ mod command_line;
 mod curriculum;
 mod decay;
 mod embedding;
+#[cfg(unix)]
+mod examples;
 mod executor;
 mod exporting;
 mod faults;
+#[cfg(unix)]
+mod fetching;
 mod fine_tuning;
 mod finetune_golden;
 mod finetune_steps;
@@ -26,6 +30,7 @@ mod importing;
 mod imports;
 mod interruption;
 mod killing;
+mod looking;
 mod losses;
 mod matmul;
 mod measuring;

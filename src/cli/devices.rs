@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::arguments::OutputArgs;
 
-use crate::device::DeviceChoice;
+use crate::device::{DeviceChoice, NO_GPU};
 use crate::gpu::{Capabilities, adapters};
 use crate::plan::DeviceMemory;
 
@@ -40,7 +40,9 @@ fn print(out: &mut dyn Write, auto: &str, found: &[Capabilities]) -> Result<()> 
             writeln!(out, "       {line}")?;
         }
     }
-    if found.is_empty() {
+    if !cfg!(feature = "gpu") {
+        writeln!(out, "{NO_GPU}")?;
+    } else if found.is_empty() {
         writeln!(out, "No adapters: a GPU needs a Vulkan, Metal or DirectX 12 driver.")?;
     }
     Ok(())

@@ -1,25 +1,75 @@
 //! `inazuma eval`: scores of a fine-tuned model on a data set.
 
+use std::any::Any;
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use clap::{ArgMatches, FromArgMatches};
 
 use crate::finetune::apply::Model;
 use crate::finetune::predictions::{shown, write_predictions_to};
 use crate::tasks::source::Source;
+use crate::tasks::squad::Answers;
 use crate::tasks::table::Selection;
 use crate::tasks::task::Task;
 
+use super::answer_table;
 use super::arguments::{DeviceArgs, OutputArgs};
+use super::eval_pretrain;
 use super::finetune::ColumnArgs;
 use super::tasks::{PredictionOptions, task_parser};
 
-/// Score a fine-tuned model on a data set
+/// Score a fine-tuned model on a data set, or a pre-trained one on held-out text
 #[derive(clap::Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    disable_help_subcommand = true
+)]
 #[command(after_help = "Examples:
+  inazuma eval pretrain run --store wiki.store.held-out
   inazuma eval squad --model qa --data jsquad-valid-v1.3.json.xz --predictions answers.json
   inazuma eval classify --model nli --data jsick.tsv.xz --where data=test --json")]
 pub struct Args {
+    // Before the subcommand, which reading takes out of the matches.
+    #[command(flatten)]
+    of_task: Unless,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// What is asked of a task, unless a subcommand is given.
+struct Unless(Option<OfTask>);
+
+impl clap::Args for Unless {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        OfTask::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        OfTask::augment_args_for_update(command)
+    }
+}
+
+impl FromArgMatches for Unless {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let asked = matches.subcommand_name().is_none().then(|| OfTask::from_arg_matches(matches));
+        Ok(Unless(asked.transpose()?))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    Pretrain(eval_pretrain::Args),
+}
+
+#[derive(clap::Args)]
+struct OfTask {
     #[arg(value_parser = task_parser())]
     task: &'static dyn Task,
     /// What `finetune` wrote
@@ -35,6 +85,9 @@ pub struct Args {
     limit: Option<usize>,
     #[command(flatten)]
     columns: ColumnArgs,
+    /// Show so many questions beside the answers given and known (squad)
+    #[arg(long, value_name = "N", conflicts_with = "json")]
+    table: Option<usize>,
     /// Write the predictions to this file: squad {"id": "text"}, and the n-best beside it; others an object a line
     #[arg(long, value_name = "OUT")]
     predictions: Option<PathBuf>,
@@ -47,6 +100,14 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
+    match (args.command, args.of_task.0) {
+        (Some(Command::Pretrain(args)), _) => eval_pretrain::run(args),
+        (None, Some(args)) => fine_tuned(args),
+        (None, None) => bail!("eval needs a task, or `pretrain`; please report this"),
+    }
+}
+
+fn fine_tuned(args: OfTask) -> Result<()> {
     let mut model = Model::open(&args.model, &args.device.device, args.device.threads)?;
     let task = model.description.task;
     ensure!(
@@ -61,6 +122,11 @@ pub fn run(args: Args) -> Result<()> {
     let outcome = model.evaluate(&source, &args.prediction.settings(task)?)?;
     if let Some(path) = &args.predictions {
         write_predictions_to(outcome.predictions.as_ref(), path)?;
+    }
+    if let Some(most) = args.table {
+        let answers = (outcome.predictions.as_ref() as &dyn Any).downcast_ref::<Answers>();
+        let answers = answers.context("--table is for questions and answers (squad)")?;
+        answer_table::write(&mut std::io::stdout().lock(), answers, most)?;
     }
     ensure!(
         !outcome.scores.is_empty() || args.predictions.is_some(),

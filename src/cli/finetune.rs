@@ -82,6 +82,10 @@ pub struct Args {
         defaults_by_task(|defaults| defaults.epochs)
     ), value_parser = count_to(1_000_000))]
     epochs: Option<usize>,
+    /// End a training when the dev score has not risen for so many epochs; the best is kept. The learning rate falls as if
+    /// all --epochs were made, so allow more of them than without
+    #[arg(long, value_name = "N", value_parser = count_to(1_000_000))]
+    patience: Option<usize>,
     /// Examples (of squad: windows) a step
     #[arg(long, default_value_t = 32, value_parser = count_to(1 << 20))]
     batch_size: usize,
@@ -199,6 +203,9 @@ impl Args {
                 bail!("{name} is {value}; it must be {allowed}")
             }
         }
+        if self.patience.is_some() && self.dev.is_none() && self.hold_out.is_none() {
+            bail!("--patience watches the score of a dev set: give --dev or --hold-out")
+        }
         Ok(())
     }
 
@@ -231,6 +238,7 @@ impl Args {
             few_epochs: self.epochs.is_none().then_some((FEW, 10)),
             prediction: self.prediction.settings(self.task)?,
             trials: self.trials,
+            patience: self.patience,
             device: self.device.device.clone(),
             threads: self.device.threads,
             memory_limit: self.memory.bytes(),

@@ -8,22 +8,27 @@ use clap::{Parser, Subcommand};
 
 use crate::train::config::WrongUsage;
 
+mod answer_table;
 mod arguments;
 mod bench;
+mod config;
 mod configuration;
 mod devices;
 mod estimate;
 mod eval;
+mod eval_pretrain;
 mod export;
 mod extract;
 mod finetune;
 mod import;
+mod manual;
 mod parity;
 mod predict;
 mod predict_ids;
 mod prepare;
 mod pretrain;
 mod progress;
+mod sample;
 mod score;
 mod selftest;
 mod store;
@@ -42,6 +47,8 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Bench(bench::Args),
+    Config(config::Args),
+    Completions(manual::CompletionsArgs),
     Devices(devices::Args),
     Estimate(estimate::Args),
     Eval(eval::Args),
@@ -49,11 +56,13 @@ enum Command {
     Extract(extract::Args),
     Finetune(Box<finetune::Args>),
     Import(import::Args),
+    Man(manual::ManArgs),
     Tokenizer(tokenizer::Args),
     Parity(parity::Args),
     Predict(predict::Args),
     Prepare(prepare::Args),
     Pretrain(pretrain::Args),
+    Sample(sample::Args),
     Score(score::Args),
     Selftest(selftest::Args),
     Store(store::Args),
@@ -90,18 +99,22 @@ pub fn main() -> ExitCode {
     };
     let result = match Cli::parse_from(arguments).command {
         Command::Bench(args) => bench::run(args),
+        Command::Config(args) => config::run(args),
+        Command::Completions(args) => manual::completions(args),
         Command::Devices(args) => devices::run(args),
         Command::Estimate(args) => estimate::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Export(args) => export::run(args),
         Command::Finetune(args) => finetune::run(*args),
         Command::Import(args) => import::run(args),
+        Command::Man(args) => manual::man(args),
         Command::Extract(args) => extract::run(args),
         Command::Tokenizer(args) => tokenizer::run(args),
         Command::Parity(args) => parity::run(args),
         Command::Predict(args) => predict::run(args),
         Command::Prepare(args) => prepare::run(args),
         Command::Pretrain(args) => pretrain::run(args),
+        Command::Sample(args) => sample::run(args),
         Command::Score(args) => score::run(args),
         Command::Selftest(args) => selftest::run(args),
         Command::Store(args) => store::run(args),

@@ -27,7 +27,8 @@ use super::tasks::{PredictionOptions, inputs_by_task};
 ))]
 #[command(after_help = "Examples:
   inazuma predict --model qa --question 日本で一番高い山は何ですか。 --context-file fuji.txt
-  inazuma predict --model ner < texts.jsonl > entities.jsonl")]
+  inazuma predict --model ner < texts.jsonl > entities.jsonl
+  inazuma predict --model qa --serve-stdin")]
 pub struct Args {
     /// What `finetune` wrote; with --ids also a run or a checkpoint
     #[arg(long, value_name = "DIR")]
@@ -35,6 +36,10 @@ pub struct Args {
     /// Read ready ids, {"input_ids", "token_type_ids"}, and write the logits: to compare with another program
     #[arg(long, conflicts_with = "question")]
     ids: bool,
+    /// Stay open for JSON lines on stdin: each gets one line as soon as it is answered, and one that is bad
+    /// {"error": …}
+    #[arg(long, conflicts_with_all = ["question", "ids"])]
+    serve_stdin: bool,
     /// The question (squad)
     #[arg(long, value_name = "TEXT")]
     question: Option<String>,
@@ -73,6 +78,7 @@ pub fn run(args: Args) -> Result<()> {
     match &args.question {
         None if args.ids => predict_ids::fine_tuned(&mut model),
         Some(text) => ask(&args, &mut model, text),
+        None if args.serve_stdin => serve(&args, &mut model),
         None => lines(&args, &mut model),
     }
 }
@@ -161,6 +167,36 @@ fn lines(args: &Args, model: &mut Model) -> Result<()> {
         predict(args, model, &batch, &mut out)?;
     }
     Ok(out.flush()?)
+}
+
+/// One line for each line, in order, each written out before the next is read.
+fn serve(args: &Args, model: &mut Model) -> Result<()> {
+    let prediction = args.prediction.settings(model.description.task)?;
+    note!("{}: reads JSON lines until stdin ends, on {}", args.model.display(), model.device());
+    let mut out = std::io::stdout().lock();
+    for (number, line) in (1..).zip(lines_of_stdin()) {
+        let line = match line {
+            // What cannot be read at all will not be read better next time.
+            Err(error) if error.downcast_ref::<std::io::Error>().is_some() => return Err(error),
+            line => line,
+        };
+        let given = line.and_then(|(_, text)| Line::new(number, &text));
+        let id = given.as_ref().ok().and_then(|line| line.object.get("id").cloned());
+        let answer = given.and_then(|line| {
+            let lines = model.predict(&[line], &prediction)?.predictions.lines();
+            lines.into_iter().next().context("no answer came; please report this")
+        });
+        let object = answer.unwrap_or_else(|error| {
+            let mut object = json!({"error": format!("{error:#}"), "line": number});
+            if let Some(id) = id {
+                object["id"] = id;
+            }
+            object
+        });
+        writeln!(out, "{object}")?;
+        out.flush()?;
+    }
+    Ok(())
 }
 
 fn predict(args: &Args, model: &mut Model, lines: &[Line], out: &mut impl Write) -> Result<()> {

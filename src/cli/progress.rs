@@ -35,6 +35,7 @@ impl Reporter {
         }
     }
 
+    #[cfg(feature = "tokenizer-training")]
     /// Shows a line that stays true for a while: at once on a terminal, else where it is time for one.
     pub fn stage(&mut self, line: &str) {
         match self.terminal {

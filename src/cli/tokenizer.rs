@@ -7,12 +7,15 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Subcommand;
 use rayon::prelude::*;
 
-use super::progress::{Reporter, left};
-use crate::corpus::input::Documents;
 use crate::files::LONGEST_LINE;
-use crate::store::sentences;
 use crate::tokenizer::Tokenizer;
-use crate::tokenizer::train::{self, Training};
+#[cfg(feature = "tokenizer-training")]
+use {
+    super::progress::{Reporter, left},
+    crate::corpus::input::Documents,
+    crate::store::sentences,
+    crate::tokenizer::train::{self, Training},
+};
 
 /// Train a SentencePiece model, or encode text with one
 #[derive(clap::Args)]
@@ -23,10 +26,12 @@ pub struct Args {
 
 #[derive(Subcommand)]
 enum Command {
+    #[cfg(feature = "tokenizer-training")]
     Train(TrainArgs),
     Encode(EncodeArgs),
 }
 
+#[cfg(feature = "tokenizer-training")]
 /// Train a unigram model with [PAD] [CLS] [SEP] [MASK] as control symbols
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  inazuma tokenizer train articles/ --out wiki-32k --vocab-size 32000")]
@@ -74,11 +79,13 @@ struct EncodeArgs {
 
 pub fn run(args: Args) -> Result<()> {
     match args.command {
+        #[cfg(feature = "tokenizer-training")]
         Command::Train(args) => run_train(args),
         Command::Encode(args) => run_encode(args),
     }
 }
 
+#[cfg(feature = "tokenizer-training")]
 fn run_train(args: TrainArgs) -> Result<()> {
     if !(0.9..=1.0).contains(&args.character_coverage) {
         bail!("--character-coverage is {}; it must lie in 0.9..=1", args.character_coverage);
@@ -117,6 +124,7 @@ fn run_train(args: TrainArgs) -> Result<()> {
     Ok(())
 }
 
+#[cfg(feature = "tokenizer-training")]
 /// Adds the sentences that `prepare` will encode, so that the model is trained on what it will see.
 fn add_sentences(documents: &mut Documents, training: &mut Training, reporter: &mut Reporter) -> Result<()> {
     while let Some(document) = documents.next() {

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::cpu::CpuExecutor;
 use crate::gpu::tuning::device_of;
-use crate::gpu::{Capabilities, Gpu, GpuExecutor, Options, Tuning, adapter, adapters, strategies};
+use crate::gpu::{Capabilities, Gpu, GpuExecutor, Options, Tuning, adapters, capabilities, strategies};
 use crate::ops::loss_scaling;
 use crate::plan::{Executor, Plan};
 
@@ -18,6 +18,9 @@ mod room;
 
 pub use peaks::Peaks;
 pub use room::Room;
+
+/// What a build without the feature `gpu` says where one is asked for.
+pub const NO_GPU: &str = "this inazuma was built without GPUs (feature `gpu`): use --device cpu";
 
 /// The argument of `--device`: `auto`, `cpu`, `gpu`, `gpu:N`, or a part of an adapter's name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -69,15 +72,17 @@ impl std::fmt::Display for DeviceChoice {
 impl DeviceChoice {
     /// The index of the adapter to use; `None` means the CPU executor.
     pub fn resolve(&self, adapters: &[Capabilities]) -> Result<Option<usize>> {
+        let wants_gpu = !matches!(self, DeviceChoice::Auto | DeviceChoice::Cpu);
+        ensure!(cfg!(feature = "gpu") || !wants_gpu, NO_GPU);
         match self {
-            DeviceChoice::Auto => Ok(adapter::best_hardware(adapters)),
+            DeviceChoice::Auto => Ok(capabilities::best_hardware(adapters)),
             DeviceChoice::Cpu => Ok(None),
-            DeviceChoice::Gpu => adapter::any_gpu(adapters).map(Some),
+            DeviceChoice::Gpu => capabilities::any_gpu(adapters).map(Some),
             DeviceChoice::Index(n) if *n < adapters.len() => Ok(Some(*n)),
             DeviceChoice::Index(n) => {
                 anyhow::bail!("there is no gpu:{n}, only {} adapters (see inazuma devices)", adapters.len())
             }
-            DeviceChoice::Name(name) => adapter::by_name(adapters, name).map(Some),
+            DeviceChoice::Name(name) => capabilities::by_name(adapters, name).map(Some),
         }
     }
 }

@@ -98,7 +98,8 @@ impl Model {
         prediction: &Settings,
     ) -> Result<Box<dyn Data>> {
         let (description, tokenizer) = (&self.description, &self.tokenizer);
-        examples.prepare(Preparation { description, tokenizer, problems, training: false, prediction })
+        let (training, tunes) = (false, false);
+        examples.prepare(Preparation { description, tokenizer, problems, training, tunes, prediction })
     }
 }
 

@@ -158,6 +158,13 @@ impl<'a> Fit<'a> {
         (self.options.epochs * self.sizes.len().div_ceil(self.options.batch_size)) as u64
     }
 
+    /// The learning rate of the next update.
+    pub fn learning_rate(&self) -> f32 {
+        let (options, steps) = (&self.options, self.steps());
+        let warmup = (options.warmup * steps as f64) as u64;
+        schedule::learning_rate(self.step, options.learning_rate, steps, warmup, 1.0)
+    }
+
     /// Trains one epoch (from 0). Nothing where `stop` was set: the user does not want the rest.
     pub fn epoch(&mut self, epoch: usize, stop: &AtomicBool) -> Result<Option<Epoch>> {
         let order = shuffled(self.sizes.len(), self.options.seed, epoch);
@@ -189,11 +196,9 @@ impl<'a> Fit<'a> {
         let lengths: Vec<(usize, usize)> = sizes.clone().map(|size| (size.tokens, size.sequences)).collect();
         let weight: usize = sizes.map(|size| size.weight).sum();
         let options = &self.options;
-        let steps = self.steps();
-        let warmup = (options.warmup * steps as f64) as u64;
         let values = StepValues {
             key: derive(root(options.seed), self.step as u32, 0),
-            learning_rate: schedule::learning_rate(self.step, options.learning_rate, steps, warmup, 1.0),
+            learning_rate: self.learning_rate(),
             loss_scale: 1.0,
             labelled_total: weight.max(1) as f32,
             tokens_total: lengths.iter().map(|(tokens, _)| *tokens as f32).sum(),

@@ -44,6 +44,8 @@ pub struct Options {
     pub trials: usize,
     /// Write event files for TensorBoard, too.
     pub tensorboard: bool,
+    /// Epochs without a better dev score after which a training ends.
+    pub patience: Option<usize>,
     pub device: DeviceChoice,
     pub threads: usize,
     /// Bytes that plans may take at most, where the user says so.

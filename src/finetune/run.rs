@@ -14,7 +14,7 @@ use crate::interop::pretrained::Pretrained;
 use crate::model::{ModelConfig, parameters};
 use crate::tasks::data::{Problems, Purpose};
 use crate::tasks::predictor::Predictor;
-use crate::tasks::task::{Data, Description, Examples, Outcome, Preparation};
+use crate::tasks::task::{Data, Description, Examples, Outcome, Preparation, Settings};
 use crate::tokenizer::Tokenizer;
 use crate::train::config::{Sources, Surroundings, TrainConfig};
 use crate::train::events::{Events, FOLDER};
@@ -130,10 +130,17 @@ impl<'a> Setting<'a> {
         ensure_any(train.0.as_ref(), &options.train.path)?;
         train.0.describe(&mut description.settings)?;
         let prepare = |(examples, problems): Set, path: &Path, training: bool| -> Result<Box<dyn Data>> {
+            let tunes = !training;
             ensure_any(examples.as_ref(), path)?;
             let (description, tokenizer, prediction) = (&description, &tokenizer, &options.prediction);
-            let data =
-                examples.prepare(Preparation { description, tokenizer, problems, training, prediction })?;
+            let data = examples.prepare(Preparation {
+                description,
+                tokenizer,
+                problems,
+                training,
+                tunes,
+                prediction,
+            })?;
             report(data.as_ref(), path);
             note!("{}: {}", if training { "training" } else { "dev set" }, data.summary());
             Ok(data)
@@ -170,7 +177,8 @@ impl<'a> Setting<'a> {
         let trial = Trial { seed, best_epoch: 0, scores: Map::new(), interrupted: false };
         let epochs = options.epochs;
         let (best, passed) = (f64::NEG_INFINITY, Vec::new());
-        let mut keeper = Keeper { setting: self, out, epochs, metrics, events, passed, best, trial };
+        let tuned = Settings::new();
+        let mut keeper = Keeper { setting: self, out, epochs, metrics, events, passed, best, trial, tuned };
         for number in 0..epochs {
             let Some(epoch) = fit.epoch(number, stop)? else {
                 keeper.trial.interrupted = true;
@@ -187,6 +195,9 @@ impl<'a> Setting<'a> {
                 _ => None,
             };
             keeper.keep(epoch, outcome, &mut fit)?;
+            if keeper.gives_up(&fit) {
+                break;
+            }
         }
         keeper.metrics.finish()?;
         Ok(keeper.trial)
@@ -226,6 +237,8 @@ struct Keeper<'a> {
     passed: Vec<Passed>,
     best: f64,
     trial: Trial,
+    /// What the best epoch's scores on the dev set have chosen.
+    tuned: Settings,
 }
 
 impl Keeper<'_> {
@@ -254,6 +267,7 @@ impl Keeper<'_> {
             self.best = score;
             self.trial.best_epoch = epoch.epoch;
             self.trial.scores = named(scores);
+            self.tuned = outcome.as_ref().map(|outcome| outcome.tuned.clone()).unwrap_or_default();
             self.write(fit)?;
             if let Some(outcome) = &outcome {
                 write_predictions(outcome.predictions.as_ref(), &self.out.join("predictions"))?;
@@ -262,12 +276,33 @@ impl Keeper<'_> {
         Ok(())
     }
 
+    /// Whether the dev score has not risen for as many epochs as the user has patience for, and some are left; then it
+    /// says so.
+    fn gives_up(&self, fit: &Fit<'_>) -> bool {
+        let (Some(patience), Some(last)) = (self.setting.options.patience, self.passed.last()) else {
+            return false;
+        };
+        let (best, passed) = (self.trial.best_epoch, last.epoch);
+        let gives_up = last.score.is_some() && passed - best >= patience && passed < self.epochs;
+        if gives_up {
+            note!(
+                "the dev score has not risen for {patience} epochs (--patience): stopped after {passed} of {}, that of \
+                 epoch {best} is kept; the learning rate was {:.3e} on its way to 0 at the end of all",
+                self.epochs,
+                fit.learning_rate()
+            );
+        }
+        gives_up
+    }
+
     /// Writes the model as it now is.
     fn write(&self, fit: &mut Fit<'_>) -> Result<()> {
         let Setting { description, model, tokenizer, options, .. } = self.setting;
         let training = self.setting.training.ended(&self.trial, self.epochs, &self.passed);
         let dropout = options.fit.dropout;
-        Package { description, model, tokenizer, dropout, training: &training }
+        let mut description = description.clone();
+        description.settings.extend(self.tuned.clone());
+        Package { description: &description, model, tokenizer, dropout, training: &training }
             .write(self.out, fit.executor())
     }
 }

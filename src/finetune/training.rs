@@ -173,6 +173,7 @@ fn command(options: &Options) -> String {
         fit.batch_size, fit.learning_rate, fit.warmup, fit.layer_decay, fit.dropout, fit.weight_decay
     ));
     words.extend(options.max_length.map(|length| format!("--max-length {length}")));
+    words.extend(options.patience.map(|epochs| format!("--patience {epochs}")));
     if options.redraw_layers > 0 {
         words.push(format!("--redraw-layers {}", options.redraw_layers));
     }

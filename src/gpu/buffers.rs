@@ -1,12 +1,12 @@
 //! The memory of a plan on a GPU.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::plan::Plan;
 use crate::tensor::TensorId;
 
-use super::Capabilities;
 use super::handle::Handle;
+use super::sizes::tenant;
 
 /// A part of a device buffer: buffer, byte offset, bytes.
 pub(super) type Part<'a> = (&'a wgpu::Buffer, u64, u64);
@@ -49,28 +49,4 @@ pub(super) fn make_buffers(gpu: &Handle, plan: &Plan) -> Result<Vec<wgpu::Buffer
         made += bytes;
     }
     Ok(buffers)
-}
-
-/// The largest tensor that lies in a buffer.
-fn tenant(plan: &Plan, buffer: usize) -> &str {
-    let tenants = (0..plan.tensors.len()).filter(|&id| plan.placements[id].buffer == buffer);
-    let largest = tenants.max_by_key(|&id| plan.placements[id].length);
-    largest.map_or("a buffer", |id| plan.tensors[id].name.as_str())
-}
-
-/// Fails where a buffer is larger than the adapter allows, named by the largest tensor in it.
-pub(super) fn check_sizes(limits: &Capabilities, plan: &Plan) -> Result<()> {
-    for (index, info) in plan.buffers.iter().enumerate() {
-        let bytes = info.bytes();
-        if bytes > limits.buffer_bytes {
-            bail!(
-                "{} needs a buffer of {} MB, and {} allows {} MB: try a smaller micro_batch or model",
-                tenant(plan, index),
-                bytes >> 20,
-                limits.name,
-                limits.buffer_bytes >> 20
-            );
-        }
-    }
-    Ok(())
 }

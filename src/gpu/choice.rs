@@ -5,8 +5,8 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::ops::Dispatch;
 use crate::plan::{Access, Bound, Plan};
 
-use super::adapter::IMMEDIATE_BYTES;
-use super::buffers::check_sizes;
+use super::capabilities::IMMEDIATE_BYTES;
+use super::sizes::check_sizes;
 use super::{Capabilities, Gpu, Selection, selector};
 
 /// How the kernels are chosen and compiled.
@@ -18,6 +18,7 @@ pub struct Options {
 }
 
 /// The candidate chosen for an op.
+#[cfg_attr(not(feature = "gpu"), expect(dead_code, reason = "only an executor reads all of it"))]
 pub(super) struct Chosen {
     pub strategy: &'static str,
     /// It rounds operands that are f32 to f16.

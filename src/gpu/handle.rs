@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::adapter::{Adapter, Capabilities, IMMEDIATE_BYTES, WANTED};
+use super::adapter::{Adapter, WANTED};
+use super::capabilities::{Capabilities, IMMEDIATE_BYTES};
+use super::faults::{DeviceLost, OutOfMemory};
 
 /// An open device.
 pub struct Handle {
@@ -18,30 +20,6 @@ pub struct Handle {
     /// Why the device is gone, once it is.
     lost: Arc<OnceLock<String>>,
 }
-
-/// The device is gone: reset by its driver, unplugged, or destroyed. Another one may be opened in its place.
-#[derive(Debug)]
-pub struct DeviceLost(String);
-
-impl std::fmt::Display for DeviceLost {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for DeviceLost {}
-
-/// The device, or its driver, had no memory left for what it was asked to do. It may have some again later.
-#[derive(Debug)]
-pub struct OutOfMemory(String);
-
-impl std::fmt::Display for OutOfMemory {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for OutOfMemory {}
 
 /// What a device complains of while nobody waits for it: the first error stays.
 #[derive(Clone, Default)]

@@ -11,7 +11,7 @@ use crate::ops::Dispatch;
 use crate::plan::Access;
 use crate::tensor::Element;
 
-use super::adapter::IMMEDIATE_BYTES;
+use super::capabilities::IMMEDIATE_BYTES;
 use super::handle::{Handle, one_line};
 use super::{shader, tuning};
 

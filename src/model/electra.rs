@@ -46,6 +46,8 @@ pub enum Mode {
     Evaluate,
     /// As `Evaluate`, with samples from outside and the logits kept to be read, as in `Parity`.
     Inspect,
+    /// As `Evaluate`, with the samples, and what the discriminator makes of them, kept to be read.
+    Sample,
 }
 
 /// Everything of a step that is fixed when the plan is built.
@@ -145,6 +147,7 @@ impl PretrainPlan {
         }
         let keep = match options.mode {
             Mode::Parity | Mode::Inspect => vec![detected.ids, detected.labels, detected.logits],
+            Mode::Sample => vec![fed.masked.sampled, detected.ids, detected.labels, detected.logits],
             _ => Vec::new(),
         };
         let plan = builder.build(&keep)?;
@@ -225,7 +228,7 @@ impl Fed {
             generator: options.trains_generator().then(|| WordListTensors::new(builder, "generator", tokens)),
             discriminator: WordListTensors::new(builder, "discriminator", tokens),
         });
-        let draws = matches!(options.mode, Mode::Train | Mode::Evaluate);
+        let draws = matches!(options.mode, Mode::Train | Mode::Evaluate | Mode::Sample);
         let masked = Masked::new(builder, tokens, masked, draws);
         let metrics = builder.tensor("metrics", Rows::fixed(METRICS), 1, Element::Float, Role::Metric);
         let histogram =

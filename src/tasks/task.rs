@@ -146,6 +146,8 @@ pub struct Preparation<'a> {
     /// What reading the examples found.
     pub problems: Problems,
     pub training: bool,
+    /// Of a dev set: what is best chosen by its labels, such as a threshold, is chosen so and kept with the model.
+    pub tunes: bool,
     /// Of [`Task::prediction_settings`].
     pub prediction: &'a Settings,
 }
@@ -229,6 +231,8 @@ pub struct Outcome {
     /// The first decides which epoch is best. Empty where the data have no labels.
     pub scores: Vec<Score>,
     pub predictions: Box<dyn Predictions>,
+    /// What was chosen by the labels of a dev set, for the model's directory to keep among the task's settings.
+    pub tuned: Settings,
 }
 
 /// Predictions in the form users expect of the task.

@@ -1,7 +1,7 @@
 //! SentencePiece: training a model, encoding text to ids, and offsets back into the text.
 //!
 //! `shim.cpp` is our C interface over the library that sentencepiece-sys builds, `ffi` its safe side,
-//! `train` the training of a model from text, of which `sample` keeps a part, `lower` the lower-casing that keeps offsets,
+//! `train` the training of a model from text (through `trainer`), of which `sample` keeps a part, `lower` the lower-casing that keeps offsets,
 //! `vocabulary` what is known where texts come as ids; `model_file` and `charsmap` read a model for what the library does
 //! not hand out.
 
@@ -16,10 +16,14 @@ pub mod charsmap;
 mod ffi;
 mod lower;
 pub mod model_file;
+#[cfg(feature = "tokenizer-training")]
 pub mod sample;
-#[cfg(test)]
+#[cfg(all(test, feature = "tokenizer-training"))]
 mod tests;
+#[cfg(feature = "tokenizer-training")]
 pub mod train;
+#[cfg(feature = "tokenizer-training")]
+mod trainer;
 mod vocabulary;
 
 pub use vocabulary::{ReadyMade, Vocabulary};

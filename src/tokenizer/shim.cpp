@@ -1,11 +1,13 @@
 // A narrow C interface over SentencePiece: encoding to ids and to offsets, and training from an iterator.
 //
 // The `sentencepiece` crate encodes through a serialised protocol buffer with a string per piece and cannot
-// train. Strings cross the boundary as (pointer, length), so NUL is an ordinary character. Results and errors
+// train. The trainer is left out without INAZUMA_TRAINING. Strings cross the boundary as (pointer, length), so NUL is an ordinary character. Results and errors
 // are handed to a sink of the caller's, which copies them: no memory changes hands. No exception leaves.
 
 #include <sentencepiece_processor.h>
+#ifdef INAZUMA_TRAINING
 #include <sentencepiece_trainer.h>
+#endif
 
 #include <cstdint>
 #include <cstdio>
@@ -21,7 +23,9 @@
 
 using sentencepiece::ImmutableSentencePieceText;
 using sentencepiece::SentencePieceProcessor;
+#ifdef INAZUMA_TRAINING
 using sentencepiece::SentencePieceTrainer;
+#endif
 namespace util = sentencepiece::util;
 
 namespace {
@@ -51,6 +55,7 @@ int Guard(BytesSink error, void *context, Body body) {
   return 1;
 }
 
+#ifdef INAZUMA_TRAINING
 // Sentences pulled one by one from the caller: `next` returns false at the end.
 using NextSentence = bool (*)(void *context, const char **data, size_t *length);
 
@@ -142,6 +147,7 @@ std::string VocabText(const SentencePieceProcessor &processor) {
   }
   return text.str();
 }
+#endif
 
 }  // namespace
 
@@ -236,6 +242,7 @@ int inazuma_spm_encode_offsets(const SentencePieceProcessor *processor,
   });
 }
 
+#ifdef INAZUMA_TRAINING
 // Trains with options "name=value", one a line. The model and the text of its .vocab go to the sinks.
 int inazuma_spm_train(const char *options, size_t options_length,
                       uint32_t seed, BytesSink log_sink, void *log_context,
@@ -270,5 +277,6 @@ int inazuma_spm_train(const char *options, size_t options_length,
     return util::Status();
   });
 }
+#endif
 
 }  // extern "C"

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::ffi;
 use super::sample::Sample;
+use super::{ffi, trainer};
 use crate::files::{lock, with_suffix};
 
 /// SentencePiece sums its counts by thread, so the model depends on their number: its default, everywhere.
@@ -94,7 +94,7 @@ impl Training {
                 stage(message);
             }
         };
-        let trained = ffi::train(&settings, seed, &mut sentences.into_iter(), &mut take_line);
+        let trained = trainer::train(&settings, seed, &mut sentences.into_iter(), &mut take_line);
         let trained = match trained {
             Ok(trained) => trained,
             Err(error) => {
@@ -199,7 +199,7 @@ impl Files {
     }
 
     /// Gives the files their names. An older model goes first: it must not stand beside another one's vocabulary.
-    fn finish(&self, trained: &ffi::Trained) -> Result<PathBuf> {
+    fn finish(&self, trained: &trainer::Trained) -> Result<PathBuf> {
         self.write(".vocab", &trained.vocab)?;
         self.write(".model", &trained.model)?;
         let model = self.name(".model");

@@ -26,7 +26,7 @@ mod by_step;
 mod legs;
 mod plans;
 
-pub use legs::{Leg, Phase, change_from, describe_phases, leg_of};
+pub use legs::{Leg, Phase, change_from, describe_phases, leg_of, shares_of_phases};
 
 /// Where a run's configuration comes from; each member overrides those before it.
 #[derive(Clone, Debug, Default)]

@@ -15,7 +15,7 @@ use super::presets::{preset, preset_names};
 use super::settings::Settings;
 
 /// A key's default in words.
-fn default(key: &Key) -> String {
+pub(super) fn default(key: &Key) -> String {
     match key.default {
         Default::Value(text) => text.replace('_', ""),
         Default::Follows(other) => format!("from {other}"),

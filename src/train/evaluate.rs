@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use serde::Serialize;
 
 use crate::device::Device;
-use crate::plan::{Executor, InFlight, copy_parameters};
+use crate::plan::{Executor, Identity, InFlight, copy_parameters};
 use crate::store::Store;
 use crate::store::examples::EpochIndex;
 use crate::tensor::draws::EVALUATION;
@@ -17,7 +17,9 @@ use crate::tensor::random::{derive, root};
 use super::config::TrainConfig;
 use super::examples::Batcher;
 use super::feeding::Feeding;
+use super::key::Value;
 use super::metrics::{Quality, Totals};
+use super::saved::Saved;
 
 /// What an evaluation found; entropies and losses in nats.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -65,14 +67,43 @@ pub struct Evaluator {
 impl Evaluator {
     /// Errors: a store of another tokenizer than the training store's, or without an example.
     pub fn new(path: &Path, trained_on: &Store, config: &TrainConfig, device: &Device) -> Result<Self> {
+        let (tokenizer, lower) = (trained_on.tokenizer_hash(), trained_on.lower());
+        Self::open(path, (trained_on.path(), tokenizer, lower), config, device)
+    }
+
+    /// As [`Evaluator::new`], with the parameters of a model that was saved: what its run would write of the store.
+    /// Micro-batches are smaller where the device has no room for those of the run.
+    pub fn of_saved(path: &Path, saved: &Saved, config: &TrainConfig, device: &Device) -> Result<Self> {
+        let sizes = std::iter::successors(Some(config.micro_batch), |&size| (size > 1).then_some(size / 2));
+        let smaller = |size: usize| {
+            let mut settings = config.settings().clone();
+            settings.set_value("micro_batch", Value::Whole(size as u64))?;
+            let config = config.changed(settings)?;
+            anyhow::Ok((config.evaluation_plan()?.plan, config))
+        };
+        let (_, config) = device.room().first_that_fits(sizes, smaller)?;
+        let of = (saved.run.as_path(), saved.state.tokenizer.as_str(), saved.state.lower);
+        let mut evaluator = Self::open(path, of, &config, device)?;
+        saved.load(evaluator.executor.as_mut())?;
+        Ok(evaluator)
+    }
+
+    /// `trained`: what was trained on texts of which tokenizer, and whether they were lower-cased.
+    fn open(
+        path: &Path,
+        trained: (&Path, &str, bool),
+        config: &TrainConfig,
+        device: &Device,
+    ) -> Result<Self> {
         let store = Arc::new(Store::open(path)?);
+        let (of, tokenizer, lower) = trained;
         ensure!(
-            store.tokenizer_hash() == trained_on.tokenizer_hash() && store.lower() == trained_on.lower(),
+            store.tokenizer_hash() == tokenizer && store.lower() == lower,
             "{}: made with another tokenizer than {} ({:.12}…, not {:.12}…); prepare it with the same",
             path.display(),
-            trained_on.path().display(),
+            of.display(),
             store.tokenizer_hash(),
-            trained_on.tokenizer_hash()
+            tokenizer
         );
         let (executor, plan) = Feeding::open(device, config.evaluation_plan()?)?;
         let unigram_entropy = store.unigram_entropy()?;
@@ -90,6 +121,16 @@ impl Evaluator {
         stop: &AtomicBool,
     ) -> Result<Option<Evaluation>> {
         copy_parameters(trained, self.executor.as_mut())?;
+        self.measure(step, stop)
+    }
+
+    /// What computes.
+    pub fn identity(&self) -> Identity {
+        self.executor.identity()
+    }
+
+    /// Evaluates the parameters that are there, of a model after so many steps.
+    pub fn measure(&mut self, step: u64, stop: &AtomicBool) -> Result<Option<Evaluation>> {
         let key = derive(root(self.config.seed), EVALUATION, 0);
         let mut totals = Totals::default();
         let mut in_flight = InFlight::default();

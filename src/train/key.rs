@@ -110,10 +110,12 @@ pub enum ShareOf {
     Steps,
     /// Sequences times the phase's `max_length`: known before any text is.
     Tokens,
+    /// With a budget: steps follow from how fast they are.
+    Time,
 }
 
 impl ShareOf {
-    pub const NAMES: [&'static str; 2] = ["steps", "tokens"];
+    pub const NAMES: [&'static str; 3] = ["steps", "tokens", "time"];
 }
 
 /// Where `--hparams`, JSON of the reference implementation (google-research/electra), has the key.
@@ -280,6 +282,7 @@ impl FromValue for ShareOf {
         match word(value)? {
             "steps" => Some(ShareOf::Steps),
             "tokens" => Some(ShareOf::Tokens),
+            "time" => Some(ShareOf::Time),
             _ => None,
         }
     }

@@ -145,7 +145,7 @@ rows! {
         eval_sequences: usize = Whole(1, 1 << 24), Is("1024"), Nowhere, Free;
         /// Of activations and their gradients; f16 on GPUs that have it
         precision: Precision = Word(&Precision::NAMES), Is("f32"), Nowhere, Fixed;
-        /// What the shares of phases are of; tokens are counted as sequences times max_length
+        /// What the shares of phases are of; tokens are counted as sequences times max_length, time needs --budget
         share_of: ShareOf = Word(&ShareOf::NAMES), Is("steps"), Nowhere, Fixed;
         /// What rows of the table of positions begin as that only a longer phase reads: fresh draws, or made of the rows before
         extend_positions: Extension = Word(&Extension::NAMES), Is("repeat"), Nowhere, Fixed;
@@ -213,7 +213,7 @@ const SHARE: Key = Key {
     default: Found("what the phases before leave, in the last"),
     reference: Nowhere,
     resume: Fixed,
-    help: "Share of the run, of its steps or of its tokens (share_of)",
+    help: "Share of the run, of its steps, its tokens or its time (share_of)",
 };
 
 /// Keys that a phase may have a value of its own for.

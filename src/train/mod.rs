@@ -1,5 +1,6 @@
 //! Pre-training: configuration, batches of a store, schedule, the loop, metrics.
 
+pub mod annotated;
 pub mod collapse;
 pub mod config;
 pub mod curriculum;
@@ -25,6 +26,8 @@ pub mod profile;
 pub mod progress;
 pub mod reference;
 pub mod run;
+pub mod sample;
+pub mod saved;
 pub mod schedule;
 mod settings;
 mod sizing;

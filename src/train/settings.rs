@@ -128,6 +128,20 @@ impl Settings {
         Ok(())
     }
 
+    /// Takes the shares of phases from settings that have as many.
+    pub fn share_as(&mut self, other: &Settings) -> Result<()> {
+        if let Some(of) = other.get("share_of") {
+            self.set_value("share_of", of.clone())?;
+        }
+        for phase in 0..other.phases() {
+            match other.get_in(phase, "share") {
+                Some(share) => self.set_in(phase, "share", share.clone())?,
+                None => drop(self.phases.get_mut(phase).and_then(|own| own.remove("share"))),
+            }
+        }
+        Ok(())
+    }
+
     /// What holds in a phase: its own values, and the run's where it has none.
     pub fn of_phase(&self, phase: usize) -> Settings {
         let mut values = self.values.clone();

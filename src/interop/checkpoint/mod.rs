@@ -55,6 +55,11 @@ fn name(step: u64) -> String {
     format!("step-{step:08}")
 }
 
+/// Where a run has the checkpoint of this step, if it has it.
+pub fn of_step(run: &Path, step: u64) -> PathBuf {
+    directory(run, step)
+}
+
 /// The checkpoint of this step in a run directory.
 fn directory(run: &Path, step: u64) -> PathBuf {
     run.join(CHECKPOINTS).join(name(step))

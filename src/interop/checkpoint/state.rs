@@ -113,6 +113,9 @@ pub struct BudgetState {
     /// As long as it is not, what follows from them (`train::following`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<Value>,
+    /// Shares of the time that phases have; none where their shares are of steps or of tokens.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shares: Vec<f64>,
 }
 
 // Seconds are written by this program: never not a number.

@@ -194,7 +194,7 @@ impl Data for ClassData {
         let labelled = self.examples.iter().any(|example| example.label.is_some());
         let accuracy = accuracy(&self.golds, &predicted).filter(|_| labelled);
         let scores = accuracy.map(|share| ("accuracy", 100.0 * share)).into_iter().collect();
-        Ok(Outcome { scores, predictions })
+        Ok(Outcome { scores, predictions, tuned: Settings::new() })
     }
 
     fn problems(&self) -> &Problems {

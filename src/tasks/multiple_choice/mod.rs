@@ -182,7 +182,7 @@ impl Data for ChoiceData {
         let labelled = golds.iter().any(Option::is_some);
         let accuracy = accuracy(&golds, &predicted).filter(|_| labelled);
         let scores = accuracy.map(|share| ("accuracy", 100.0 * share)).into_iter().collect();
-        Ok(Outcome { scores, predictions })
+        Ok(Outcome { scores, predictions, tuned: Settings::new() })
     }
 
     fn problems(&self) -> &Problems {

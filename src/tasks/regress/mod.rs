@@ -213,7 +213,8 @@ impl Data for NumberData {
             .filter(|_| !golds.is_empty())
             .map(|(name, value)| (name, 100.0 * value.unwrap_or(0.0)))
             .collect();
-        Ok(Outcome { scores, predictions: Box::new(Lines(lines.collect())) })
+        let predictions = Box::new(Lines(lines.collect()));
+        Ok(Outcome { scores, predictions, tuned: Settings::new() })
     }
 
     fn problems(&self) -> &Problems {

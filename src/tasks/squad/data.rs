@@ -16,8 +16,9 @@ use super::answers::{self, AnswerOptions, Prediction, WindowScores};
 use super::head::{Span, Target};
 use super::predictions::{Answer, Answers};
 use super::settings::{PredictionSettings, SpanHead, SquadSettings};
+use super::thresholds::Thresholds;
 use super::window_scores::{joint_scores, plain_scores};
-use crate::tasks::questions::Question;
+use crate::tasks::questions::{Gold, Question, golds};
 use crate::tasks::windows::{Encoded, SquadOptions, Window, best_context, encode, windows};
 
 /// Starts that are tried for each window by the joint head.
@@ -30,11 +31,13 @@ pub struct SquadData {
     windows: Vec<Vec<Window>>,
     problems: Problems,
     settings: SquadSettings,
-    /// How much the score of no answer must exceed that of an answer.
-    no_answer_threshold: f32,
+    /// How much the score of no answer must exceed that of an answer; nothing where nobody has said.
+    no_answer_threshold: Option<f32>,
+    /// Then the best for these questions is taken, if it may be.
+    tunes: bool,
 }
 
-fn threshold(settings: &Settings) -> Result<f32> {
+fn threshold(settings: &Settings) -> Result<Option<f32>> {
     let settings: PredictionSettings = serde_json::from_value(Value::Object(settings.clone()))
         .context("settings of prediction; please report this")?;
     Ok(settings.no_answer_threshold)
@@ -43,7 +46,7 @@ fn threshold(settings: &Settings) -> Result<f32> {
 impl SquadData {
     /// Encodes the questions; in training, windows know where the answer is.
     pub fn new(questions: Vec<Question>, preparation: Preparation<'_>) -> Result<Self> {
-        let Preparation { description, tokenizer, mut problems, training, prediction } = preparation;
+        let Preparation { description, tokenizer, mut problems, training, tunes, prediction } = preparation;
         let settings: SquadSettings = description.settings()?;
         let options = SquadOptions {
             max_length: description.max_length,
@@ -62,8 +65,8 @@ impl SquadData {
             windows(index, question, encoded, &options, specials, training)
         });
         let windows = windows.collect();
-        let no_answer_threshold = threshold(prediction)?;
-        Ok(SquadData { questions, encoded, windows, problems, settings, no_answer_threshold })
+        let no_answer_threshold = threshold(prediction)?.or(settings.no_answer_threshold);
+        Ok(SquadData { questions, encoded, windows, problems, settings, no_answer_threshold, tunes })
     }
 
     fn all_windows(&self) -> Vec<&Window> {
@@ -102,17 +105,16 @@ impl SquadData {
         Ok((0..self.questions.len()).into_par_iter().map(predict).collect())
     }
 
-    /// The answer that is given: "" where the model rather says that there is none.
-    fn text<'a>(&self, prediction: &'a Prediction) -> &'a str {
-        let Some(no_answer) = prediction.no_answer.filter(|_| self.settings.answerability) else {
-            return prediction.text();
-        };
+    /// How much no answer outscores the best one: the null-score difference. Nothing where the model cannot say that there
+    /// is none.
+    fn no_answer(&self, prediction: &Prediction) -> Option<f32> {
+        let no_answer = prediction.no_answer.filter(|_| self.settings.answerability)?;
         let best = prediction.n_best.first().map_or(f32::NEG_INFINITY, |candidate| candidate.score);
         let above = match self.settings.span_head {
             SpanHead::Joint => no_answer,
             SpanHead::Plain => no_answer - best,
         };
-        if above > self.no_answer_threshold { "" } else { prediction.text() }
+        Some(above.clamp(f32::MIN, f32::MAX))
     }
 }
 
@@ -142,20 +144,30 @@ impl Data for SquadData {
     }
 
     fn predict(&self, predictor: &mut Predictor) -> Result<Outcome> {
-        let answers = self.questions.iter().zip(self.predictions(predictor)?);
-        let answers = Answers(
-            answers
-                .map(|(question, prediction)| Answer {
-                    id: question.id.clone(),
-                    text: self.text(&prediction).to_owned(),
-                    prediction,
-                })
-                .collect(),
-        );
+        let golds = golds(&self.questions);
+        let answer = |((question, gold), prediction): ((&Question, Gold), Prediction)| Answer {
+            id: question.id.clone(),
+            question: question.question.clone(),
+            golds: gold.texts,
+            text: prediction.text().to_owned(),
+            no_answer: self.no_answer(&prediction),
+            prediction,
+        };
+        let predictions = self.predictions(predictor)?;
+        let mut answers = Answers(self.questions.iter().zip(golds).zip(predictions).map(answer).collect());
         let labelled =
             self.questions.iter().any(|question| question.impossible || !question.answers.is_empty());
-        let scores = if labelled { answers.scores(&self.questions) } else { Vec::new() };
-        Ok(Outcome { scores, predictions: Box::new(answers) })
+        let best = if labelled { answers.thresholds() } else { None };
+        let mut tuned = Settings::new();
+        let found = best.filter(|_| self.tunes && self.no_answer_threshold.is_none());
+        if let Some(found) = found {
+            tuned.insert("no_answer_threshold".into(), (found.f1.threshold as f32).into());
+        }
+        let threshold = found.map(|found| found.f1.threshold as f32).or(self.no_answer_threshold);
+        answers.decline(threshold.unwrap_or(0.0));
+        let mut scores = if labelled { answers.scores(&self.questions) } else { Vec::new() };
+        scores.extend(best.iter().flat_map(Thresholds::scores));
+        Ok(Outcome { scores, predictions: Box::new(answers), tuned })
     }
 
     fn problems(&self) -> &Problems {

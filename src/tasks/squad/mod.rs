@@ -18,6 +18,7 @@ pub mod joint_head;
 mod predictions;
 pub mod score;
 pub mod settings;
+pub mod thresholds;
 mod window_scores;
 
 pub use predictions::{Answer, Answers};

@@ -38,15 +38,20 @@ pub struct SquadSettings {
     /// Answers kept for each question (squad)
     #[arg(long, default_value_t = 20)]
     pub n_best: usize,
+    /// Of no answer, as the dev set of its training has it best; where some questions were impossible.
+    #[arg(skip)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_answer_threshold: Option<f32>,
 }
 
 /// What is said anew with every prediction.
 #[derive(Clone, Copy, Debug, PartialEq, Args, Serialize, Deserialize)]
 #[group(skip)]
 pub struct PredictionSettings {
-    /// How much no answer must outscore the best one (squad with impossible questions)
-    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
-    pub no_answer_threshold: f32,
+    /// How much no answer must outscore the best one (squad with impossible questions) [default: what gave the best F1 on
+    /// the dev set of the training, else 0]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub no_answer_threshold: Option<f32>,
 }
 
 impl SquadSettings {

@@ -175,7 +175,7 @@ impl Data for TagData {
             0 => Vec::new(),
             _ => vec![("f1", score.f1), ("precision", score.precision), ("recall", score.recall)],
         };
-        Ok(Outcome { scores, predictions })
+        Ok(Outcome { scores, predictions, tuned: Settings::new() })
     }
 
     fn problems(&self) -> &Problems {

@@ -129,6 +129,30 @@ impl TrainConfig {
         }
     }
 
+    /// The settings of this run with phases that end at these steps, the last of them with the run.
+    pub fn ending_at(&self, ends: &[u64]) -> Result<Settings> {
+        let mut settings = self.settings.clone();
+        let steps = *ends.last().context("a run of no phases; please report this")?;
+        settings.set_value("steps", Value::Whole(steps))?;
+        if self.has_phases() {
+            settings.set_value("share_of", Value::Word("steps".to_owned()))?;
+            let (mut before, mut rest) = (0, 1.0);
+            for (phase, &end) in ends.iter().enumerate() {
+                let share = if end == steps { rest } else { (end - before) as f64 / steps as f64 };
+                settings.set_in(phase, "share", Value::Number(share))?;
+                (before, rest) = (end, rest - share);
+            }
+        }
+        Ok(settings)
+    }
+
+    /// FLOPs of a step of full sequences: how much longer one takes than that of another phase.
+    pub fn flops_per_step(&self) -> f64 {
+        let tokens = self.positions_per_step();
+        let masked = tokens * f64::from(self.mask_probability);
+        self.model.training_flops(tokens, masked, tokens * self.max_length as f64, self.trained)
+    }
+
     /// The run's configuration with what holds in a phase.
     fn in_phase(&self, phase: Phase) -> Result<TrainConfig> {
         if !self.has_phases() {
@@ -165,7 +189,11 @@ impl TrainConfig {
         if !self.has_phases() {
             return Ok(vec![self.steps]);
         }
-        let mut shares = self.shares()?;
+        let mut shares = shares_of_phases(&self.settings)?;
+        ensure!(
+            self.share_of != ShareOf::Time,
+            "share_of is time: how many steps that is is known only with --budget"
+        );
         if self.share_of == ShareOf::Tokens {
             for (number, share) in shares.iter_mut().enumerate() {
                 *share /= self.in_phase(Phase { number, first: 0 })?.positions_per_step();
@@ -190,30 +218,34 @@ impl TrainConfig {
         }
         Ok(ends)
     }
+}
 
-    /// The phases' shares of what `share_of` says; the last takes the rest.
-    fn shares(&self) -> Result<Vec<f64>> {
-        let last = self.settings.phases() - 1;
-        let mut shares = Vec::new();
-        for phase in 0..=last {
-            let name = in_phase(phase, "share");
-            let rest = 1.0 - shares.iter().sum::<f64>();
-            let share = match self.settings.get_in(phase, "share") {
-                Some(Value::Number(share)) => *share,
-                _ if phase == last => rest,
-                _ => bail!("{name} is missing: only the last phase takes the rest"),
-            };
-            ensure!(
-                rest > 1e-9 && share < rest + 1e-9,
-                "{name} is {share:.4}: the phases before it leave {:.4}",
-                rest.max(0.0)
-            );
-            ensure!(
-                phase < last || share > rest - 1e-6,
-                "{name} is {share:.4}: the phases before it leave {rest:.4}, and the last takes all of it"
-            );
-            shares.push(share);
-        }
-        Ok(shares)
+/// The phases' shares of what `share_of` says; the last takes the rest.
+///
+/// # Errors
+/// They are not all of it.
+pub fn shares_of_phases(settings: &Settings) -> Result<Vec<f64>> {
+    let phases = settings.phases();
+    let mut shares = Vec::new();
+    for phase in 0..phases {
+        let last = phase + 1 == phases;
+        let name = in_phase(phase, "share");
+        let rest = 1.0 - shares.iter().sum::<f64>();
+        let share = match settings.get_in(phase, "share") {
+            Some(Value::Number(share)) => *share,
+            _ if last => rest,
+            _ => bail!("{name} is missing: only the last phase takes the rest"),
+        };
+        ensure!(
+            rest > 1e-9 && share < rest + 1e-9,
+            "{name} is {share:.4}: the phases before it leave {:.4}",
+            rest.max(0.0)
+        );
+        ensure!(
+            !last || share > rest - 1e-6,
+            "{name} is {share:.4}: the phases before it leave {rest:.4}, and the last takes all of it"
+        );
+        shares.push(share);
     }
+    Ok(shares)
 }

@@ -6,8 +6,9 @@ use serde_json::json;
 use crate::files::{JsonLines, write_atomically};
 use crate::interop::checkpoint;
 
-use super::super::key::Value;
+use super::super::config::Leg;
 use super::HISTORY;
+use super::budget::Ahead;
 use super::training::Run;
 
 impl Run<'_> {
@@ -16,7 +17,7 @@ impl Run<'_> {
         let step = self.state.step;
         match &self.budget {
             Some(budget) if budget.is_over() && step > self.state.began && step < self.config.steps => {
-                self.make_it(step)
+                self.make_it(self.ahead().at_once(step))
             }
             _ => Ok(()),
         }
@@ -25,8 +26,9 @@ impl Run<'_> {
     /// Before a step: where the time has room for it and no other, it is the last, and its rate that of a last one.
     pub fn foresee_the_last(&mut self) -> Result<()> {
         let room = self.budget.as_ref().and_then(|budget| budget.room(self.in_flight.count()));
-        if self.state.step + 1 < self.config.steps && room.is_some_and(|room| room < 2) {
-            self.make_it(self.state.step + 1)?;
+        let step = self.state.step;
+        if step + 1 < self.config.steps && room.is_some_and(|room| room < 2) && self.ahead().is_last() {
+            self.make_it(vec![step + 1])?;
         }
         Ok(())
     }
@@ -39,7 +41,7 @@ impl Run<'_> {
         }
         let Some(budget) = &mut self.budget else { return Ok(()) };
         if budget.is_over() {
-            return self.make_it(step);
+            return self.make_it(self.ahead().at_once(step));
         }
         if !budget.is_due(step, step.is_multiple_of(checkpoint_every)) {
             return Ok(());
@@ -48,25 +50,31 @@ impl Run<'_> {
         self.collect(0)?;
         let Some(budget) = &mut self.budget else { return Ok(()) };
         budget.saving = self.saving.took.map_or(0.0, |took| took.as_secs_f64());
-        let steps = budget.measure(step);
-        self.make_it(steps)
+        let ends = budget.measure(step, &Ahead::of(&self.legs, self.leg));
+        self.make_it(ends)
     }
 
-    /// The run has so many steps from here on.
-    fn make_it(&mut self, steps: u64) -> Result<()> {
+    fn ahead(&self) -> Ahead {
+        Ahead::of(&self.legs, self.leg)
+    }
+
+    /// The phases that are not over end at these steps from here on, the last of them with the run.
+    fn make_it(&mut self, ends: Vec<u64>) -> Result<()> {
         let Some(budget) = &mut self.budget else { return Ok(()) };
         let (from, opened, (pace, used)) = (self.config.steps, budget.is_open(), budget.measured());
-        if steps == from {
+        let (phase, now) = (self.config.phase.number, phase_ends(&self.legs));
+        let ends = [&now[..phase], &ends[..]].concat();
+        if ends == now {
             return Ok(());
         }
-        let mut settings = self.whole.settings().clone();
-        settings.set_value("steps", Value::Whole(steps))?;
+        let steps = ends.last().copied().unwrap_or(from);
+        let mut settings = self.whole.ending_at(&ends)?;
         if let Some(note) = budget.close()?.map(|rule| rule.apply(&mut settings)).transpose()?.flatten() {
             note!("{note}");
         }
         self.whole = self.whole.changed(settings)?;
         self.legs = self.whole.legs()?;
-        // The end of the last leg moves; where the others begin and end does not. One that had no step yet may be gone.
+        // What is over does not move. A leg that had no step yet may be gone.
         self.leg = self.leg.min(self.legs.len().saturating_sub(1));
         self.config = self.legs[self.leg].config.clone();
         self.schedule = self.whole.schedule_from(self.state.began);
@@ -79,14 +87,28 @@ impl Run<'_> {
             note!("{}", self.schedule.describe(self.config.learning_rate, &self.state));
         }
         let mut history = JsonLines::open(&self.out.join(HISTORY), step)?;
-        history.append(&json!({
+        let mut event = json!({
             "step": step,
             "event": "budget",
             "from": (!opened).then_some(from),
             "to": steps,
             "seconds_per_step": pace,
             "used_seconds": used,
-        }))?;
+        });
+        if ends.len() > 1 {
+            event["phases_end"] = json!(ends);
+        }
+        history.append(&event)?;
         history.finish()
     }
+}
+
+/// The step at which each phase ends.
+fn phase_ends(legs: &[Leg]) -> Vec<u64> {
+    let mut ends = Vec::new();
+    for leg in legs {
+        ends.truncate(leg.config.phase.number);
+        ends.push(leg.steps.end);
+    }
+    ends
 }

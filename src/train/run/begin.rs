@@ -38,6 +38,9 @@ pub fn resumed_config(
         for name in followed.filter(|_| sources.hparams.is_none()) {
             saved.get(name).map_or(Ok(()), |value| settings.set_value(name, value.clone()))?;
         }
+        if options.budget.is_some() && settings.phases() == saved.phases() {
+            settings.share_as(&saved)?;
+        }
     } else {
         sources.assign(&mut settings)?;
     }

@@ -12,11 +12,12 @@ use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::interop::checkpoint::{BudgetState, State};
 
-use super::super::config::{Size, Sources, TrainConfig, WrongUsage};
+use super::super::config::{Leg, Size, Sources, TrainConfig, WrongUsage, shares_of_phases};
 use super::super::following::Rule;
 use super::super::key::Value;
 use super::super::progress::duration;
 use super::super::settings::{Change, Settings};
+use super::apportion::{Part, apportion};
 
 /// The window: behind a process's first steps (pages, caches, clocks of the card), at least so many, and for so much of the
 /// budget, which need not be more than so many seconds.
@@ -101,7 +102,13 @@ pub fn begin(
         rule.apply(&mut settings)?;
     }
     let rule = rule.map(serde_json::to_value).transpose()?;
-    Ok((settings, notes, BudgetState { seconds: budget.as_secs_f64(), used: 0.0, open: true, rule }))
+    let mut shares = Vec::new();
+    if settings.phases() > 0 && settings.get("share_of") == Some(&Value::Word("time".to_owned())) {
+        shares = shares_of_phases(&settings)?;
+        // Until the speed is known: equal tokens take about equal time.
+        settings.set_value("share_of", Value::Word("tokens".to_owned()))?;
+    }
+    Ok((settings, notes, BudgetState { seconds: budget.as_secs_f64(), used: 0.0, open: true, rule, shares }))
 }
 
 /// Compares the budget of a run that goes on with what is asked for.
@@ -119,13 +126,8 @@ pub fn resumed(asked: Option<Duration>, state: &State, changes: &[Change]) -> Re
     Ok(())
 }
 
-/// Refuses what follows from steps before they are known. (Shares of phases would be shares of the time, each with a pace of
-/// its own: [`Budget::fitting`] is the place.)
+/// Refuses what follows from steps before they are known.
 pub fn suits(config: &TrainConfig) -> Result<()> {
-    ensure!(
-        !config.has_phases(),
-        "--budget: phases have shares of the steps, which are not known; give steps instead"
-    );
     ensure!(
         config.mask_probability == config.mask_probability_end,
         "--budget: mask_probability_end is reached at the last step, which is not known; give steps instead"
@@ -158,8 +160,7 @@ pub struct Budget<'a> {
     /// Since when the speed is being measured, and what of the time since was evaluations.
     mark: Option<Mark>,
     apart: f64,
-    /// Seconds of a step, checkpoints included. Where steps come to differ on purpose (phases of other lengths), this is the
-    /// place to keep one for each, and [`Budget::fitting`] the one to add them up.
+    /// Seconds of a step of this phase, checkpoints included.
     pace: Option<f64>,
     /// Seconds of an evaluation, or how many steps it is guessed to take; nothing where there is none.
     evaluation: Option<Evaluation>,
@@ -171,6 +172,41 @@ pub struct Budget<'a> {
 enum Evaluation {
     Seconds(f64),
     Steps(f64),
+}
+
+/// The phases that are not over.
+pub struct Ahead {
+    /// The number of the one that steps are made of.
+    phase: usize,
+    /// The step at which it began.
+    first: u64,
+    /// Of each: its steps as it stands, and what one of them computes.
+    phases: Vec<[f64; 2]>,
+}
+
+impl Ahead {
+    pub fn of(legs: &[Leg], leg: usize) -> Self {
+        let phase = legs[leg].config.phase;
+        let mut phases = Vec::new();
+        for leg in legs.iter().filter(|leg| leg.config.phase.number >= phase.number) {
+            let number = leg.config.phase.number - phase.number;
+            if phases.len() <= number {
+                phases.push([0.0, leg.config.flops_per_step()]);
+            }
+            phases[number][0] += (leg.steps.end - leg.steps.start) as f64;
+        }
+        Ahead { phase: phase.number, first: phase.first, phases }
+    }
+
+    /// Whether none follows.
+    pub fn is_last(&self) -> bool {
+        self.phases.len() <= 1
+    }
+
+    /// Ends as soon as can be: of the phase that steps are made of at this step, of each that follows after one step.
+    pub fn at_once(&self, step: u64) -> Vec<u64> {
+        (step.max(self.first + 1)..).take(self.phases.len()).collect()
+    }
 }
 
 impl<'a> Budget<'a> {
@@ -252,8 +288,14 @@ impl<'a> Budget<'a> {
         }
     }
 
-    /// Measures, and says how many steps the run has, of which `step` are made and none is in flight.
-    pub fn measure(&mut self, step: u64) -> u64 {
+    /// Steps of another phase are made from here on: their speed is measured anew.
+    pub fn turned(&mut self) {
+        (self.made, self.mark, self.apart, self.pace) = (0, None, 0.0, None);
+    }
+
+    /// Measures, and says at which step each of the phases ends that are not over, the last with the run; `step` are made and
+    /// none is in flight.
+    pub fn measure(&mut self, step: u64, ahead: &Ahead) -> Vec<u64> {
         let used = self.clock.used();
         if let Some(mark) = self.mark.filter(|mark| mark.step < step) {
             let now = ((used - mark.used - self.apart) / (step - mark.step) as f64).max(1e-9);
@@ -261,9 +303,28 @@ impl<'a> Budget<'a> {
             self.pace = Some(self.pace.map_or(now, |before| 0.5 * (before + now)));
         }
         (self.mark, self.apart) = (Some(Mark { used, step }), 0.0);
-        let Some(pace) = self.pace else { return step + 1 };
+        let Some(pace) = self.pace else { return ahead.at_once(step + 1) };
         let left = (1.0 - SLACK) * self.state.seconds - used - self.end(pace);
-        step.saturating_add(self.fitting(step, left, pace))
+        if ahead.is_last() {
+            return vec![step.saturating_add(self.fitting(step, left, pace))];
+        }
+        // Evaluations among the steps take their part of each.
+        let apart = if self.eval_every == 0 { 0.0 } else { self.evaluation(pace) / self.eval_every as f64 };
+        let own = ahead.phases[0][1];
+        let part = |(number, &[steps, weight]): (usize, &[f64; 2])| {
+            let pace = pace * weight / own;
+            let of_time = self.state.shares.get(ahead.phase + number);
+            let share = of_time.map_or(steps, |share| share / pace);
+            let made = if number == 0 { step - ahead.first } else { 0 };
+            Part { share, pace: pace + apart, made }
+        };
+        let parts: Vec<Part> = ahead.phases.iter().enumerate().map(part).collect();
+        let mut end = ahead.first;
+        let ends = apportion(&parts, left.max(0.0)).into_iter().map(|steps| {
+            end = end.saturating_add(steps).min(UNKNOWN_STEPS);
+            end
+        });
+        ends.collect()
     }
 
     /// Steps from `step` on that fit, with the evaluations among them, into so many seconds.
@@ -337,7 +398,7 @@ mod tests {
         clock.before.get_or_init(|| 0.0);
         Budget {
             clock,
-            state: BudgetState { seconds, used: 0.0, open: true, rule: None },
+            state: BudgetState { seconds, used: 0.0, open: true, rule: None, shares: Vec::new() },
             made: 0,
             mark: None,
             apart: 0.0,
@@ -347,6 +408,8 @@ mod tests {
             saving: 0.0,
         }
     }
+
+    const ONE: fn() -> Ahead = || Ahead { phase: 0, first: 0, phases: vec![[1.0, 1.0]] };
 
     /// Steps of 100 ms: the window is 3 + 10 of them, or a hundredth of the budget, or 60 s.
     #[test]
@@ -361,7 +424,7 @@ mod tests {
             });
             assert_eq!(step, Some(expected), "{seconds}");
             let used = 0.6 + 0.1 * expected as f64;
-            let steps = budget.measure(expected);
+            let steps = budget.measure(expected, &ONE())[0];
             let all = expected + (((1.0 - SLACK) * seconds - used) / 0.1) as u64;
             assert!(steps.abs_diff(all) <= 1, "{seconds}: {steps} of {all}");
         }
@@ -372,7 +435,7 @@ mod tests {
             time.fetch_add(4000, Ordering::Relaxed);
             budget.is_due(step, false)
         });
-        assert_eq!((due, budget.measure(4)), (Some(4), 4 + 8));
+        assert_eq!((due, budget.measure(4, &ONE())), (Some(4), vec![4 + 8]));
     }
 
     #[test]
@@ -398,6 +461,29 @@ mod tests {
         assert_eq!((budget.room(0), budget.room(2)), (Some(980), Some(978)));
     }
 
+    /// A phase of steps that compute four times as much follows one of 100 ms.
+    #[test]
+    fn phases_share_what_is_left() {
+        let (clock, time) = clock();
+        let mut budget = budget(&clock, 1000.0);
+        time.fetch_add(100_000, Ordering::Relaxed);
+        budget.pace = Some(0.1);
+        let left = (1.0 - SLACK) * 1000.0 - 100.0;
+        let ahead = || Ahead { phase: 0, first: 0, phases: vec![[900.0, 1.0], [100.0, 4.0]] };
+        let ends = budget.measure(1000, &ahead());
+        let all = (left + 100.0) / (0.9 * 0.1 + 0.1 * 0.4);
+        assert!(ends[0].abs_diff((0.9 * all) as u64) <= 1 && ends[1].abs_diff(all as u64) <= 2, "{ends:?}");
+        // Of the time: of 997.5 s two fifths.
+        budget.state.shares = vec![0.4, 0.6];
+        let ends = budget.measure(1000, &ahead());
+        assert!(ends[0].abs_diff(3990) <= 1 && (ends[1] - ends[0]).abs_diff(1496) <= 1, "{ends:?}");
+        // It is over, or as good as.
+        time.fetch_add(950_000, Ordering::Relaxed);
+        assert_eq!(budget.measure(1000, &ahead()), [1000, 1001]);
+        budget.turned();
+        assert_eq!(budget.measure(1000, &ahead()), [1001, 1002]);
+    }
+
     #[test]
     fn a_slower_machine_means_fewer_steps() {
         let (clock, time) = clock();
@@ -407,7 +493,7 @@ mod tests {
             time.fetch_add(if step < 300 { 100 } else { 170 }, Ordering::Relaxed);
             step += 1;
             if budget.is_due(step, false) {
-                (steps, adjusted) = (budget.measure(step), adjusted + 1);
+                (steps, adjusted) = (budget.measure(step, &ONE())[0], adjusted + 1);
             }
         }
         let used = time.load(Ordering::Relaxed);

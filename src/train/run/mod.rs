@@ -27,6 +27,7 @@ use super::progress::Progress;
 use super::settings::Change;
 
 mod adjusting;
+mod apportion;
 mod begin;
 mod budget;
 mod cross_check;

@@ -7,6 +7,7 @@ use crate::store::tests::{Scratch, marked_store, random_store};
 
 mod budgets;
 mod divergence;
+mod looked_into;
 mod observed;
 mod schedules;
 

@@ -135,7 +135,7 @@ impl Run<'_> {
         Ok(interrupted)
     }
 
-    /// The last step of the leg; with a budget it may move.
+    /// The last step of the leg; with a budget it moves.
     fn end(&self) -> u64 {
         self.legs[self.leg].steps.end
     }
@@ -159,14 +159,17 @@ impl Run<'_> {
             .and(self.peaks)
             .map(|peaks| StepProfiler::new(step, peaks, self.workshop.options.profile_trace.clone()));
         self.progress.pause();
+        if let Some(budget) = self.budget.as_mut().filter(|_| config.phase.number != self.config.phase.number)
+        {
+            budget.turned();
+        }
         Ok((Run { leg, config, executor, feeding, cross_check, profiler, suspect: None, ..self }, batcher))
     }
 
     /// Makes the batches of the leg's steps that are left.
     fn feeder(&self, batcher: Batcher) -> Result<Feeder> {
         // With a budget there may be more than it looks now.
-        let last = self.leg + 1 == self.legs.len();
-        let end = if last && self.budget.is_some() { u64::MAX } else { self.end() };
+        let end = if self.budget.is_some() { u64::MAX } else { self.end() };
         let (state, steps) = (self.state.clone(), self.state.step..end);
         Feeder::start(batcher, steps.map(move |step| state.batch_of(step)))
     }

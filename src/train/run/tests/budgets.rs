@@ -123,6 +123,57 @@ fn a_resumed_run_has_what_is_left() {
     assert_eq!(saved(&options), (step, used));
 }
 
+/// Phases of steps of 200 and of 500 ms, with shares of the steps, and with shares of the time.
+#[test]
+fn phases_have_their_shares_of_a_budget() {
+    let scratch = Scratch::new();
+    random_store(&scratch, 40, 1);
+    let set = [
+        "checkpoint_every=50",
+        "model.ffn_size=16",
+        "phase.1.share=0.6",
+        "phase.1.max_length=8",
+        "phase.1.batch_size=2",
+        "phase.2.max_length=20",
+        "phase.2.batch_size=2",
+    ];
+    for (number, of) in ["steps", "time"].into_iter().enumerate() {
+        let of_time = format!("share_of={of}");
+        let mut options = budgeted(&scratch, "200s", &[&set[..], &[&of_time]].concat());
+        options.out = scratch.path(&format!("shared-{number}"));
+        let started = options.clone();
+        let config = options.out.join("config.toml");
+        // Where the second phase begins, as it stands.
+        let border = move || {
+            let config: toml::Table = fs::read_to_string(&config).unwrap().parse().unwrap();
+            let share = config["phase"][0]["share"].as_float().unwrap();
+            (config["steps"].as_integer().unwrap() as f64 * share).round() as u64
+        };
+        let now = border.clone();
+        let pace = move |step| if step < now() { 200 } else { 500 };
+        // Cut in the second phase.
+        let stop = Arc::new(AtomicBool::new(false));
+        let timed = taking(&options, pace.clone());
+        let (pass, set, now) = (timed.watch.clone().unwrap(), stop.clone(), border.clone());
+        let watch = Watch(Arc::new(move |step, device: &Device| {
+            pass.0(step, device);
+            set.store(step > 50 && step == now() + 30, Ordering::Relaxed);
+        }));
+        assert!(run(&Options { watch: Some(watch), ..timed }, &stop).unwrap().interrupted, "{of}");
+        options = taking(&Options { resume: true, ..started }, pace);
+        run(&options, &AtomicBool::new(false)).unwrap();
+        let ((steps, used), first) = (saved(&options), border());
+        assert!((196.0..=200.5).contains(&used), "{of}: {steps} steps in {used} s");
+        let share = match of {
+            "steps" => first as f64 / steps as f64,
+            _ => 0.2 * first as f64 / (0.2 * first as f64 + 0.5 * (steps - first) as f64),
+        };
+        assert!((share - 0.6).abs() < 0.03, "{of}: {share} of {steps} steps");
+        let events = history(&options);
+        assert_eq!(events.last().unwrap()["phases_end"], json!([first, steps]));
+    }
+}
+
 /// By the clock on the wall, whatever else the machine does.
 #[test]
 fn a_run_ends_on_time() {

@@ -1,0 +1,81 @@
+//! `inazuma eval pretrain`: both losses of a pre-trained model on text that was held out.
+
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+
+use anyhow::Result;
+
+use crate::train::evaluate::Evaluator;
+use crate::train::key::Value;
+use crate::train::saved::Saved;
+
+use super::Interrupted;
+use super::arguments::{DeviceArgs, MemoryArgs, OutputArgs, count_to, interruptible};
+
+/// Losses, accuracies and AUC of a pre-trained model on held-out text
+///
+/// Masks, draws and sums as `pretrain --eval-store` does, with the run's seed, length and number of sequences: on the
+/// same device the figures are those of its eval.jsonl.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  inazuma eval pretrain run --store wiki.store.held-out
+  inazuma eval pretrain run --store wiki.store.held-out --step 200000 --sequences 4096 --json")]
+pub struct Args {
+    /// A run, a checkpoint, or what `import` wrote with a generator
+    #[arg(value_name = "RUN_OR_DIR")]
+    run: PathBuf,
+    /// Held-out text, made with the run's tokenizer
+    #[arg(long, value_name = "STORE")]
+    store: PathBuf,
+    /// The checkpoint of this step, instead of the newest
+    #[arg(long, value_name = "N")]
+    step: Option<u64>,
+    /// Sequences that are evaluated [default: the run's eval_sequences; 1024 of an imported model]
+    #[arg(long, value_name = "N", value_parser = count_to(1 << 24))]
+    sequences: Option<usize>,
+    /// Tokens of a sequence at most [default: the run's max_length, of its last phase]
+    #[arg(long, value_name = "N", value_parser = count_to(65535))]
+    max_length: Option<usize>,
+    #[command(flatten)]
+    device: DeviceArgs,
+    #[command(flatten)]
+    memory: MemoryArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let saved = Saved::open(&args.run, args.step)?;
+    let device = args.device.open()?.with_memory_limit(args.memory.bytes());
+    let whole = |name, given: Option<usize>| given.map(|n| (name, Value::Whole(n as u64)));
+    let changes = [whole("eval_sequences", args.sequences), whole("max_length", args.max_length)];
+    let config = saved.config(&changes.into_iter().flatten().collect::<Vec<_>>(), device.room())?;
+    let mut evaluator = Evaluator::of_saved(&args.store, &saved, &config, &device)?;
+    note!("{}: step {} on {}", saved.checkpoint.display(), saved.state.step, evaluator.identity());
+    let stop = interruptible("stopping")?;
+    let evaluation = evaluator.measure(saved.state.step, stop)?;
+    let Some(evaluation) = evaluation.filter(|_| !stop.load(Ordering::Relaxed)) else {
+        return Err(Interrupted("interrupted; nothing was evaluated".into()).into());
+    };
+    args.output.show(&evaluation, |out| {
+        let quality = &evaluation.quality;
+        for (name, value, about) in [
+            ("sequences", evaluation.sequences as f64, String::new()),
+            ("tokens", evaluation.tokens as f64, String::new()),
+            ("loss", quality.loss, String::new()),
+            ("mlm_loss", quality.mlm_loss, format!("unigram entropy {:.4}", evaluation.unigram_entropy)),
+            ("mlm_accuracy", quality.mlm_accuracy, String::new()),
+            ("sampled_accuracy", quality.sampled_accuracy, String::new()),
+            ("disc_loss", quality.disc_loss, format!("base rate {:.4}", evaluation.base_rate_entropy)),
+            ("disc_accuracy", quality.disc_accuracy, String::new()),
+            ("disc_precision", quality.disc_precision, String::new()),
+            ("disc_recall", quality.disc_recall, String::new()),
+            ("disc_auc", quality.disc_auc, "0.5 is chance".to_owned()),
+            ("disc_spread", quality.disc_spread, String::new()),
+        ] {
+            let digits = if value.fract() == 0.0 && value >= 1.0 { 0 } else { 4 };
+            writeln!(out, "{}", format!("{name:<16} {value:>12.digits$}  {about}").trim_end())?;
+        }
+        Ok(())
+    })
+}

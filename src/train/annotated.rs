@@ -1,0 +1,271 @@
+//! A configuration for people: every key with its value, its meaning, and how it differs from the preset. Still TOML, which
+//! `--config` takes back.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use serde::Serialize;
+
+use crate::device::Room;
+use crate::interop::checkpoint::CONFIG;
+use crate::interop::export::run::locate;
+
+use super::config::{Sources, Surroundings, TrainConfig};
+use super::describe::default;
+use super::key::{AUTO, Key, Kind, Value};
+use super::keys::{GENERATOR_FRACTION, MODEL_PREFIX, in_phase, keys, phase_keys};
+use super::presets::{DEFAULT_PRESET, preset, preset_names};
+use super::settings::Settings;
+
+/// Pieces of a vocabulary that nobody has named: only sizes that follow from it depend on it.
+const SOME_VOCABULARY: u64 = 32_000;
+
+/// A key and what it is in a configuration.
+#[derive(Clone, Debug, Serialize)]
+pub struct Entry {
+    /// The whole name, as `--set` takes it.
+    pub name: String,
+    /// Nothing where it follows from others when a run begins.
+    pub value: Option<serde_json::Value>,
+    pub help: &'static str,
+    pub kind: String,
+    pub default: String,
+    /// Of the preset; nothing where it says none.
+    pub preset: Option<serde_json::Value>,
+    /// Whether the preset has another value, other than one that is found or derived when a run begins.
+    pub changed: bool,
+    /// As TOML writes the value, and the preset's.
+    #[serde(skip)]
+    written: [Option<String>; 2],
+    /// From 0.
+    #[serde(skip)]
+    phase: Option<usize>,
+    #[serde(skip)]
+    key: &'static Key,
+}
+
+/// A configuration beside the preset that it is compared with.
+#[derive(Clone, Debug, Serialize)]
+pub struct Annotated {
+    /// Named by the user; of a run, which does not keep the name, that with the fewest differences.
+    pub preset: String,
+    pub keys: Vec<Entry>,
+    #[serde(skip)]
+    title: String,
+}
+
+impl Annotated {
+    /// The configuration of a run or a checkpoint, or where there is none, that of `sources`; `--set` changes either.
+    ///
+    /// # Errors
+    /// No run there; a key or value that is none.
+    pub fn of(run: Option<&Path>, sources: &Sources) -> Result<(Self, Vec<String>)> {
+        let (settings, notes, title) = match run {
+            Some(run) => {
+                let path = match locate(run)? {
+                    _ if run.join(CONFIG).is_file() => run.join(CONFIG),
+                    Some((of, _)) => of.join(CONFIG),
+                    None => bail!("{}: neither a run (no `{CONFIG}`) nor a checkpoint", run.display()),
+                };
+                let mut settings = TrainConfig::load(&path)?;
+                sources.assign(&mut settings)?;
+                (settings, Vec::new(), path.display().to_string())
+            }
+            None => {
+                let (settings, notes) = sources.settings_for(&[])?;
+                let title = match &sources.file {
+                    Some(path) => path.display().to_string(),
+                    None => format!("the preset {}", sources.preset.as_deref().unwrap_or(DEFAULT_PRESET)),
+                };
+                (settings, notes, title)
+            }
+        };
+        let named = sources.preset.as_deref().or(run.is_none().then_some(DEFAULT_PRESET));
+        let (name, keys) = match named {
+            Some(name) => (name, compared(&settings, name)?),
+            None => nearest(&settings)?,
+        };
+        Ok((Annotated { preset: name.to_owned(), keys, title }, notes))
+    }
+
+    /// Leaves what differs from the preset.
+    pub fn only_changed(&mut self) {
+        self.keys.retain(|entry| entry.changed);
+    }
+
+    /// As a file for `--config`.
+    pub fn to_toml(&self) -> String {
+        let preset = &self.preset;
+        let mut text =
+            format!("# {}; what differs from the preset {preset} is marked \"preset:\".\n", self.title);
+        let mut section = None;
+        for entry in &self.keys {
+            let name = match entry.phase {
+                Some(_) => entry.key.name,
+                None => entry.name.strip_prefix(MODEL_PREFIX).unwrap_or(&entry.name),
+            };
+            let of = (entry.phase, entry.name.starts_with(MODEL_PREFIX));
+            if section != Some(of) && of != (None, false) {
+                text.push_str(if entry.phase.is_some() { "\n[[phase]]\n" } else { "\n[model]\n" });
+            }
+            section = Some(of);
+            let _ = writeln!(text, "\n# {}", entry.help);
+            let _ = writeln!(text, "# {}; default: {}", entry.kind, entry.default);
+            if entry.changed {
+                let _ = writeln!(text, "# preset: {}", entry.written[1].as_deref().unwrap_or("not set"));
+            }
+            let _ = match &entry.written[0] {
+                Some(value) => writeln!(text, "{name} = {value}"),
+                None => writeln!(text, "# {name} = (found when a run begins)"),
+            };
+        }
+        text
+    }
+}
+
+/// The preset with the fewest differences, and these.
+fn nearest(settings: &Settings) -> Result<(&'static str, Vec<Entry>)> {
+    let mut best: Option<(usize, &'static str, Vec<Entry>)> = None;
+    for name in preset_names() {
+        let entries = compared(settings, name)?;
+        let differences = entries.iter().filter(|entry| entry.changed).count();
+        if best.as_ref().is_none_or(|(least, ..)| differences < *least) {
+            best = Some((differences, name, entries));
+        }
+    }
+    match best {
+        Some((_, name, entries)) => Ok((name, entries)),
+        None => bail!("there are no presets; please report this"),
+    }
+}
+
+/// All keys of the configuration beside those of a preset.
+fn compared(settings: &Settings, name: &str) -> Result<Vec<Entry>> {
+    let plain = preset(name)?;
+    // Of a resolved configuration what follows from other keys is compared with what would follow in the preset.
+    let resolved = settings.get(GENERATOR_FRACTION).is_none();
+    let base = if resolved { derived(&plain, settings)? } else { plain };
+    let mut entries = Vec::new();
+    for key in keys() {
+        let (value, of_preset) = (settings.get(key.name), base.get(key.name));
+        // The fraction decides sizes, and does not stay where they are decided.
+        if !(key.name == GENERATOR_FRACTION && resolved) {
+            entries.push(entry(key, None, value, of_preset));
+        }
+    }
+    for phase in 0..settings.phases() {
+        for key in phase_keys() {
+            let value = settings.get_in(phase, key.name);
+            if value.is_some() || base.get_in(phase, key.name).is_some() {
+                entries.push(entry(key, Some(phase), value, base.get_in(phase, key.name)));
+            }
+        }
+    }
+    Ok(entries)
+}
+
+/// The preset as a run with this vocabulary would resolve it, but for what the device decides.
+fn derived(plain: &Settings, like: &Settings) -> Result<Settings> {
+    let vocab_size = like.whole("model.vocab_size").unwrap_or(SOME_VOCABULARY) as usize;
+    let mut settings = plain.clone();
+    for name in ["micro_batch", "vocabulary_chunk"] {
+        settings.set_value(name, Value::Whole(1))?;
+    }
+    let surroundings = Surroundings { vocab_size, room: &Room::unlimited() };
+    let mut resolved = TrainConfig::resolve(settings, surroundings)?.settings().clone();
+    for name in ["micro_batch", "vocabulary_chunk"] {
+        let auto = Value::Word(AUTO.to_owned());
+        (0..resolved.phases()).try_for_each(|phase| resolved.set_in(phase, name, auto.clone()))?;
+        resolved.set_value(name, auto)?;
+    }
+    Ok(resolved)
+}
+
+fn entry(key: &'static Key, phase: Option<usize>, value: Option<&Value>, preset: Option<&Value>) -> Entry {
+    // Sizes that the device decides are no difference, nor is what the preset leaves to follow.
+    let found = matches!(key.kind, Kind::Auto(..)) && !matches!(preset, Some(Value::Whole(_)));
+    let asked = !matches!(value, Some(Value::Word(word)) if word == AUTO);
+    let vocabulary = key.name == "model.vocab_size";
+    Entry {
+        name: phase.map_or_else(|| key.name.to_owned(), |phase| in_phase(phase, key.name)),
+        value: value.map(Into::into),
+        help: key.help,
+        kind: key.kind.to_string(),
+        default: default(key),
+        preset: preset.map(Into::into),
+        changed: value != preset && value.is_some() && !(found && asked) && !vocabulary,
+        written: [value, preset].map(|value| value.map(Value::to_string)),
+        phase,
+        key,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sources(preset: Option<&str>, set: &[&str]) -> Sources {
+        let set = set.iter().map(|text| text.to_string()).collect();
+        Sources { preset: preset.map(str::to_owned), set, ..Sources::default() }
+    }
+
+    fn changed(annotated: &Annotated) -> Vec<&str> {
+        annotated.keys.iter().filter(|entry| entry.changed).map(|entry| entry.name.as_str()).collect()
+    }
+
+    /// What is printed means the same as what was asked for, for every preset, whatever else is set.
+    #[test]
+    fn what_is_printed_is_read_back_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in preset_names() {
+            for set in [&[][..], &["learning_rate=3e-4", "model.layers=2", "masking=word"]] {
+                let asked = sources(Some(name), set);
+                let (annotated, _) = Annotated::of(None, &asked).unwrap();
+                let path = dir.path().join("printed.toml");
+                std::fs::write(&path, annotated.to_toml()).unwrap();
+                let back = Sources { file: Some(path), ..sources(Some(name), &[]) };
+                let expected = asked.settings_for(&[]).unwrap().0;
+                assert_eq!(back.settings_for(&[]).unwrap().0, expected, "{name}");
+                // Nor does it need the preset's name.
+                let back = Sources { preset: None, ..back };
+                assert_eq!(back.settings_for(&[]).unwrap().0, expected, "{name}");
+                for key in keys() {
+                    assert!(annotated.to_toml().contains(key.help), "{}", key.name);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn differences_to_the_preset_are_marked() {
+        let (mut annotated, _) =
+            Annotated::of(None, &sources(Some("tiny"), &["log_every=7", "dropout=0.1"])).unwrap();
+        assert_eq!(changed(&annotated), ["log_every"]);
+        annotated.only_changed();
+        let text = annotated.to_toml();
+        assert!(text.ends_with("default: 100\n# preset: 10\nlog_every = 7\n"), "{text}");
+    }
+
+    /// A run does not keep the name of its preset, and has sizes where presets leave them to be found.
+    #[test]
+    fn of_a_run_the_nearest_preset_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in preset_names() {
+            let asked = sources(Some(name), &["micro_batch=4", "learning_rate=1e-5"]);
+            let surroundings = Surroundings { vocab_size: 4000, room: &Room::unlimited() };
+            let config = TrainConfig::resolve(asked.settings_for(&[]).unwrap().0, surroundings).unwrap();
+            std::fs::write(dir.path().join(CONFIG), config.settings().to_toml()).unwrap();
+            let (annotated, _) = Annotated::of(Some(dir.path()), &sources(None, &[])).unwrap();
+            assert_eq!(annotated.preset, name);
+            assert_eq!(changed(&annotated), ["learning_rate"], "{name}");
+            let mut back = Settings::defaults().unwrap();
+            back.remove(GENERATOR_FRACTION);
+            back.set_toml(&annotated.to_toml()).unwrap();
+            assert_eq!(&back, config.settings(), "{name}");
+        }
+        let error =
+            format!("{:#}", Annotated::of(Some(&dir.path().join("x")), &sources(None, &[])).unwrap_err());
+        assert!(error.contains("neither a run"), "{error}");
+    }
+}
