@@ -23,11 +23,13 @@ mod finetune;
 mod import;
 mod manual;
 mod parity;
+mod plot;
 mod predict;
 mod predict_ids;
 mod prepare;
 mod pretrain;
 mod progress;
+mod report;
 mod sample;
 mod score;
 mod selftest;
@@ -59,10 +61,12 @@ enum Command {
     Man(manual::ManArgs),
     Tokenizer(tokenizer::Args),
     Parity(parity::Args),
+    Plot(plot::Args),
     Predict(predict::Args),
     Prepare(prepare::Args),
     Pretrain(pretrain::Args),
     Sample(sample::Args),
+    Report(report::Args),
     Score(score::Args),
     Selftest(selftest::Args),
     Store(store::Args),
@@ -111,10 +115,12 @@ pub fn main() -> ExitCode {
         Command::Extract(args) => extract::run(args),
         Command::Tokenizer(args) => tokenizer::run(args),
         Command::Parity(args) => parity::run(args),
+        Command::Plot(args) => plot::run(args),
         Command::Predict(args) => predict::run(args),
         Command::Prepare(args) => prepare::run(args),
         Command::Pretrain(args) => pretrain::run(args),
         Command::Sample(args) => sample::run(args),
+        Command::Report(args) => report::run(args),
         Command::Score(args) => score::run(args),
         Command::Selftest(args) => selftest::run(args),
         Command::Store(args) => store::run(args),

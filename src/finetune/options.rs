@@ -42,10 +42,10 @@ pub struct Options {
     /// What the task's options of prediction say.
     pub prediction: Settings,
     pub trials: usize,
-    /// Write event files for TensorBoard, too.
-    pub tensorboard: bool,
     /// Epochs without a better dev score after which a training ends.
     pub patience: Option<usize>,
+    /// Write event files for TensorBoard, too.
+    pub tensorboard: bool,
     pub device: DeviceChoice,
     pub threads: usize,
     /// Bytes that plans may take at most, where the user says so.

@@ -279,6 +279,11 @@ impl TrainConfig {
         asked.check(self.sizes(), room, plans)
     }
 
+    /// What holds where nobody says otherwise.
+    pub fn defaults() -> Result<Settings> {
+        Settings::defaults()
+    }
+
     /// Reads the `config.toml` of a run, which is resolved already. Keys that there were not yet when the run began have
     /// their defaults, or what was done then.
     pub fn load(path: &Path) -> Result<Settings> {

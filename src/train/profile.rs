@@ -167,14 +167,14 @@ impl StepProfiler {
         }
     }
 
-    /// Runs a step in one of the three ways; true after the last, when the table was shown.
+    /// Runs a step in one of the three ways; the table after the last, when it was shown.
     pub fn step(
         &mut self,
         executor: &mut dyn Executor,
         feeding: &Feeding,
         batch: &StepBatch,
         learning_rate: f32,
-    ) -> Result<bool> {
+    ) -> Result<Option<Profile>> {
         let step = batch.step - self.first;
         if step < Self::WARM_UP + Self::TIMED {
             executor.finish()?;
@@ -184,17 +184,17 @@ impl StepProfiler {
             if step >= Self::WARM_UP {
                 self.timed.push(since.elapsed().as_secs_f64());
             }
-            return Ok(false);
+            return Ok(None);
         }
         self.profiler.step(executor, feeding, batch, learning_rate)?;
         if step + 1 < Self::WARM_UP + Self::TIMED + Self::PROFILED {
-            return Ok(false);
+            return Ok(None);
         }
         self.write_trace(executor);
         let step_seconds = median(std::mem::take(&mut self.timed));
         let profile = std::mem::take(&mut self.profiler).finish(executor, step_seconds, self.peaks);
         note!("{}", profile.to_string().trim_end());
-        Ok(true)
+        Ok(Some(profile))
     }
 }
 

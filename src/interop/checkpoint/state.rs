@@ -23,12 +23,15 @@ pub struct StoreIdentity {
 }
 
 impl StoreIdentity {
+    /// The checksum of one store.
+    pub fn crc_of(store: &Store) -> String {
+        format!("{:08x}", store.header().own_crc())
+    }
+
     /// Of several stores: sums, and a checksum of theirs and the weights.
     pub fn of(stores: &Stores) -> Self {
-        let all: Vec<(String, f64)> = stores
-            .iter()
-            .map(|(store, weight)| (format!("{:08x}", store.header().own_crc()), weight))
-            .collect();
+        let all: Vec<(String, f64)> =
+            stores.iter().map(|(store, weight)| (StoreIdentity::crc_of(store), weight)).collect();
         let sum = |f: fn(&Store) -> u64| stores.iter().map(|(store, _)| f(store)).sum();
         StoreIdentity {
             crc: match &all[..] {

@@ -15,6 +15,7 @@ use crate::tensor::TensorId;
 
 use super::super::divergence::{Cause, OnDivergence};
 use super::super::progress::Submitted;
+use super::INCIDENTS;
 use super::search::FirstBad;
 
 /// The run must go back to its last checkpoint.
@@ -94,7 +95,7 @@ impl Incident<'_> {
             "first_bad": self.first_bad,
             "norms": norms,
         });
-        let folder = run.join("incidents");
+        let folder = run.join(INCIDENTS);
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         write_atomically(&folder.join(format!("step-{done:08}.json")), &serde_json::to_vec_pretty(&object)?)
     }

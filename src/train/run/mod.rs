@@ -35,6 +35,7 @@ mod decay;
 mod incident;
 mod leg;
 mod lock;
+mod record;
 mod rollback;
 mod saving;
 mod search;
@@ -48,6 +49,8 @@ use budget::{Budget, Clock, Time};
 use decay::DecayFrom;
 use leg::{Machine, Workshop};
 pub use lock::Claim;
+pub use record::RUN;
+use record::record;
 use rollback::asked_by;
 use saving::Saving;
 pub use selftest::SelfTest;
@@ -56,6 +59,10 @@ use training::Run;
 
 const METRICS: &str = "metrics.jsonl";
 const HISTORY: &str = "history.jsonl";
+/// Steps whose numbers were no good, a file each.
+pub const INCIDENTS: &str = "incidents";
+/// Where the time of a step goes, with `--profile`.
+pub const PROFILE: &str = "profile.json";
 
 /// What `pretrain` is asked to do.
 #[derive(Clone, Debug, Default)]
@@ -289,6 +296,9 @@ fn attempt(
     let Machine { executor, feeding, batcher, cross_check } = machine;
     workshop.record_kernels(&kernels, &legs, leg, executor.as_ref())?;
     let out = &options.out;
+    if let Err(error) = record(out, options, &stores, &executor.identity().device()) {
+        note!("warning: {error:#}; training goes on without it");
+    }
     record_history(out, &mut state, rollbacks, &changes)?;
     let budget = Budget::of(&state, clock, &config, evaluator.is_some());
     let schedule = config.schedule_from(state.began);

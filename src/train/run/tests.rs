@@ -66,6 +66,14 @@ fn a_stopped_run_is_saved_and_goes_on_to_the_same_end() {
     assert_eq!((whole.step, whole.interrupted, whole.metrics.unwrap().step), (4, false, 4));
     let expected = fs::read(checkpoint::latest(&options.out).unwrap().join("model.safetensors")).unwrap();
     let evaluated = whole.evaluation.unwrap();
+    let recorded = fs::read(options.out.join(RUN)).unwrap();
+    let made: serde_json::Value = serde_json::from_slice(&recorded).unwrap();
+    let state = checkpoint::state(&checkpoint::latest(&options.out).unwrap()).unwrap();
+    assert_eq!(made["stores"][0]["crc"], state.store.crc.as_str());
+    assert_eq!(
+        (&made["eval_store"]["tokens"], &made["device"]),
+        (&state.store.tokens.into(), &state.device.into())
+    );
 
     // Resumed at its end, a run makes nothing but its last evaluation again, and lists it once.
     options.resume = true;
@@ -88,6 +96,8 @@ fn a_stopped_run_is_saved_and_goes_on_to_the_same_end() {
     assert_eq!((resumed.step, resumed.tokens), (4, whole.tokens));
     let checkpoint = checkpoint::latest(&options.out).unwrap();
     assert!(fs::read(checkpoint.join("model.safetensors")).unwrap() == expected);
+    // Nothing in it is of one process alone.
+    assert!(fs::read(options.out.join(RUN)).unwrap() == recorded);
 }
 
 #[test]

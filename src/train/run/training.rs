@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use crate::device::Peaks;
-use crate::files::JsonLines;
+use crate::files::{JsonLines, write_atomically};
 use crate::interop::checkpoint::{self, Detection, LossScalingState, Snapshot, State};
 use crate::plan::{Carried, Executor, IN_FLIGHT, InFlight};
 
@@ -21,13 +21,13 @@ use super::super::feeding::Feeding;
 use super::super::profile::StepProfiler;
 use super::super::progress::{Progress, Submitted};
 use super::super::schedule::Schedule;
-use super::Report;
 use super::budget::Budget;
 use super::cross_check::CrossCheck;
 use super::incident::{Diverged, Incident};
 use super::leg::{Machine, Workshop, extend_positions};
 use super::saving::Saving;
 use super::search::first_bad;
+use super::{PROFILE, Report};
 
 /// A run whose first step comes next.
 pub struct Run<'a> {
@@ -200,8 +200,11 @@ impl Run<'_> {
         let executor = self.executor.as_mut();
         match &mut self.profiler {
             Some(profiler) => {
-                let finished = profiler.step(executor, &self.feeding, batch, rate)?;
-                if finished {
+                if let Some(profile) = profiler.step(executor, &self.feeding, batch, rate)? {
+                    let path = self.out.join(PROFILE);
+                    if let Err(error) = write_atomically(&path, &serde_json::to_vec_pretty(&profile)?) {
+                        note!("warning: {error:#}");
+                    }
                     self.profiler = None;
                 }
             }
