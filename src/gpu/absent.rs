@@ -70,7 +70,7 @@ impl Executor for GpuExecutor {
         match self.0 {}
     }
 
-    fn profile(&mut self, _: Range<usize>, _: &StepValues, _: &[Upload<'_>]) -> Result<Vec<f64>> {
+    fn timed(&mut self, _: Range<usize>, _: &StepValues, _: &[Upload<'_>]) -> Result<Vec<Range<f64>>> {
         match self.0 {}
     }
 
