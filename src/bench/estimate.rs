@@ -10,12 +10,12 @@ use serde::Serialize;
 use crate::device::{Device, DeviceChoice, Peaks};
 use crate::files::megabytes;
 use crate::interop::checkpoint::Keep;
+use crate::note::duration;
 use crate::plan::Plan;
 use crate::store::examples::EpochIndex;
 use crate::store::{Stores, WeightedPath};
 use crate::train::config::{Leg, Sources, Surroundings, TrainConfig};
 use crate::train::examples::full_extents;
-use crate::note::duration;
 
 use super::step;
 

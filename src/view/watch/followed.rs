@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 
 use crate::device::Room;
-use crate::train::config::{Surroundings, TrainConfig};
 use crate::note::duration;
+use crate::train::config::{Surroundings, TrainConfig};
 
 use super::super::recorded::{Kind, Record, Recorded};
 
