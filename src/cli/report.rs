@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
+use super::arguments::DeviceArgs;
 use super::plot::of_locale;
+use crate::train::sample::{self, Sampler};
 use crate::view::plot::{Language, Options};
-use crate::view::recorded::{Over, Recorded};
-use crate::view::report;
+use crate::view::recorded::{Kind, Over, Recorded};
+use crate::view::report::{self, Samples};
 
 /// Write a page about a run: curves, scores, configuration, data, where time and memory go
 ///
@@ -15,6 +17,7 @@ use crate::view::report;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   inazuma report run --out run.html
+  inazuma report run --out run.html --text text.txt
   inazuma report model --out model.html")]
 pub struct Args {
     /// Directory of a run, or of a fine-tuned model
@@ -32,6 +35,11 @@ pub struct Args {
     /// Of the curves' labels [default: that of the locale]
     #[arg(long, value_enum)]
     lang: Option<Language>,
+    /// Lines to show the run's samples of [default: of its held-out store, where that is still there]
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 pub fn run(args: Args) -> Result<()> {
@@ -45,7 +53,28 @@ pub fn run(args: Args) -> Result<()> {
         size: None,
     };
     let run = Recorded::open(&args.run)?;
-    report::write(&run, &curves, None, &args.out)?;
+    let samples = match (samples(&run, &args), &args.text) {
+        (Err(error), Some(_)) => return Err(error),
+        (Err(error), None) => {
+            warning!("note: the page has no samples: {error:#}");
+            None
+        }
+        (Ok(samples), _) => samples,
+    };
+    report::write(&run, &curves, samples.as_ref(), &args.out)?;
     note!("wrote {}", args.out.display());
     Ok(())
+}
+
+/// What the networks make of a few texts; nothing where there is none, or no network for it.
+fn samples(run: &Recorded, args: &Args) -> Result<Option<Samples>> {
+    if run.kind == Kind::FineTuning {
+        return Ok(None);
+    }
+    let texts = report::texts(&run.path, args.text.as_deref())?;
+    if texts.is_empty() {
+        return Ok(None);
+    }
+    let mut sampler = Sampler::open(&run.path, &sample::Options::default(), &args.device.open()?)?;
+    Samples::draw(&mut sampler, &texts).map(Some).context("samples")
 }

@@ -19,7 +19,7 @@ use super::plot::{Figure, Options};
 use super::recorded::{Kind, Recorded};
 use crate::files::write_atomically;
 use facts::Facts;
-pub use samples::{Samples, Token};
+pub use samples::Samples;
 pub use texts::texts;
 
 const STYLE: &str = include_str!("page.css");

@@ -2,23 +2,13 @@
 
 use std::fmt::Write;
 
+use anyhow::Result;
 use quick_xml::escape::escape;
 
-/// A token of a text that was masked once.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Token {
-    /// The piece that stood there, as the vocabulary writes it.
-    pub original: String,
-    /// The piece that the discriminator read.
-    pub read: String,
-    /// Whether it was chosen: the generator drew what was read.
-    pub masked: bool,
-    /// The discriminator's probability that it was replaced.
-    pub probability: f64,
-}
+use crate::train::sample::{Sampler, Token};
 
 /// Texts, and by what they were judged.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Samples {
     /// Where text and model are from, in a line.
     pub about: String,
@@ -34,6 +24,19 @@ fn shown(piece: &str) -> &str {
 }
 
 impl Samples {
+    /// Each text masked once by the run's model.
+    ///
+    /// # Errors
+    /// As [`Sampler::sample`].
+    pub fn draw(sampler: &mut Sampler, texts: &[String]) -> Result<Self> {
+        let mut drawn = Vec::new();
+        for (text, seed) in texts.iter().zip(1..) {
+            drawn.extend(sampler.sample(text, seed)?.into_iter().map(|sample| sample.tokens));
+        }
+        let share = 100.0 * sampler.mask_probability;
+        Ok(Samples { about: format!("After {} steps, {share:.0} % masked.", sampler.step), texts: drawn })
+    }
+
     /// As HTML.
     pub fn html(&self) -> String {
         let mut html = format!(
@@ -44,30 +47,28 @@ impl Samples {
         );
         for text in &self.texts {
             html.push_str("<p class=\"sample\" lang=\"ja\">");
-            text.iter().for_each(|token| token.write(&mut html));
+            text.iter().for_each(|token| write(token, &mut html));
             html.push_str("</p>\n");
         }
         html
     }
 }
 
-impl Token {
-    fn write(&self, html: &mut String) {
-        let replaced = self.masked && self.read != self.original;
-        let class = if self.masked { "token masked" } else { "token" };
-        let share = self.probability.clamp(0.0, 1.0);
-        let _ = write!(
-            html,
-            "<span class=\"{class}\" style=\"background: rgba(213, 94, 0, {:.2})\" title=\"replaced with a probability of {share:.3}\">",
-            0.75 * share
-        );
-        if replaced {
-            let _ = write!(html, "<s>{}</s>", escape(shown(&self.original)));
-        }
-        let _ = write!(html, "{}", escape(shown(&self.read)));
-        if replaced || share >= 0.5 {
-            let _ = write!(html, "<small>{share:.2}</small>");
-        }
-        html.push_str("</span>\u{200b}");
+fn write(token: &Token, html: &mut String) {
+    let replaced = token.replaced;
+    let class = if token.masked.is_some() { "token masked" } else { "token" };
+    let share = token.probability_replaced.clamp(0.0, 1.0);
+    let _ = write!(
+        html,
+        "<span class=\"{class}\" style=\"background: rgba(213, 94, 0, {:.2})\" title=\"replaced with a probability of {share:.3}\">",
+        0.75 * share
+    );
+    if replaced {
+        let _ = write!(html, "<s>{}</s>", escape(shown(&token.piece)));
     }
+    let _ = write!(html, "{}", escape(shown(token.read())));
+    if replaced || share >= 0.5 {
+        let _ = write!(html, "<small>{share:.2}</small>");
+    }
+    html.push_str("</span>\u{200b}");
 }

@@ -7,6 +7,7 @@ use quick_xml::Reader;
 use quick_xml::events::Event;
 
 use super::*;
+use crate::train::sample::{Guess, Proposal, Token};
 use crate::view::plot::Language;
 use crate::view::recorded::Over;
 
@@ -101,11 +102,17 @@ fn all_that_is_known_is_on_the_page_and_escaped() {
         ("history.jsonl", "{\"step\":4,\"event\":\"rollback\"}\n"),
     ];
     let run = opened(folder.path(), &files);
-    let token = |original: &str, read: &str, masked, probability| Token {
-        original: original.to_owned(),
-        read: read.to_owned(),
-        masked,
-        probability,
+    let token = |piece: &str, read: &str, masked: bool, probability_replaced| Token {
+        piece: piece.to_owned(),
+        text: piece.to_owned(),
+        masked: masked.then(|| Guess {
+            hidden: true,
+            proposal: Proposal { piece: read.to_owned(), probability: 0.5 },
+            probability_of_original: 0.1,
+            top: Vec::new(),
+        }),
+        replaced: piece != read,
+        probability_replaced,
     };
     let text = vec![
         token("▁琵琶", "▁琵琶", false, 0.02),
