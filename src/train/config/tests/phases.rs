@@ -135,8 +135,11 @@ fn bad_phases_are_named() {
             "phase 2: max_length is 1024; it must be at most model.max_positions, which is 512",
         ),
         (&["phase.1.mask_probability=0.001", "phase.1.max_length=8"], "phase 1: mask_probability is 0.001"),
-        (&["share_of=time"], "share_of is time: how many steps that is is known only with --budget"),
-        (&["share_of=hours"], "share_of is hours; it must be steps, tokens or time"),
+        (
+            &["share_of=time", "phase.1.share=1"],
+            "share_of is time: how many steps that is is known only with --budget",
+        ),
+        (&["share_of=hours"], "share_of is hours; it must be steps or tokens or time"),
     ] {
         let error = failure(&set(given));
         assert!(error.contains(expected) && !error.contains('\n'), "{given:?}: {error}");
