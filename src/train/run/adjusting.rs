@@ -8,7 +8,7 @@ use crate::interop::checkpoint;
 
 use super::super::config::Leg;
 use super::HISTORY;
-use super::budget::Ahead;
+use super::apportion::Ahead;
 use super::training::Run;
 
 impl Run<'_> {

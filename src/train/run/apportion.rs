@@ -1,5 +1,42 @@
 //! How the steps that a budget of time leaves are divided among the phases that are not over.
 
+use super::super::config::Leg;
+
+/// The phases that are not over.
+pub struct Ahead {
+    /// The number of the one that steps are made of.
+    pub phase: usize,
+    /// The step at which it began.
+    pub first: u64,
+    /// Of each: its steps as it stands, and what one of them computes.
+    pub phases: Vec<[f64; 2]>,
+}
+
+impl Ahead {
+    pub fn of(legs: &[Leg], leg: usize) -> Self {
+        let phase = legs[leg].config.phase;
+        let mut phases = Vec::new();
+        for leg in legs.iter().filter(|leg| leg.config.phase.number >= phase.number) {
+            let number = leg.config.phase.number - phase.number;
+            if phases.len() <= number {
+                phases.push([0.0, leg.config.flops_per_step()]);
+            }
+            phases[number][0] += (leg.steps.end - leg.steps.start) as f64;
+        }
+        Ahead { phase: phase.number, first: phase.first, phases }
+    }
+
+    /// Whether none follows.
+    pub fn is_last(&self) -> bool {
+        self.phases.len() <= 1
+    }
+
+    /// Ends as soon as can be: of the phase that steps are made of at this step, of each that follows after one step.
+    pub fn at_once(&self, step: u64) -> Vec<u64> {
+        (step.max(self.first + 1)..).take(self.phases.len()).collect()
+    }
+}
+
 /// A phase that is not over.
 #[derive(Clone, Copy, Debug)]
 pub struct Part {

@@ -4,20 +4,19 @@
 //! All of it is the time in which a process works on the run, from its start: kernels that are compiled, evaluations and
 //! checkpoints count; what was lost with a process that was killed does not, as far as nobody knows of it.
 
-use std::cell::OnceCell;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::interop::checkpoint::{BudgetState, State};
 use crate::note::duration;
 
-use super::super::config::{Leg, Size, Sources, TrainConfig, WrongUsage, shares_of_phases};
+use super::super::config::{Size, Sources, TrainConfig, WrongUsage, shares_of_phases};
 use super::super::following::Rule;
 use super::super::key::Value;
 use super::super::settings::{Change, Settings};
-use super::apportion::{Part, apportion};
+use super::apportion::{Ahead, Part, apportion};
+use super::clock::Clock;
 
 /// The window: behind a process's first steps (pages, caches, clocks of the card), at least so many, and for so much of the
 /// budget, which need not be more than so many seconds.
@@ -37,41 +36,6 @@ const EVALUATION: f64 = 0.5;
 
 /// Steps of a run that has not measured yet: so many that its rate only rises. No budget has more.
 const UNKNOWN_STEPS: u64 = 1_000_000_000;
-
-/// What tells the time, in seconds from any moment.
-#[derive(Clone)]
-pub struct Time(pub Arc<dyn Fn() -> f64 + Send + Sync>);
-
-impl Default for Time {
-    fn default() -> Self {
-        let since = Instant::now();
-        Time(Arc::new(move || since.elapsed().as_secs_f64()))
-    }
-}
-
-impl std::fmt::Debug for Time {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Time")
-    }
-}
-
-/// The time that went into a run: that of earlier processes, and all of this one.
-pub struct Clock {
-    time: Time,
-    began: f64,
-    /// What the run had used when this process came to it.
-    before: OnceCell<f64>,
-}
-
-impl Clock {
-    pub fn start(time: Time) -> Self {
-        Clock { began: time.0(), time, before: OnceCell::new() }
-    }
-
-    fn used(&self) -> f64 {
-        self.before.get().unwrap_or(&0.0) + self.time.0() - self.began
-    }
-}
 
 /// Seconds that a budget given as this text has.
 ///
@@ -174,46 +138,11 @@ enum Evaluation {
     Steps(f64),
 }
 
-/// The phases that are not over.
-pub struct Ahead {
-    /// The number of the one that steps are made of.
-    phase: usize,
-    /// The step at which it began.
-    first: u64,
-    /// Of each: its steps as it stands, and what one of them computes.
-    phases: Vec<[f64; 2]>,
-}
-
-impl Ahead {
-    pub fn of(legs: &[Leg], leg: usize) -> Self {
-        let phase = legs[leg].config.phase;
-        let mut phases = Vec::new();
-        for leg in legs.iter().filter(|leg| leg.config.phase.number >= phase.number) {
-            let number = leg.config.phase.number - phase.number;
-            if phases.len() <= number {
-                phases.push([0.0, leg.config.flops_per_step()]);
-            }
-            phases[number][0] += (leg.steps.end - leg.steps.start) as f64;
-        }
-        Ahead { phase: phase.number, first: phase.first, phases }
-    }
-
-    /// Whether none follows.
-    pub fn is_last(&self) -> bool {
-        self.phases.len() <= 1
-    }
-
-    /// Ends as soon as can be: of the phase that steps are made of at this step, of each that follows after one step.
-    pub fn at_once(&self, step: u64) -> Vec<u64> {
-        (step.max(self.first + 1)..).take(self.phases.len()).collect()
-    }
-}
-
 impl<'a> Budget<'a> {
     /// Of a run that begins or goes on in this state; nothing where it has none.
     pub fn of(state: &State, clock: &'a Clock, config: &TrainConfig, evaluates: bool) -> Option<Self> {
         let budget = state.budget.clone()?;
-        clock.before.get_or_init(|| budget.used);
+        clock.came_to(budget.used);
         let guess = EVALUATION * config.eval_sequences as f64 / config.batch_size as f64;
         Some(Budget {
             clock,
@@ -383,8 +312,10 @@ impl<'a> Budget<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
 
+    use super::super::clock::Time;
     use super::*;
 
     fn clock() -> (Clock, Arc<AtomicU64>) {
@@ -395,7 +326,7 @@ mod tests {
     }
 
     fn budget(clock: &Clock, seconds: f64) -> Budget<'_> {
-        clock.before.get_or_init(|| 0.0);
+        clock.came_to(0.0);
         Budget {
             clock,
             state: BudgetState { seconds, used: 0.0, open: true, rule: None, shares: Vec::new() },

@@ -32,6 +32,7 @@ mod adjusting;
 mod apportion;
 mod begin;
 mod budget;
+mod clock;
 mod cross_check;
 mod decay;
 mod incident;
@@ -47,8 +48,9 @@ mod setup;
 mod training;
 
 use begin::{Beginning, found, start};
+use budget::Budget;
 pub use budget::parse as parse_budget;
-use budget::{Budget, Clock, Time};
+use clock::{Clock, Time};
 use decay::DecayFrom;
 use leg::{Machine, Workshop};
 pub use lock::Claim;

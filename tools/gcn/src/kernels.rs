@@ -10,7 +10,6 @@ use inazuma::plan::{Bound, Phase, Plan};
 use inazuma::tensor::{Element, Extents, Role};
 use inazuma::train::config::{Sources, Surroundings, TrainConfig};
 use inazuma::train::examples;
-use inazuma::train::profile::shape;
 
 use crate::cards::Card;
 use crate::predict::Work;
@@ -55,7 +54,7 @@ impl Step {
         for (index, op) in plan.ops.iter().enumerate() {
             let chosen = selector::select(plan.candidates(index)?, &capabilities, Selection::Best);
             let chosen = chosen.with_context(|| op.label.clone())?;
-            let kind = (op.op.name(), shape(&plan, index));
+            let kind = (op.op.name(), plan.shapes(index));
             let kind = kinds.iter().position(|known| *known == kind).unwrap_or_else(|| {
                 kinds.push(kind);
                 kinds.len() - 1
