@@ -120,8 +120,10 @@ impl Figure {
 
 fn panel(quantity: &Quantity, runs: &[&Recorded], places: &[Vec<f64>], options: &Options) -> Panel {
     let each = runs.iter().zip(places).enumerate();
+    // The learning rate is what it is: no noise to take away.
+    let smooth = if quantity.name == "lr" { 0.0 } else { options.smooth };
     let curve = |(number, (run, places)): (usize, (&&Recorded, &Vec<f64>))| {
-        Curve::of(number, run, places, &quantity.name, options.over, options.smooth)
+        Curve::of(number, run, places, &quantity.name, options.over, smooth)
     };
     let curves: Vec<Curve> = each.map(curve).collect();
     let percent = quantity.form == Form::Share;

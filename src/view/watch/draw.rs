@@ -60,9 +60,10 @@ impl Dashboard {
         let line = |(number, run): (usize, &Followed)| {
             let mark = if run.shown { mark(number, look) } else { '-' };
             let name = fitted(&run.recorded.name(), width);
+            let left = usize::from(area.width).saturating_sub(width + 4);
             Line::from(vec![
                 Span::styled(format!("{mark} {name}  "), style(number, look).add_modifier(Modifier::BOLD)),
-                Span::raw(run.state()),
+                Span::raw(whole_parts(&run.state(), left)),
             ])
         };
         let lines: Vec<Line<'_>> = self.runs.iter().enumerate().map(line).collect();
@@ -134,15 +135,21 @@ impl Dashboard {
 
     /// A quantity by its last values, a run each.
     fn values(&self, look: Look, frame: &mut Frame, area: Rect, name: &str) {
-        let mut spans = vec![Span::styled(format!("{name} "), Style::new().add_modifier(Modifier::BOLD))];
-        for (number, run) in self.runs.iter().enumerate().filter(|(_, run)| run.shown) {
-            let last = run.recorded.metrics().iter().rev().find_map(|record| record.number(name));
-            let held_out = run.recorded.evaluations().iter().rev().find_map(|record| record.number(name));
-            let Some(last) = last else { continue };
-            let held_out = held_out.map_or(String::new(), |value| format!("(E {})", short(value)));
-            spans.push(Span::styled(format!(" {}{held_out}", short(last)), style(number, look)));
-        }
-        frame.render_widget(Paragraph::new(Line::from(spans)), area);
+        let line = |held_out_too: bool| {
+            let mut spans = vec![Span::styled(format!("{name} "), Style::new().add_modifier(Modifier::BOLD))];
+            for (number, run) in self.runs.iter().enumerate().filter(|(_, run)| run.shown) {
+                let last = run.recorded.metrics().iter().rev().find_map(|record| record.number(name));
+                let held_out = run.recorded.evaluations().iter().rev().find_map(|record| record.number(name));
+                let Some(last) = last else { continue };
+                let held_out = held_out.filter(|_| held_out_too);
+                let held_out = held_out.map_or(String::new(), |value| format!("(E {})", short(value)));
+                spans.push(Span::styled(format!(" {}{held_out}", short(last)), style(number, look)));
+            }
+            Line::from(spans)
+        };
+        let full = line(true);
+        let fits = full.width() < usize::from(area.width);
+        frame.render_widget(Paragraph::new(if fits { full } else { line(false) }), area);
     }
 
     fn tail(&self, frame: &mut Frame, area: Rect) {
@@ -153,7 +160,8 @@ impl Dashboard {
             let last = run.lines();
             let name = if shown.len() > 1 { format!("{}: ", run.recorded.name()) } else { String::new() };
             let first = last.len().saturating_sub(each.max(1));
-            lines.extend(last[first..].iter().map(|line| Line::raw(format!("{name}{line}"))));
+            let line = |line: &String| whole_parts(&format!("{name}{line}"), usize::from(area.width));
+            lines.extend(last[first..].iter().map(line).map(Line::raw));
         }
         frame.render_widget(Paragraph::new(lines), area);
     }
@@ -176,6 +184,19 @@ fn fitted(name: &str, width: usize) -> String {
     let kept: String = kept.into_iter().collect();
     let missing = width.saturating_sub(Span::raw(&*kept).width());
     kept + &" ".repeat(missing)
+}
+
+/// As many parts of a line, which two spaces divide, as there are columns for: none is cut but the first.
+fn whole_parts(line: &str, width: usize) -> String {
+    let mut kept = String::new();
+    for part in line.split("  ") {
+        let longer = if kept.is_empty() { part.to_owned() } else { format!("{kept}  {part}") };
+        if !kept.is_empty() && Span::raw(&longer).width() > width {
+            break;
+        }
+        kept = longer;
+    }
+    kept
 }
 
 /// From the least to the most; of one number, or none, something around it.
