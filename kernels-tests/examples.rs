@@ -14,8 +14,15 @@ use rayon::prelude::*;
 use super::command_line::{done, prepared};
 
 /// Documents whose indented lines are commands.
-const DOCUMENTS: [&str; 6] =
-    ["README.md", "docs/cli.md", "docs/guide.md", "docs/faq.md", "docs/import.md", "docs/interop.md"];
+const DOCUMENTS: [&str; 7] = [
+    "README.md",
+    "docs/cli.md",
+    "docs/guide.md",
+    "docs/faq.md",
+    "docs/looking.md",
+    "docs/import.md",
+    "docs/interop.md",
+];
 
 /// Beginnings of examples that are only read, and what they want. The rest is run.
 const ONLY_READ: [(&str, &str); 8] = [
@@ -61,8 +68,8 @@ fn commands(place: &str, text: &str, found: &mut BTreeSet<(String, String)>) {
         let line = line.strip_prefix("Example: ").map_or(line.to_owned(), |rest| format!("  {rest}"));
         let words = line.trim_start();
         if line.starts_with("  ") && (words.starts_with("inazuma ") || words.contains("| inazuma ")) {
-            // Three dots and capitals with bars are a grammar, not a command.
-            if !words.contains('…') && !words.contains("[--") {
+            // Three dots, capitals with bars and <COMMAND> are a grammar, not a command.
+            if !["…", "[--", "<COMMAND>"].iter().any(|mark| words.contains(mark)) {
                 found.insert((place.to_owned(), words.to_owned()));
             }
         }

@@ -18,7 +18,7 @@ use crate::view::report::{self, Samples};
 #[command(after_help = "Examples:
   inazuma report run --out run.html
   inazuma report run --out run.html --text text.txt
-  inazuma report model --out model.html")]
+  inazuma report qa --out qa.html")]
 pub struct Args {
     /// Directory of a run, or of a fine-tuned model
     #[arg(value_name = "RUN")]
