@@ -221,8 +221,8 @@ mod tests {
         let mut watched = vigilance();
         assert_eq!(see(&mut watched, 500, LEARNT_BY - 1, 8.0), 0);
         assert_eq!(see(&mut watched, 99, LEARNT_BY, 8.0), 0);
-        assert_eq!(see(&mut watched, 500, LEARNT_BY, 6.28), 1);
-        assert_eq!(see(&mut watched, 510, LEARNT_BY, 6.28), 0);
+        assert_eq!(see(&mut watched, 500, LEARNT_BY, 6.30), 1);
+        assert_eq!(see(&mut watched, 510, LEARNT_BY, 6.30), 0);
         assert_eq!(see(&mut vigilance(), 500, LEARNT_BY, 6.26), 0);
         // The store is not read for what is far below.
         let low = record(500, LEARNT_BY, 4.0, 1.0);

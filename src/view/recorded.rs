@@ -278,7 +278,7 @@ mod tests {
         assert_eq!(run.curve("loss", Over::Hours), [(1.0, 20.0), (2.0, 40.0)]);
         assert_eq!(run.curve("loss", Over::Tokens), [(3600.0, 20.0), (10_800.0, 40.0)]);
         let mut file = fs::OpenOptions::new().append(true).open(&metrics).unwrap();
-        write!(file, "0,\"tokens\":10800,\"tokens_per_second\":null,\"loss\":null}}\n").unwrap();
+        writeln!(file, "0,\"tokens\":10800,\"tokens_per_second\":null,\"loss\":null}}").unwrap();
         assert!(run.refresh().unwrap());
         assert_eq!((run.metrics().len(), run.curve("loss", Over::Steps).len()), (3, 2));
         fs::write(dir.path().join(EVALUATIONS), "{\"step\":20,\"loss\":7}\n{\"step\":5,\"loss\":9}\n")

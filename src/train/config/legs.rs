@@ -149,7 +149,7 @@ impl TrainConfig {
     /// FLOPs of a step of full sequences: how much longer one takes than that of another phase.
     pub fn flops_per_step(&self) -> f64 {
         let tokens = self.positions_per_step();
-        let masked = tokens * f64::from(self.mask_probability);
+        let masked = tokens * self.mask_probability;
         self.model.training_flops(tokens, masked, tokens * self.max_length as f64, self.trained)
     }
 

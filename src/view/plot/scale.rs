@@ -106,7 +106,7 @@ fn written(value: f64, step: f64, most: f64) -> String {
     if value == 0.0 {
         return "0".to_owned();
     }
-    if most < 1e-3 || most >= 1e15 {
+    if !(1e-3..1e15).contains(&most) {
         // The step decides how many digits tell its multiples apart.
         let digits = (value.abs().log10().floor() - step.log10().floor()).clamp(0.0, 6.0) as usize;
         return trimmed_power(format!("{value:.*e}", digits + 1));

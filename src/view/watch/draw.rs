@@ -205,7 +205,7 @@ fn bounds(values: impl Iterator<Item = f64>) -> [f64; 2] {
         values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), x| (low.min(x), high.max(x)));
     match high - low {
         range if range > 0.0 && range.is_finite() => [low, high],
-        range if range == 0.0 => [low - 0.5 * low.abs().max(1e-9), high + 0.5 * high.abs().max(1e-9)],
+        0.0 => [low - 0.5 * low.abs().max(1e-9), high + 0.5 * high.abs().max(1e-9)],
         _ => [0.0, 1.0],
     }
 }
