@@ -107,7 +107,7 @@ fn a_model_answers_line_by_line_and_stops_training_in_time() {
 fn thresholds_of_no_answer_are_kept_and_used() {
     let folder = run();
     let question = |n: usize| {
-        let impossible = n % 3 == 0;
+        let impossible = n.is_multiple_of(3);
         let answers = if impossible { json!([]) } else { json!([{"text": "砂", "answer_start": 4}]) };
         json!({"id": format!("q{n}"), "question": format!("{n}は何ですか"), "is_impossible": impossible, "answers": answers})
     };
