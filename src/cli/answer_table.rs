@@ -34,7 +34,10 @@ pub fn write(out: &mut dyn Write, answers: &Answers, most: usize) -> Result<()> 
         writeln!(
             out,
             "{}",
-            row(&format!("{f1:.2}"), [answer.question.as_str(), or_none(&answer.text), gold(answer)])
+            row(
+                &format!("{:.0}", 100.0 * f1),
+                [answer.question.as_str(), or_none(&answer.text), gold(answer)]
+            )
         )?;
     }
     if shown < answers.0.len() {
@@ -78,7 +81,7 @@ mod tests {
         assert!(text.lines().all(|line| width(line) <= 80), "{text}");
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 4);
-        assert!(lines[1].starts_with("1.00  稲妻") && lines[1].ends_with("積乱雲"), "{text}");
+        assert!(lines[1].starts_with(" 100  稲妻") && lines[1].ends_with("積乱雲"), "{text}");
         assert!(lines[2].contains("(none)") && lines[3].contains('~'), "{text}");
         let mut text = Vec::new();
         write(&mut text, &answers, 2).unwrap();

@@ -162,8 +162,15 @@ pub fn run(args: Args) -> Result<()> {
         };
         return Err(Interrupted(message).into());
     }
-    if let Some(metrics) = report.metrics {
-        note!("done: {} steps, {} tokens, loss {:.4}", report.step, report.tokens, metrics.quality.loss);
+    match report.metrics {
+        Some(metrics) => {
+            note!("done: {} steps, {} tokens, loss {:.4}", report.step, report.tokens, metrics.quality.loss);
+        }
+        None => note!(
+            "{}: complete at step {}; --resume --allow-change --set steps=N makes it longer",
+            options.out.display(),
+            report.step
+        ),
     }
     Ok(())
 }

@@ -31,7 +31,12 @@ fn lines(mut input: impl BufRead, longest: u64) -> impl Iterator<Item = Result<(
             }
         }
         ensure!(bytes.len() as u64 <= longest, "stdin, line {number}: longer than {longest} bytes");
-        Ok(Some((number, String::from_utf8(bytes).with_context(place)?)))
+        let mut line = String::from_utf8(bytes).with_context(place)?;
+        // What editors of Windows begin a file with.
+        if number == 1 && line.starts_with('\u{feff}') {
+            line.remove(0);
+        }
+        Ok(Some((number, line)))
     };
     (1..).map_while(move |number| next(number).transpose())
 }

@@ -48,7 +48,8 @@ pub struct Epoch {
     pub epoch: usize,
     pub steps: u64,
     pub loss: f64,
-    /// Share of the rows that were right during training.
+    /// Share of the rows that were right during training; scores may have an `accuracy` of the dev set.
+    #[serde(rename = "train_accuracy")]
     pub accuracy: f64,
     pub grad_norm: f64,
     pub tokens: u64,

@@ -13,6 +13,7 @@ use crate::interop::export::run::locate;
 
 use super::config::{Sources, Surroundings, TrainConfig};
 use super::describe::default;
+use super::following::FOLLOWING;
 use super::key::{AUTO, Key, Kind, Value};
 use super::keys::{GENERATOR_FRACTION, MODEL_PREFIX, in_phase, keys, phase_keys};
 use super::presets::{DEFAULT_PRESET, preset, preset_names};
@@ -89,9 +90,11 @@ impl Annotated {
         Ok((Annotated { preset: name.to_owned(), keys, title }, notes))
     }
 
-    /// Leaves what differs from the preset.
+    /// Leaves what differs from the preset, and what would follow from that where it were not given.
     pub fn only_changed(&mut self) {
-        self.keys.retain(|entry| entry.changed);
+        let sized = |entry: &Entry| ["steps", "batch_size", "max_length"].contains(&entry.name.as_str());
+        let others_follow = self.keys.iter().any(|entry| entry.changed && sized(entry));
+        self.keys.retain(|entry| entry.changed || others_follow && FOLLOWING.contains(&entry.name.as_str()));
     }
 
     /// As a file for `--config`.

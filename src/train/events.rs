@@ -73,7 +73,7 @@ pub fn now() -> f64 {
 fn group(name: &str) -> &'static str {
     match name {
         "loss" | "mlm_loss" | "disc_loss" | "unigram_entropy" | "base_rate_entropy" => "loss",
-        "accuracy" => "quality",
+        "train_accuracy" => "quality",
         _ if name.starts_with("mlm_") || name.starts_with("sampled_") || name.starts_with("disc_") => {
             "quality"
         }

@@ -133,6 +133,7 @@ impl Recorded {
     /// It is none, or a file of it is damaged: which one, and where.
     pub fn open(path: &Path) -> Result<Self> {
         let shown = path.display();
+        ensure!(!path.is_file(), "{shown} is a file; name the directory of the run");
         ensure!(path.is_dir(), "{shown}: no such directory");
         let config = path.join(CONFIG);
         let kind = match (config.is_file(), path.join(TRAINING).is_file() || path.join(METRICS).is_file()) {

@@ -157,7 +157,7 @@ fn ensure_empty(out: &Path) -> Result<()> {
         let entry = entry.with_context(|| format!("cannot use {shown} as the run's directory"))?;
         ensure!(
             entry.file_name() == LOCK || entry.file_name() == begun.as_str(),
-            "{shown} is not empty; continue the run in it with --resume, or name another directory"
+            "{shown} is not empty; continue the run in it with --resume (pretrain alone can), or name another directory"
         );
     }
     Ok(())

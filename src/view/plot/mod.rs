@@ -126,8 +126,9 @@ fn panel(quantity: &Quantity, runs: &[&Recorded], places: &[Vec<f64>], options: 
         Curve::of(number, run, places, &quantity.name, options.over, smooth)
     };
     let curves: Vec<Curve> = each.map(curve).collect();
-    let percent = quantity.form == Form::Share;
     let values = || curves.iter().flat_map(Curve::points).map(|(_, value)| value);
+    // Scores of some tasks are in percent already.
+    let percent = quantity.form == Form::Share && values().all(|value| value <= 1.0 + 1e-9);
     // A scale of powers cannot show what is not above 0.
     let log = options.log && !percent && values().all(|value| value > 0.0);
     let axis = Axis::over(values(), log, if percent { 100.0 } else { 1.0 });

@@ -9,7 +9,7 @@ use crate::view::recorded::{Kind, Recorded};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     Number,
-    /// From 0 to 1, written in percent.
+    /// From 0 to 1, written in percent; or percent.
     Share,
 }
 
@@ -26,7 +26,7 @@ const fn known(name: &'static str, english: &'static str, japanese: &'static str
 
 use Form::{Number, Share};
 
-const KNOWN: [Known; 26] = [
+const KNOWN: [Known; 27] = [
     known("loss", "loss", "損失", Number),
     known("mlm_loss", "masked-LM loss", "穴埋めの損失", Number),
     known("disc_loss", "discriminator loss", "識別器の損失", Number),
@@ -45,6 +45,7 @@ const KNOWN: [Known; 26] = [
     known("model_flops_per_second", "FLOP per second", "毎秒の浮動小数点演算数", Number),
     known("loss_scale", "loss scale", "損失の倍率", Number),
     known("skipped_steps", "skipped steps", "飛ばしたステップ", Number),
+    known("train_accuracy", "accuracy in training", "学習中の正解率", Share),
     known("accuracy", "accuracy", "正解率", Share),
     known("f1", "F1", "F1", Share),
     known("exact_match", "exact match", "完全一致", Share),
@@ -69,7 +70,7 @@ const PRETRAINING: [&str; 9] = [
 ];
 
 /// Of fine-tuning: what stands before the dev scores, and behind them.
-const TRAINED: [&str; 2] = ["loss", "accuracy"];
+const TRAINED: [&str; 2] = ["loss", "train_accuracy"];
 const BEHIND: [&str; 2] = ["grad_norm", "tokens_per_second"];
 
 /// Where a line stands; no quantities.

@@ -20,17 +20,19 @@ use followed::Followed;
 pub use terminal::watch;
 
 /// Quantities in the order in which they are shown; whatever else lines have comes behind them.
-const FIRST: [&str; 10] = [
+const FIRST: [&str; 12] = [
     "loss",
     "mlm_loss",
     "disc_loss",
     "disc_auc",
+    "f1",
+    "exact_match",
     "lr",
     "tokens_per_second",
     "mlm_accuracy",
     "disc_accuracy",
     "grad_norm",
-    "accuracy",
+    "train_accuracy",
 ];
 
 /// What counts lines, or says again what another quantity does.

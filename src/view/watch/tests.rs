@@ -140,14 +140,14 @@ fn a_fine_tuned_model_is_shown_by_its_epochs() {
     let directory = tempfile::tempdir().unwrap();
     let line = |epoch: u64| {
         format!(
-            "{{\"step\":{},\"epoch\":{epoch},\"steps\":9,\"loss\":0.5,\"accuracy\":0.7,\"tokens\":100,\
+            "{{\"step\":{},\"epoch\":{epoch},\"steps\":9,\"loss\":0.5,\"train_accuracy\":0.7,\"tokens\":100,\
              \"tokens_per_second\":50.0,\"f1\":0.{epoch}}}\n",
             epoch * 9
         )
     };
     fs::write(directory.path().join("metrics.jsonl"), line(1) + &line(2)).unwrap();
     let dashboard = open(&[directory.path()]);
-    assert_eq!(dashboard.quantities(), ["loss", "tokens_per_second", "accuracy", "f1"]);
+    assert_eq!(dashboard.quantities(), ["loss", "f1", "tokens_per_second", "train_accuracy"]);
     let text = dashboard.text(ALL, 80, 24).unwrap();
     assert!(text.contains("epoch 2, step 18") && text.contains("f1  0.2"), "{text}");
 }
