@@ -91,12 +91,6 @@ pub fn announce(
     let open = budget.is_some_and(Budget::is_open);
     let of = if open { String::new() } else { format!(" of {}", config.steps) };
     note!("{}: step {}{of} on {on}", out.display(), state.step);
-    let (steps, warmup) = (config.steps, config.warmup_steps);
-    if !open && warmup > steps {
-        warning!(
-            "warning: warmup_steps is {warmup}, and the run has {steps} steps: the learning rate stays below its highest"
-        );
-    }
     let rate = || schedule.describe(config.learning_rate, state);
     match budget {
         Some(budget) if open => note!("{}", budget.describe()),
