@@ -43,15 +43,8 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let curves = Options {
-        quantities: Vec::new(),
-        over: args.x,
-        smooth: args.smooth,
-        log: false,
-        language: args.lang.unwrap_or_else(of_locale),
-        title: None,
-        size: None,
-    };
+    let language = args.lang.unwrap_or_else(of_locale);
+    let curves = Options { over: args.x, smooth: args.smooth, ..Options::plain(language) };
     let run = Recorded::open(&args.run)?;
     let samples = match (samples(&run, &args), &args.text) {
         (Err(error), Some(_)) => return Err(error),

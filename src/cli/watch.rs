@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::note::takes_colour;
 use crate::view::recorded::Over;
 use crate::view::watch::{Dashboard, Look, watch};
 
@@ -69,7 +70,7 @@ pub fn run(args: Args) -> Result<()> {
         std::io::stdin().is_terminal() && std::io::stdout().is_terminal(),
         "watch needs a terminal; --once prints the dashboard as text"
     );
-    let color = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let color = takes_colour();
     let interval = Duration::from_secs_f64(args.interval);
     watch(&mut dashboard, Look { color, unicode }, interval, ended_by_signal()?)
 }

@@ -207,8 +207,8 @@ impl<'a> Fit<'a> {
 
     /// Shows how the training stands.
     fn show(&mut self, epoch: usize, began: Instant) {
-        let Fit { bar, totals, lesson, options, step, best, sizes, .. } = self;
-        let steps = (options.epochs * sizes.len().div_ceil(options.batch_size)) as u64;
+        let steps = self.steps();
+        let Fit { bar, totals, lesson, options, step, best, .. } = self;
         let of_epoch = *step - epoch as u64 * (steps / options.epochs.max(1) as u64);
         let seconds = began.elapsed().as_secs_f64().max(1e-9);
         bar.show(|width| {

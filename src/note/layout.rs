@@ -3,7 +3,7 @@
 use ratatui::text::Span;
 
 /// Columns that a terminal takes for a text: two for a wide character.
-fn columns(text: &str) -> usize {
+pub fn columns(text: &str) -> usize {
     Span::raw(text).width()
 }
 
@@ -19,6 +19,19 @@ pub fn count(number: f64) -> String {
         number if number < 9.95 => format!("{number:.1}{unit}"),
         number => format!("{number:.0}{unit}"),
     }
+}
+
+/// 1234567 as 1,234,567.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 /// Parts of a line, in order. Where there is little room they become shorter, then the least important are left out.

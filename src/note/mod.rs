@@ -21,7 +21,7 @@ mod logs;
 mod terminal;
 mod time;
 
-pub use layout::{Parts, count, narrow};
+pub use layout::{Parts, columns, count, grouped, narrow};
 pub use logs::{Verbosity, start};
-pub use terminal::{Bar, end_now, say};
+pub use terminal::{Bar, end_now, say, takes_colour};
 pub use time::{duration, short_duration};

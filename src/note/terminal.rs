@@ -53,8 +53,13 @@ fn is_terminal() -> bool {
     io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
+/// Whether the user has nothing against colours: `NO_COLOR` is not set.
+pub fn takes_colour() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 fn is_colourful() -> bool {
-    is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    is_terminal() && takes_colour()
 }
 
 /// Whether notes are written at all: a line of progress is one.

@@ -3,18 +3,14 @@
 use std::io::IsTerminal;
 
 use ratatui::crossterm::terminal;
-use ratatui::text::Span;
+
+pub use crate::note::columns as width;
 
 /// Columns of the terminal on stdout; 80 where there is none.
 pub fn terminal_width() -> usize {
     let size = std::io::stdout().is_terminal().then(terminal::size);
     let columns = size.and_then(Result::ok).map_or(80, |(columns, _)| columns);
     usize::from(columns).max(20)
-}
-
-/// Columns that a text takes.
-pub fn width(text: &str) -> usize {
-    Span::raw(text).width()
 }
 
 /// The text in exactly so many columns; `~` where it goes on.

@@ -2,8 +2,10 @@
 
 use std::io::Write;
 
-use crate::train::sample::{Guess, Sample, Token};
 use anyhow::Result;
+
+use crate::note::takes_colour;
+use crate::train::sample::{Guess, Sample, Token};
 
 use super::columns::{fitted, terminal_width, width};
 
@@ -18,9 +20,8 @@ pub struct Style {
 impl Style {
     /// For stdout: colours where it is a terminal that takes them and nobody set NO_COLOR.
     pub fn of(is_terminal: bool) -> Self {
-        let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        Style { colour: is_terminal && !dumb && !set("NO_COLOR"), width: terminal_width() }
+        Style { colour: is_terminal && !dumb && takes_colour(), width: terminal_width() }
     }
 }
 

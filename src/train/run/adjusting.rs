@@ -48,9 +48,10 @@ impl Run<'_> {
         }
         // What is in flight belongs to the time until here.
         self.collect(0)?;
+        let ahead = self.ahead();
         let Some(budget) = &mut self.budget else { return Ok(()) };
         budget.saving = self.saving.took.map_or(0.0, |took| took.as_secs_f64());
-        let ends = budget.measure(step, &Ahead::of(&self.legs, self.leg));
+        let ends = budget.measure(step, &ahead);
         self.make_it(ends)
     }
 

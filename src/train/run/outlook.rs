@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::files::free_space;
 use crate::interop::checkpoint::{Keep, State};
+use crate::note::grouped;
 use crate::plan::{Part, Plan};
 use crate::store::Stores;
 
@@ -128,19 +129,6 @@ fn size(bytes: u64) -> String {
 
 fn times(times: f64) -> String {
     if times < 10.0 { format!("{times:.1}") } else { format!("{times:.0}") }
-}
-
-/// A number with commas between the thousands.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 #[cfg(test)]

@@ -41,6 +41,21 @@ pub struct Options {
     pub size: Option<(u32, u32)>,
 }
 
+impl Options {
+    /// The quantities that suit, as they are, over steps.
+    pub fn plain(language: Language) -> Self {
+        Options {
+            quantities: Vec::new(),
+            over: Over::Steps,
+            smooth: 0.0,
+            log: false,
+            language,
+            title: None,
+            size: None,
+        }
+    }
+}
+
 /// One quantity of all runs.
 #[derive(Clone, Debug)]
 pub struct Panel {

@@ -11,15 +11,7 @@ use tempfile::TempDir;
 use super::*;
 
 fn options() -> Options {
-    Options {
-        quantities: Vec::new(),
-        over: Over::Steps,
-        smooth: 0.0,
-        log: false,
-        language: Language::En,
-        title: None,
-        size: None,
-    }
+    Options::plain(Language::En)
 }
 
 fn run(folder: &Path, name: &str, lines: &str, evaluations: &str) -> Recorded {

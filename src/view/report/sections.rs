@@ -3,8 +3,9 @@
 use serde_json::{Map, Value};
 
 use super::facts::Facts;
-use super::html::{self, Cell, grouped, list, name, note, number, section, table, words};
+use super::html::{self, Cell, list, name, note, number, section, table, words};
 use super::samples::Samples;
+use crate::note::grouped;
 use crate::view::plot::scale::brief;
 use crate::view::recorded::{Kind, Record, Recorded};
 

@@ -9,18 +9,9 @@ use quick_xml::events::Event;
 use super::*;
 use crate::train::sample::{Guess, Proposal, Token};
 use crate::view::plot::Language;
-use crate::view::recorded::Over;
 
 fn options() -> Options {
-    Options {
-        quantities: Vec::new(),
-        over: Over::Steps,
-        smooth: 0.0,
-        log: false,
-        language: Language::Ja,
-        title: None,
-        size: None,
-    }
+    Options::plain(Language::Ja)
 }
 
 /// Every tag is closed, ids are there once, and nothing is asked of a network.
