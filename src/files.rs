@@ -20,6 +20,11 @@ pub use stdin::{lines_of_stdin, text_of_stdin};
 /// A line of input that is longer than this is no text, and would have to be held in memory whole.
 pub const LONGEST_LINE: u64 = 1 << 30;
 
+/// Cores of this machine that the process may use: its threads where the user names no number.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// The path with something appended to its name.
 pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();

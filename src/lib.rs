@@ -27,7 +27,7 @@
 //!  corpus     dump → text                        ops    shapes, FLOPs, CPU code, kernels as data
 //!  tokenizer  SentencePiece                       ↓
 //!   ↓                                            tensor, tolerances
-//!  files      whole or not at all
+//!  files      whole or not at all                  ranks: processes that train together
 //! ```
 
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
@@ -50,6 +50,7 @@ pub mod interop;
 pub mod model;
 pub mod ops;
 pub mod plan;
+pub mod ranks;
 pub mod store;
 pub mod tasks;
 pub mod tensor;

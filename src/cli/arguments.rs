@@ -108,7 +108,7 @@ pub struct ThreadArgs {
 
 impl ThreadArgs {
     pub fn count(self) -> usize {
-        self.threads.map_or_else(super::cores, usize::from)
+        self.threads.map_or_else(crate::files::cores, usize::from)
     }
 }
 

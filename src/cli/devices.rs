@@ -24,14 +24,14 @@ pub fn run(args: Args) -> Result<()> {
         None => "cpu".to_owned(),
     };
     let gpus: Vec<Value> = found.iter().enumerate().map(|(index, c)| describe(index, c)).collect();
-    let cpu = json!({ "threads": super::cores(), "vector_bits": vector_bits() });
+    let cpu = json!({ "threads": crate::files::cores(), "vector_bits": vector_bits() });
     let report = json!({ "auto": auto, "cpu": cpu, "adapters": gpus });
     args.output.show(&report, |out| print(out, &auto, &found))
 }
 
 fn print(out: &mut dyn Write, auto: &str, found: &[Capabilities]) -> Result<()> {
     let mark = |device: &str| if auto == device { "  (auto)" } else { "" };
-    let cpu = format!("CPU executor, {} threads, {}-bit vectors", super::cores(), vector_bits());
+    let cpu = format!("CPU executor, {} threads, {}-bit vectors", crate::files::cores(), vector_bits());
     writeln!(out, "{:<6} {cpu}{}", "cpu", mark("cpu"))?;
     for (index, c) in found.iter().enumerate() {
         let device = format!("gpu:{index}");

@@ -4,10 +4,12 @@
 
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 use tracing::Level;
 
 use crate::note::{self, Verbosity};
+use crate::ranks::{self, Ranks, Together};
 use crate::train::config::WrongUsage;
 
 mod answer_table;
@@ -104,11 +106,6 @@ impl std::fmt::Display for Interrupted {
 
 impl std::error::Error for Interrupted {}
 
-/// Threads of a command whose user names no number.
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
-}
-
 /// Parses the arguments, runs the command, and turns its result into the exit status.
 pub fn main() -> ExitCode {
     // Mesa's layer that sorts Vulkan devices asks the desktop first, and complains on stderr where there is
@@ -120,7 +117,11 @@ pub fn main() -> ExitCode {
         Err(error) => return report(&error),
     };
     let cli = Cli::parse_from(arguments);
-    note::start(cli.verbosity());
+    let ranks = match ranks::start().and_then(|ranks| cli.command.suits(&ranks).map(|()| ranks)) {
+        Ok(ranks) => ranks,
+        Err(error) => return report(&error),
+    };
+    note::start(if ranks.is_first() { cli.verbosity() } else { Verbosity::Errors });
     notes.iter().for_each(|note| note!("--hparams: {note}"));
     let result = match cli.command {
         Command::Bench(args) => bench::run(args),
@@ -139,7 +140,7 @@ pub fn main() -> ExitCode {
         Command::Plot(args) => plot::run(args),
         Command::Predict(args) => predict::run(args),
         Command::Prepare(args) => prepare::run(args),
-        Command::Pretrain(args) => pretrain::run(args),
+        Command::Pretrain(args) => pretrain::run(args, &ranks),
         Command::Sample(args) => sample::run(args),
         Command::Report(args) => report::run(args),
         Command::Score(args) => score::run(args),
@@ -150,7 +151,38 @@ pub fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => report(&error),
+        Err(error) => report_of_rank(&error, &ranks),
+    }
+}
+
+/// Of several ranks that end with the same line one says it; one that ends alone takes the others with it.
+fn report_of_rank(error: &anyhow::Error, ranks: &Ranks) -> ExitCode {
+    let together = error.is::<Together>() || error.is::<Interrupted>();
+    match ranks.are_several() {
+        true if together && !ranks.is_first() => {
+            ExitCode::from(if error.is::<Interrupted>() { 130 } else { 1 })
+        }
+        true if !together => {
+            let line = format!("{error:#}").replace('\n', " ");
+            note::say(Level::ERROR, &format!("inazuma: error: rank {}: {line}", ranks.rank()));
+            ranks.abort();
+            ExitCode::FAILURE
+        }
+        _ => report(error),
+    }
+}
+
+impl Command {
+    /// Fails where several ranks were started for what one process does.
+    fn suits(&self, ranks: &Ranks) -> Result<()> {
+        if matches!(self, Command::Pretrain(_)) || !ranks.are_several() {
+            return Ok(());
+        }
+        Err(Together(format!(
+            "{} processes were started, and only `pretrain` divides its work among ranks",
+            ranks.size()
+        ))
+        .into())
     }
 }
 

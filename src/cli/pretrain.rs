@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use crate::interop::checkpoint::CONFIG;
+use crate::ranks::{Ranks, Shares, Travel};
 use crate::store::WeightedPath;
 use crate::train::run::{self, Options, SelfTest};
 use crate::train::{describe, explain};
@@ -104,11 +105,17 @@ pub struct Args {
     /// Held-out text to evaluate on, at the end and every `eval_every` steps
     #[arg(long, value_name = "STORE")]
     eval_store: Option<PathBuf>,
+    /// Started by mpirun: the part of every batch that each rank has, as 3,1, or auto: by how fast they are
+    #[arg(long, value_name = "SHARES", conflicts_with = "explain")]
+    share: Option<Shares>,
+    /// Started by mpirun: how gradients travel between ranks; f16 takes half as many bytes, and rounds
+    #[arg(long, value_enum, default_value_t, value_name = "TYPE")]
+    reduce: Travel,
     #[command(flatten)]
     output: OutputArgs,
 }
 
-pub fn run(args: Args) -> Result<()> {
+pub fn run(args: Args, ranks: &Ranks) -> Result<()> {
     if let Some(folder) = args.profile_trace.as_deref().and_then(Path::parent) {
         let there = folder.as_os_str().is_empty() || folder.is_dir();
         ensure!(there, "--profile-trace: {}: no such directory", folder.display());
@@ -140,6 +147,9 @@ pub fn run(args: Args) -> Result<()> {
         debug_nan: args.debug_nan,
         watch: None,
         time: Default::default(),
+        ranks: ranks.clone(),
+        share: args.share,
+        reduce: args.reduce,
         #[cfg(test)]
         borders: Vec::new(),
     };
@@ -149,7 +159,9 @@ pub fn run(args: Args) -> Result<()> {
     }
     let stop = interruptible("stopping and saving")?;
     let report = run::run(&options, stop)?;
-    args.output.show_afterwards(&report);
+    if ranks.is_first() {
+        args.output.show_afterwards(&report);
+    }
     if report.interrupted {
         let message = match report.step {
             0 if !options.out.join(CONFIG).is_file() => {

@@ -12,12 +12,16 @@ use crate::gpu::tuning::device_of;
 use crate::gpu::{Capabilities, Gpu, GpuExecutor, Options, Tuning, adapters, capabilities, strategies};
 use crate::ops::loss_scaling;
 use crate::plan::{Executor, Plan};
+use crate::ranks::{Ranks, Travel};
 
 mod peaks;
+mod ranked;
 mod room;
 
 pub use peaks::Peaks;
 pub use room::Room;
+
+use ranked::RankedExecutor;
 
 /// What a build without the feature `gpu` says where one is asked for.
 pub const NO_GPU: &str = "this inazuma was built without GPUs (feature `gpu`): use --device cpu";
@@ -35,6 +39,9 @@ pub enum DeviceChoice {
     Index(usize),
     /// The first adapter with this in its name.
     Name(String),
+    /// The hardware GPU with this number, the fastest first and round again, else the CPU executor: what `auto` is for the
+    /// processes of one machine.
+    Card(usize),
 }
 
 impl FromStr for DeviceChoice {
@@ -65,6 +72,7 @@ impl std::fmt::Display for DeviceChoice {
             DeviceChoice::Gpu => f.write_str("gpu"),
             DeviceChoice::Index(n) => write!(f, "gpu:{n}"),
             DeviceChoice::Name(name) => f.write_str(name),
+            DeviceChoice::Card(_) => f.write_str("auto"),
         }
     }
 }
@@ -72,10 +80,11 @@ impl std::fmt::Display for DeviceChoice {
 impl DeviceChoice {
     /// The index of the adapter to use; `None` means the CPU executor.
     pub fn resolve(&self, adapters: &[Capabilities]) -> Result<Option<usize>> {
-        let wants_gpu = !matches!(self, DeviceChoice::Auto | DeviceChoice::Cpu);
+        let wants_gpu = !matches!(self, DeviceChoice::Auto | DeviceChoice::Card(_) | DeviceChoice::Cpu);
         ensure!(cfg!(feature = "gpu") || !wants_gpu, NO_GPU);
         match self {
             DeviceChoice::Auto => Ok(capabilities::best_hardware(adapters)),
+            DeviceChoice::Card(number) => Ok(capabilities::hardware(adapters, *number)),
             DeviceChoice::Cpu => Ok(None),
             DeviceChoice::Gpu => capabilities::any_gpu(adapters).map(Some),
             DeviceChoice::Index(n) if *n < adapters.len() => Ok(Some(*n)),
@@ -105,6 +114,9 @@ pub struct Device {
     gpu: Option<Arc<Gpu>>,
     threads: usize,
     room: Room,
+    /// Who shares the work, and how gradients travel.
+    ranks: Ranks,
+    travel: Travel,
 }
 
 impl Device {
@@ -117,7 +129,7 @@ impl Device {
             gpu.prefer(Arc::new(tuning));
         }
         let room = gpu.as_ref().map_or_else(Room::processor, Room::gpu);
-        Ok(Device { gpu, threads, room })
+        Ok(Device { gpu, threads, room, ranks: Ranks::default(), travel: Travel::default() })
     }
 
     /// Takes at most so many bytes for plans, where a number is given, as if there were no more.
@@ -127,6 +139,15 @@ impl Device {
             None => self.room,
         };
         Device { room, ..self }
+    }
+
+    /// Executors of plans for one rank of several exchange with these.
+    pub fn with_ranks(self, ranks: Ranks, travel: Travel) -> Self {
+        Device { ranks, travel, ..self }
+    }
+
+    pub fn ranks(&self) -> &Ranks {
+        &self.ranks
     }
 
     pub fn is_gpu(&self) -> bool {
@@ -186,11 +207,14 @@ impl Device {
             self.is_gpu() || !plan.is_half(),
             "half precision needs a GPU: the CPU executor computes in f32 (use precision f32, or --device gpu)"
         );
-        let loss_scale = plan.loss_scale;
+        let (loss_scale, is_shared) = (plan.loss_scale, plan.sharding.is_some());
         let mut executor: Box<dyn Executor> = match &self.gpu {
             Some(gpu) => Box::new(GpuExecutor::new(gpu.clone(), plan, Options::default())?),
             None => Box::new(CpuExecutor::<f32>::new(plan, self.threads)?),
         };
+        if is_shared {
+            executor = Box::new(RankedExecutor::new(executor, self.ranks.clone(), self.travel)?);
+        }
         if let Some(state) = loss_scale {
             executor.write(state, &loss_scaling::FIRST_STATE)?;
         }
@@ -218,6 +242,11 @@ mod tests {
         assert_eq!(DeviceChoice::Auto.resolve(only).unwrap(), None);
         assert_eq!(DeviceChoice::Gpu.resolve(only).unwrap(), Some(0));
         assert!(DeviceChoice::Index(1).resolve(only).is_err());
-        assert_eq!(DeviceChoice::Auto.resolve(&[lavapipe, Capabilities::baseline()]).unwrap(), Some(1));
+        let all = [lavapipe, Capabilities::baseline(), Capabilities::baseline()];
+        assert_eq!(DeviceChoice::Auto.resolve(&all).unwrap(), Some(1));
+        // Processes of one machine take a card each, and share them where they are more.
+        let card = |number| DeviceChoice::Card(number).resolve(&all).unwrap();
+        assert_eq!([0, 1, 2, 3].map(card), [1, 2, 1, 2].map(Some));
+        assert_eq!(DeviceChoice::Card(1).resolve(&all[..1]).unwrap(), None);
     }
 }

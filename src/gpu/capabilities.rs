@@ -107,8 +107,15 @@ impl Capabilities {
 
 /// The fastest hardware adapter that can run our kernels, by its index.
 pub fn best_hardware(adapters: &[Capabilities]) -> Option<usize> {
+    hardware(adapters, 0)
+}
+
+/// The hardware adapter with this number when they are sorted, the fastest first; begun again where there are fewer.
+pub fn hardware(adapters: &[Capabilities], number: usize) -> Option<usize> {
     let usable = |c: &Capabilities| c.immediates && !c.software;
-    (0..adapters.len()).filter(|&n| usable(&adapters[n])).min_by_key(|&n| adapters[n].rank())
+    let mut all: Vec<usize> = (0..adapters.len()).filter(|&n| usable(&adapters[n])).collect();
+    all.sort_by_key(|&n| adapters[n].rank());
+    all.get(number % all.len().max(1)).copied()
 }
 
 /// The adapter of `--device gpu`: hardware, else the only one there is.

@@ -9,7 +9,7 @@ use crate::batch::PackedBatch;
 use crate::ops::constants::{AUC_BINS, METRICS};
 use crate::ops::optimizer::Cleared;
 use crate::ops::replace::Replace;
-use crate::plan::{Parameter, Phase, Plan, PlanBuilder, Upload};
+use crate::plan::{Parameter, Phase, Plan, PlanBuilder, Shard, Upload};
 use crate::tensor::draws::{DISCRIMINATOR, GENERATOR};
 use crate::tensor::{Element, Precision, Role, Rows, TensorId};
 
@@ -65,6 +65,8 @@ pub struct StepOptions {
     /// A generator that is not trained goes forward without dropout, and neither back nor into the update. Tables that it
     /// shares go on being the discriminator's.
     pub trained: Trained,
+    /// Which rank's of several the step is.
+    pub shard: Shard,
 }
 
 impl Default for StepOptions {
@@ -79,6 +81,7 @@ impl Default for StepOptions {
             precision: Precision::F32,
             optimizer: OptimizerOptions::default(),
             trained: Trained::Both,
+            shard: Shard::default(),
         }
     }
 }
@@ -131,6 +134,9 @@ impl PretrainPlan {
         builder.precision(options.precision);
         let networks = Networks::new(&mut builder, config, options.trained);
         let fed = Fed::new(&mut builder, capacity, options);
+        if options.trains() {
+            builder.shard(options.shard);
+        }
         let ranges = if options.trains() { builder.parameter_ranges(RANGE_LIMIT) } else { Vec::new() };
 
         builder.phase(Phase::Clear);

@@ -33,12 +33,10 @@ impl Default for OptimizerOptions {
 
 /// Clears the gradients of `ranges`, and `others` with them.
 pub fn clear_all(builder: &mut PlanBuilder, ranges: &[ParameterRange], others: &[Cleared]) {
-    let gradient = |range: &ParameterRange| Cleared {
-        tensor: range.gradient,
-        elements: range.elements,
-        element: Element::Float,
-    };
-    let all: Vec<Cleared> = ranges.iter().map(gradient).chain(others.iter().copied()).collect();
+    let gradient =
+        |(tensor, elements): (TensorId, usize)| Cleared { tensor, elements, element: Element::Float };
+    let gradients = builder.gradients(ranges, RANGE_LIMIT).into_iter();
+    let all: Vec<Cleared> = gradients.map(gradient).chain(others.iter().copied()).collect();
     for tensors in all.chunks(CLEARED) {
         builder.push("clear", Clear { tensors: tensors.to_vec() });
     }
@@ -52,10 +50,13 @@ pub fn update(
     metrics: TensorId,
     options: &OptimizerOptions,
 ) {
-    let blocks: usize = ranges.iter().map(|range| range.elements.div_ceil(BLOCK)).sum();
+    // Of all ranks, where several share the moments: each sums up its own, and is told the others'.
+    let bounds = builder.numbers_by_rank(RANGE_LIMIT, |elements| elements.div_ceil(BLOCK));
+    let blocks = bounds.last().copied().unwrap_or(0);
+    let mut first = bounds[builder.rank()];
     let name = "gradient_norm.partials";
     let partials = builder.tensor(name, Rows::fixed(blocks), 1, Element::Float, Role::Activation);
-    let mut first = 0;
+    builder.share_partials(partials, bounds);
     for range in ranges {
         let op = SquaredNorm { gradient: range.gradient, elements: range.elements, partials, first };
         builder.push("gradient_norm", op);

@@ -20,6 +20,8 @@ pub enum Verbosity {
     Normal,
     /// Details too, with time and level.
     Verbose,
+    /// Errors: of several processes one speaks.
+    Errors,
 }
 
 impl Verbosity {
@@ -29,6 +31,7 @@ impl Verbosity {
             Verbosity::Quiet => "inazuma=warn",
             Verbosity::Normal => "inazuma=info",
             Verbosity::Verbose => "inazuma=debug",
+            Verbosity::Errors => "inazuma=error",
         }
     }
 }

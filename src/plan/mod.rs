@@ -16,21 +16,25 @@ mod bound;
 mod check;
 mod executor;
 pub mod explain;
+mod flat;
 mod identity;
 mod in_flight;
 mod memory;
 mod planned_op;
 mod products;
+mod sharding;
 mod storage;
 mod sums;
 
 pub use bound::{Access, Bound};
 pub use executor::{Carried, Data, Executor, Submitted, Upload, copy_parameters};
+pub use flat::ParameterRange;
 pub use identity::Identity;
 pub use in_flight::{IN_FLIGHT, InFlight};
 pub use memory::DeviceMemory;
 pub use planned_op::PlannedOp;
-pub use storage::{BufferInfo, ParameterRange};
+pub use sharding::{Piece, Shard, Sharding};
+pub use storage::BufferInfo;
 pub use sums::SumGroup;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -111,7 +115,8 @@ pub struct PlanBuilder {
     tensors: Vec<TensorInfo>,
     parameters: Vec<Parameter>,
     ops: Vec<PlannedOp>,
-    aliases: Vec<storage::Alias>,
+    aliases: Vec<flat::Alias>,
+    sharding: Option<Sharding>,
     phase: Option<Phase>,
     scope: Vec<String>,
     rate: f32,
@@ -130,6 +135,7 @@ impl Default for PlanBuilder {
             parameters: Vec::new(),
             ops: Vec::new(),
             aliases: Vec::new(),
+            sharding: None,
             phase: None,
             scope: Vec::new(),
             rate: 1.0,
@@ -266,12 +272,6 @@ impl PlanBuilder {
         self.trains = trains;
     }
 
-    /// Ranges of the flat parameter buffers, for ops that treat all parameters alike: each at most
-    /// `limit` elements, of one kind of decay and one learning rate. Declare all parameters first.
-    pub fn parameter_ranges(&mut self, limit: usize) -> Vec<ParameterRange> {
-        storage::parameter_ranges(self, limit)
-    }
-
     /// Ops and tensors that follow belong to this phase.
     pub fn phase(&mut self, phase: Phase) {
         self.phase = Some(phase);
@@ -338,8 +338,8 @@ impl PlanBuilder {
         }
         let sum_groups = sums::groups(&self);
         let (buffers, placements) = storage::assign(&self, &sum_groups, keep)?;
-        let PlanBuilder { tensors, parameters, ops, loss_scale, .. } = self;
-        Ok(Plan { tensors, parameters, ops, sum_groups, buffers, placements, loss_scale })
+        let PlanBuilder { tensors, parameters, ops, loss_scale, sharding, .. } = self;
+        Ok(Plan { tensors, parameters, ops, sum_groups, buffers, placements, loss_scale, sharding })
     }
 }
 
@@ -355,6 +355,8 @@ pub struct Plan {
     pub placements: Vec<Placement>,
     /// Where `StepValues::loss_scale` lives, if the device decides it: the tensor's first element.
     pub loss_scale: Option<TensorId>,
+    /// Of a plan that is one rank's of several.
+    pub sharding: Option<Sharding>,
 }
 
 impl Plan {

@@ -1,18 +1,14 @@
 //! Where tensors lie: flat buffers for parameters, coloured buffers for what lives within a micro-batch.
 
 use std::collections::HashMap;
-use std::ops::Range;
 
 use anyhow::{Result, bail};
 
 use crate::ops::memory::Placement;
-use crate::tensor::{Element, Role, Rows, TensorId, TensorInfo};
+use crate::tensor::{Element, Role, TensorId, TensorInfo};
 
+use super::flat::layout;
 use super::{Parameter, PlanBuilder, SumGroup};
-
-/// Every tensor of a flat buffer starts at a multiple of 256 bytes: the strictest alignment WebGPU asks of
-/// a storage binding.
-const ALIGNMENT: usize = 64;
 
 /// One buffer of device memory.
 #[derive(Clone, Debug)]
@@ -28,102 +24,6 @@ impl BufferInfo {
     pub fn bytes(&self) -> u64 {
         (self.elements as u64 * self.element.bytes()).next_multiple_of(4)
     }
-}
-
-/// A range of the flat parameter buffers: the same elements of values, gradients and moments.
-#[derive(Clone, Copy, Debug)]
-pub struct ParameterRange {
-    pub value: TensorId,
-    pub gradient: TensorId,
-    pub first_moment: TensorId,
-    pub second_moment: TensorId,
-    pub elements: usize,
-    pub decays: bool,
-    /// Factor on the learning rate.
-    pub rate: f32,
-}
-
-/// A tensor that is a range of a flat buffer.
-pub(super) struct Alias {
-    tensor: TensorId,
-    offset: usize,
-}
-
-/// Parameters that the optimiser treats alike, side by side in the flat buffers.
-struct Kind {
-    decays: bool,
-    rate: f32,
-    elements: Range<usize>,
-    /// Of these, what is updated: all, or runs of neighbours.
-    trained: Vec<Range<usize>>,
-}
-
-/// Offsets of the parameters, by index, and the kinds in order: those that decay first, then by where a learning
-/// rate is first met.
-fn flat_layout(builder: &PlanBuilder) -> (Vec<usize>, Vec<Kind>) {
-    let mut offsets = vec![0; builder.parameters.len()];
-    let mut kinds: Vec<Kind> = Vec::new();
-    for decays in [true, false] {
-        for parameter in builder.parameters.iter().filter(|parameter| parameter.decays == decays) {
-            let rate = parameter.rate;
-            if !kinds.iter().any(|kind| kind.decays == decays && kind.rate == rate) {
-                kinds.push(Kind { decays, rate, elements: 0..0, trained: Vec::new() });
-            }
-        }
-    }
-    let mut end = 0;
-    for kind in &mut kinds {
-        let start = end;
-        for (index, parameter) in builder.parameters.iter().enumerate() {
-            if parameter.decays == kind.decays && parameter.rate == kind.rate {
-                offsets[index] = end;
-                let elements = (parameter.rows * parameter.columns).next_multiple_of(ALIGNMENT);
-                match kind.trained.last_mut().filter(|before| before.end == end) {
-                    _ if !parameter.trains => {}
-                    Some(before) => before.end += elements,
-                    None => kind.trained.push(end..end + elements),
-                }
-                end += elements;
-            }
-        }
-        kind.elements = start..end;
-    }
-    (offsets, kinds)
-}
-
-pub(super) fn parameter_ranges(builder: &mut PlanBuilder, limit: usize) -> Vec<ParameterRange> {
-    let limit = limit / ALIGNMENT * ALIGNMENT;
-    let (_, kinds) = flat_layout(builder);
-    let mut ranges = Vec::new();
-    let trained = |kind: Kind| kind.trained.into_iter().map(move |range| (kind.decays, kind.rate, range));
-    for (decays, rate, Range { start, end }) in kinds.into_iter().flat_map(trained) {
-        for offset in (start..end).step_by(limit) {
-            let elements = limit.min(end - offset);
-            let mut alias = |role| {
-                let tensor = TensorId(builder.tensors.len() as u32);
-                builder.tensors.push(TensorInfo {
-                    name: format!("parameters.{}", ranges.len()),
-                    rows: Rows::fixed(elements),
-                    columns: 1,
-                    element: Element::Float,
-                    role,
-                });
-                builder.aliases.push(Alias { tensor, offset });
-                tensor
-            };
-            let range = ParameterRange {
-                value: alias(Role::Parameter),
-                gradient: alias(Role::Gradient),
-                first_moment: alias(Role::FirstMoment),
-                second_moment: alias(Role::SecondMoment),
-                elements,
-                decays,
-                rate,
-            };
-            ranges.push(range);
-        }
-    }
-    ranges
 }
 
 /// First and last op that touches each tensor; partial sums and their targets live until those of their group are added
@@ -191,18 +91,24 @@ impl Assignment<'_> {
     /// Parameters, gradients and moments: four flat buffers of one layout.
     fn flat(&mut self) {
         let builder = self.builder;
-        let (offsets, kinds) = flat_layout(builder);
+        let (offsets, kinds) = layout(builder);
         let elements = kinds.last().map_or(0, |kind| kind.elements.end);
+        // Of moments that ranks share there is a range.
+        let own = |role: Role| match &builder.sharding {
+            Some(sharding) if matches!(role, Role::FirstMoment | Role::SecondMoment) => sharding.own(),
+            _ => 0..elements,
+        };
         let mut flat = HashMap::new();
         if !builder.parameters.is_empty() {
             for role in [Role::Parameter, Role::Gradient, Role::FirstMoment, Role::SecondMoment] {
                 // A plan without backward ops has neither gradients nor moments.
                 let mut tensors = builder.tensors.iter().zip(&self.lifetimes);
                 let used = tensors.any(|(tensor, life)| tensor.role == role && life.is_some());
-                if !used && role != Role::Parameter {
+                if !used && role != Role::Parameter && builder.sharding.is_none() {
                     continue;
                 }
                 flat.insert(role, self.buffers.len());
+                let elements = own(role).len().max(1);
                 self.buffers.push(BufferInfo { elements, element: Element::Float, role });
             }
         }
@@ -213,8 +119,10 @@ impl Assignment<'_> {
         let of_ranges = builder.aliases.iter().map(|alias| (alias.tensor, alias.offset));
         for (tensor, offset) in of_parameters.chain(of_ranges) {
             let info = builder.info(tensor);
-            if let Some(&buffer) = flat.get(&info.role) {
-                self.placements[tensor.0 as usize] = Placement { buffer, offset, length: info.elements() };
+            let (own, length) = (own(info.role), info.elements());
+            let inside = own.start <= offset && offset + length <= own.end;
+            if let Some(&buffer) = flat.get(&info.role).filter(|_| inside) {
+                self.placements[tensor.0 as usize] = Placement { buffer, offset: offset - own.start, length };
             }
         }
     }

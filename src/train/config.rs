@@ -11,6 +11,7 @@ use crate::device::Room;
 use crate::interop::checkpoint::Keep;
 use crate::model::{ModelConfig, PretrainPlan, Trained, config as sizes};
 use crate::plan::Plan;
+use crate::ranks::Split;
 
 use super::following::Rule;
 use super::hparams;
@@ -153,6 +154,8 @@ pub struct TrainConfig {
     pub phase: Phase,
     /// By its steps: from `generator_freeze_at` on the generator is fixed.
     pub trained: Trained,
+    /// Which sequences of its batches are this process's; it is no part of the run.
+    pub split: Split,
     values: RunValues,
     settings: Settings,
 }
@@ -228,6 +231,7 @@ impl TrainConfig {
             model: model.clone(),
             phase: Phase::default(),
             trained: Trained::Both,
+            split: Split::default(),
             values,
             settings,
         })
@@ -349,9 +353,9 @@ impl TrainConfig {
         };
         format!(
             "micro-batches of {} of {} sequences, logits of {} masked tokens at a time: {} MB{of}",
-            self.micro_batch,
-            self.batch_size,
-            self.vocabulary_chunk.min(self.micro_batch * self.slots()),
+            self.sequences_at_once(),
+            self.split.own(self.batch_size).len(),
+            self.vocabulary_chunk.min(self.sequences_at_once() * self.slots()),
             plan.bytes() >> 20
         )
     }

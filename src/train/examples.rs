@@ -7,6 +7,7 @@ use anyhow::{Result, anyhow, bail, ensure};
 
 use crate::batch::PackedBatch;
 use crate::batch::masking::{Masker, Masking, Share};
+use crate::ranks::Split;
 use crate::store::examples::Example;
 use crate::store::mixture::Mixture;
 use crate::store::{Stores, Words};
@@ -114,6 +115,8 @@ pub struct Batcher {
     /// The step that takes the first examples: of the phase.
     first: u64,
     batch_size: usize,
+    /// Whose sequences of a batch are made into micro-batches; the others are only counted.
+    split: Split,
     micro_batch: usize,
     max_length: usize,
     /// Of every batch; who trains sets what follows the step.
@@ -146,7 +149,8 @@ impl Batcher {
     /// masks; so evaluations of all runs compare.
     pub fn evaluation(stores: &Stores, config: &TrainConfig) -> Result<Self> {
         let mixture = Mixture::new(stores, config.seed, config.max_length)?;
-        Self::with(Source::Stores(mixture), stores.first().special_ids(), config)
+        let batcher = Self::with(Source::Stores(mixture), stores.first().special_ids(), config)?;
+        Ok(Batcher { split: Split::default(), ..batcher })
     }
 
     /// Random sequences of the full length: batches to measure with where there is no store.
@@ -171,7 +175,8 @@ impl Batcher {
             root: root(config.seed),
             first: config.phase.first,
             batch_size: config.batch_size,
-            micro_batch: config.micro_batch,
+            split: config.split.clone(),
+            micro_batch: config.sequences_at_once(),
             max_length: config.max_length,
             temperature: config.temperature,
             discriminator_weight: config.discriminator_weight,
@@ -207,17 +212,19 @@ impl Batcher {
                 Ok(self.masker.mask(&example, key, sequence))
             })
             .collect::<Result<Vec<_>>>()?;
-        let groups = masked.chunks(self.micro_batch).enumerate();
+        let own = self.split.own(count);
+        let groups = masked[own.clone()].chunks(self.micro_batch).enumerate();
         let micro: Vec<_> = groups
-            .map(|(index, group)| match self.padding {
-                None => PackedBatch::pack(index * self.micro_batch, group),
-                Some(pad) => PackedBatch::padded(index * self.micro_batch, group, self.max_length, pad),
+            .map(|(index, group)| (own.start + index * self.micro_batch, group))
+            .map(|(first, group)| match self.padding {
+                None => PackedBatch::pack(first, group),
+                Some(pad) => PackedBatch::padded(first, group, self.max_length, pad),
             })
             .collect();
         let lengths = || masked.iter().map(|example| example.input_ids.len() as u64);
         let totals = BatchTotals {
             tokens: lengths().sum(),
-            masked: micro.iter().map(|batch| batch.masked() as u64).sum(),
+            masked: masked.iter().map(|example| example.masked.len() as u64).sum(),
             positions: (count * self.max_length) as u64,
             squared_lengths: lengths().map(|length| length * length).sum(),
         };

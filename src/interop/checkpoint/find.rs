@@ -123,6 +123,13 @@ pub fn turn_back(run: &Path, asked: impl Fn(&State) -> bool) -> Result<Option<u6
 }
 
 impl Found {
+    /// The checkpoint of this step, where another process has found that it is the one to go on from.
+    pub fn of_step(run: &Path, step: u64) -> Result<Self> {
+        let path = directory(run, step);
+        let checkpoint = Whole::open(&path).with_context(|| path.display().to_string())?;
+        Ok(Found { checkpoint, damaged: Vec::new(), latest: (Some(step), None), run: run.to_owned() })
+    }
+
     /// What is to be said of it: a line for `latest` and for each that is damaged.
     pub fn notes(&self) -> Vec<String> {
         let step = self.checkpoint.state.step;

@@ -90,6 +90,9 @@ pub struct State {
     /// Of a run that ends with its time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<BudgetState>,
+    /// Of a run on ranks that have unequal parts of every batch: how large, by rank.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shares: Vec<u64>,
     /// What computed it; another device gives other roundings.
     pub device: String,
 }

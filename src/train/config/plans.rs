@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use crate::model::{BatchCapacity, Mode, OptimizerOptions, PretrainPlan, StepOptions};
+use crate::plan::Shard;
 use crate::tensor::Precision;
 
 use super::TrainConfig;
@@ -10,7 +11,15 @@ use super::TrainConfig;
 impl TrainConfig {
     /// What one micro-batch can hold.
     pub fn capacity(&self) -> BatchCapacity {
-        self.capacity_of(self.micro_batch)
+        self.capacity_of(self.sequences_at_once())
+    }
+
+    /// Sequences of a micro-batch: what `micro_batch` says, or all that are this rank's of a batch where that is less.
+    pub fn sequences_at_once(&self) -> usize {
+        match self.split.ranks() {
+            1 => self.micro_batch,
+            _ => self.micro_batch.min(self.split.own(self.batch_size).len()).max(1),
+        }
     }
 
     /// The same for other micro-batches.
@@ -51,6 +60,7 @@ impl TrainConfig {
                 weight_decay: self.weight_decay,
             },
             trained: self.trained,
+            shard: Shard { rank: self.split.rank(), ranks: self.split.ranks() },
         }
     }
 }

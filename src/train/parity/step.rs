@@ -8,7 +8,7 @@ use crate::interop::checkpoint::LossScalingState;
 use crate::model::electra::StepTensors;
 use crate::model::{BatchCapacity, Mode, OptimizerOptions, PretrainPlan, StepOptions, Trained};
 use crate::ops::constants::{METRIC_CROSS_ENTROPY, METRIC_GRADIENT_NORM, METRIC_NLL};
-use crate::plan::{Data, Executor, Parameter, Phase, Upload};
+use crate::plan::{Data, Executor, Parameter, Phase, Shard, Upload};
 use crate::tensor::{Precision, StepValues, TensorId};
 use crate::train::schedule;
 
@@ -196,6 +196,7 @@ fn step_options(golden: &Golden, precision: Precision) -> StepOptions {
             weight_decay: optimizer.wd as f32,
         },
         trained: Trained::Both,
+        shard: Shard::default(),
     }
 }
 

@@ -9,50 +9,63 @@ use crate::interop::checkpoint;
 use super::super::config::Leg;
 use super::HISTORY;
 use super::apportion::Ahead;
+use super::budget::Budget;
 use super::training::Run;
 
 impl Run<'_> {
     /// Before the first step of a process: nothing may be left.
     pub fn end_if_the_time_is_over(&mut self) -> Result<()> {
-        let step = self.state.step;
-        match &self.budget {
-            Some(budget) if budget.is_over() && step > self.state.began && step < self.config.steps => {
-                self.make_it(self.ahead().at_once(step))
-            }
-            _ => Ok(()),
-        }
+        self.end_as_first_says(|run| {
+            let step = run.state.step;
+            let over = run.budget.as_ref().is_some_and(Budget::is_over);
+            let ends = over && step > run.state.began && step < run.config.steps;
+            Ok(ends.then(|| run.ahead().at_once(step)))
+        })
     }
 
     /// Before a step: where the time has room for it and no other, it is the last, and its rate that of a last one.
     pub fn foresee_the_last(&mut self) -> Result<()> {
-        let room = self.budget.as_ref().and_then(|budget| budget.room(self.in_flight.count()));
-        let step = self.state.step;
-        if step + 1 < self.config.steps && room.is_some_and(|room| room < 2) && self.ahead().is_last() {
-            self.make_it(vec![step + 1])?;
-        }
-        Ok(())
+        self.end_as_first_says(|run| {
+            let room = run.budget.as_ref().and_then(|budget| budget.room(run.in_flight.count()));
+            let (step, steps) = (run.state.step, run.config.steps);
+            let last = step + 1 < steps && room.is_some_and(|room| room < 2) && run.ahead().is_last();
+            Ok(last.then(|| vec![step + 1]))
+        })
     }
 
     /// Behind a step: measures where that is due, and ends the run where its time is over.
     pub fn keep_to_the_budget(&mut self) -> Result<()> {
-        let (step, checkpoint_every) = (self.state.step, self.config.checkpoint_every);
-        if step >= self.config.steps {
+        self.end_as_first_says(|run| {
+            let (step, checkpoint_every) = (run.state.step, run.config.checkpoint_every);
+            if step >= run.config.steps {
+                return Ok(None);
+            }
+            let Some(budget) = &mut run.budget else { return Ok(None) };
+            if budget.is_over() {
+                return Ok(Some(run.ahead().at_once(step)));
+            }
+            if !budget.is_due(step, step.is_multiple_of(checkpoint_every)) {
+                return Ok(None);
+            }
+            // What is in flight belongs to the time until here.
+            run.collect(0)?;
+            let ahead = run.ahead();
+            let Some(budget) = &mut run.budget else { return Ok(None) };
+            budget.saving = run.saving.took.map_or(0.0, |took| took.as_secs_f64());
+            Ok(Some(budget.measure(step, &ahead)))
+        })
+    }
+
+    /// Of several ranks the first has the clock.
+    fn end_as_first_says(&mut self, ends: impl FnOnce(&mut Self) -> Result<Option<Vec<u64>>>) -> Result<()> {
+        if self.budget.is_none() {
             return Ok(());
         }
-        let Some(budget) = &mut self.budget else { return Ok(()) };
-        if budget.is_over() {
-            return self.make_it(self.ahead().at_once(step));
+        let ranks = self.ranks().clone();
+        match ranks.first_says(|| ends(self))? {
+            Some(ends) => self.make_it(ends),
+            None => Ok(()),
         }
-        if !budget.is_due(step, step.is_multiple_of(checkpoint_every)) {
-            return Ok(());
-        }
-        // What is in flight belongs to the time until here.
-        self.collect(0)?;
-        let ahead = self.ahead();
-        let Some(budget) = &mut self.budget else { return Ok(()) };
-        budget.saving = self.saving.took.map_or(0.0, |took| took.as_secs_f64());
-        let ends = budget.measure(step, &ahead);
-        self.make_it(ends)
     }
 
     fn ahead(&self) -> Ahead {
@@ -80,6 +93,9 @@ impl Run<'_> {
         self.config = self.legs[self.leg].config.clone();
         self.schedule = self.whole.schedule_from(self.state.began);
         self.progress.set_legs(&self.legs, Some(steps));
+        if !self.ranks().is_first() {
+            return Ok(());
+        }
         write_atomically(&self.out.join(checkpoint::CONFIG), self.whole.settings().to_toml().as_bytes())?;
         let step = self.state.step;
         let was = if opened { String::new() } else { format!(", it was {from}") };

@@ -17,7 +17,7 @@ use super::super::init::Init;
 use super::super::key::Resume;
 use super::super::settings::Change;
 use super::decay::DecayFrom;
-use super::{METRICS, Options};
+use super::{METRICS, Options, together};
 
 /// The run's own configuration, and what of it was changed because the user says so; other flags that contradict it are
 /// refused by name.
@@ -56,9 +56,6 @@ pub fn resumed_config(
         path.display(),
         refused.iter().map(Change::to_string).collect::<Vec<_>>().join("; ")
     );
-    config
-        .check(surroundings.room, options.eval_store.is_some())
-        .with_context(|| format!("--resume continues {} as it began", path.display()))?;
     Ok((config, asked))
 }
 
@@ -118,7 +115,7 @@ pub fn start(
     executor: &mut dyn Executor,
     stop: &AtomicBool,
 ) -> Result<Option<State>> {
-    let (out, store) = (&options.out, stores.first());
+    let (out, store, first) = (&options.out, stores.first(), options.ranks.is_first());
     let fresh = State {
         step: 0,
         began: 0,
@@ -136,27 +133,37 @@ pub fn start(
         stage: None,
         decay_from: None,
         budget,
-        device: executor.identity().device(),
+        shares: together::recorded(&config.split),
+        device: together::device_name(&options.ranks, executor)?,
     };
-    let write_config =
-        || write_atomically(&out.join(checkpoint::CONFIG), config.settings().to_toml().as_bytes());
+    // Of several ranks the first writes.
+    let written = |write: &dyn Fn() -> Result<()>| if first { write() } else { Ok(()) };
+    let write_config = || {
+        let text = config.settings().to_toml();
+        written(&|| write_atomically(&out.join(checkpoint::CONFIG), text.as_bytes()))
+    };
     let write_vocabulary =
-        || checkpoint::write_vocabulary(out, store.is_ready_made(), store.tokenizer_model());
+        || written(&|| checkpoint::write_vocabulary(out, store.is_ready_made(), store.tokenizer_model()));
     if let Beginning::Resumed(found) = beginning {
         check(&found.checkpoint, &fresh, store)?;
         found.checkpoint.load(executor)?;
         write_config()?;
         write_vocabulary()?;
-        found.settle()?;
-        checkpoint::remove_old(out, found.checkpoint.state.step, config.keep());
-        return Ok(Some(State { device: fresh.device, ..found.checkpoint.state }));
+        if first {
+            found.settle()?;
+            checkpoint::remove_old(out, found.checkpoint.state.step, config.keep());
+        }
+        let State { device, shares, .. } = fresh;
+        return Ok(Some(State { device, shares, ..found.checkpoint.state }));
     }
     if let Beginning::Decay(from) = beginning {
         check(&from.checkpoint, &fresh, store)?;
         let state = from.load(executor, fresh.device)?;
-        from.pass_on(out, &state)?;
+        let state = State { shares: fresh.shares, ..state };
+        written(&|| from.pass_on(out, &state))?;
         write_vocabulary()?;
-        Snapshot::of(executor, &state)?.write(out, || Ok(()))?;
+        let snapshot = Snapshot::of(executor, &state)?;
+        written(&|| snapshot.write(out, || Ok(())))?;
         // Last of all, as below.
         write_config()?;
         return Ok(Some(state));
@@ -168,7 +175,7 @@ pub fn start(
         // First of all, so that who is stopped here can resume.
         write_config()?;
         write_vocabulary()?;
-        Snapshot::drawn(&fresh).write(out, || Ok(()))?;
+        written(&|| Snapshot::drawn(&fresh).write(out, || Ok(())))?;
         return Ok(Some(fresh));
     };
     let step = init.step(options.init_step, config.steps)?;
@@ -176,9 +183,10 @@ pub fn start(
     let stage = config.schedule_from(step).stage(step);
     let positions = fresh.positions.map(|_| init.positions());
     let state = State { step, began: step, tokens: init.tokens(step), stage, positions, ..fresh };
-    init.pass_on(out, step)?;
+    written(&|| init.pass_on(out, step))?;
     write_vocabulary()?;
-    Snapshot::of(executor, &state)?.write(out, || Ok(()))?;
+    let snapshot = Snapshot::of(executor, &state)?;
+    written(&|| snapshot.write(out, || Ok(())))?;
     // Last of all: who resumes finds what the run began with, or no run.
     write_config()?;
     Ok(Some(state))

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::cpu::CpuExecutor;
 use crate::interop::checkpoint::LossScalingState;
 use crate::model::{Mode, PretrainPlan, StepOptions};
-use crate::plan::{Data, Executor, Phase, Upload, copy_parameters};
+use crate::plan::{Data, Executor, Phase, Shard, Upload, copy_parameters};
 use crate::tensor::Precision;
 use crate::tolerances::{CROSS_CHECK, HALF_CROSS_CHECK};
 
@@ -27,7 +27,12 @@ impl CrossCheck {
     /// Of every `every`-th step, for micro-batches of so many sequences. The processor's samples are the device's, so that
     /// near-ties are no difference.
     pub fn new(every: u64, config: &TrainConfig, threads: usize, sequences: usize) -> Result<Self> {
-        let options = StepOptions { mode: Mode::Parity, precision: Precision::F32, ..config.step_options() };
+        let options = StepOptions {
+            mode: Mode::Parity,
+            precision: Precision::F32,
+            shard: Shard::default(),
+            ..config.step_options()
+        };
         let PretrainPlan { plan, tensors, .. } =
             PretrainPlan::new(&config.model, config.capacity_of(sequences), &options)?;
         let tolerance = match config.precision {

@@ -69,7 +69,8 @@ struct Norms {
 impl Incident<'_> {
     /// Writes `incidents/step-N.json`: the step, its batch, and norms by tensor as they are now (the parameters are those
     /// that the step was computed with but for the updates of steps in flight; gradients are of the last of these).
-    pub fn write(&self, run: &Path, executor: &mut dyn Executor) -> Result<()> {
+    /// Of several ranks the first `writes`; all read.
+    pub fn write(&self, run: &Path, executor: &mut dyn Executor, writes: bool) -> Result<()> {
         let done = self.submitted.step + 1;
         let mut norms = BTreeMap::new();
         for parameter in executor.plan().parameters.clone() {
@@ -82,6 +83,9 @@ impl Incident<'_> {
                 let gradient = norm(gradients.get(range).unwrap_or_default());
                 norms.insert(part.name.clone(), Norms { parameter: value, gradient });
             }
+        }
+        if !writes {
+            return Ok(());
         }
         let object = json!({
             "step": done,

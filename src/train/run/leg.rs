@@ -49,7 +49,7 @@ impl Workshop<'_> {
             _ if !device.is_gpu() => {
                 bail!("--cross-check compares a GPU with the processor, and this run is on the processor")
             }
-            every => Some(CrossCheck::new(every, config, options.threads, config.micro_batch)?),
+            every => Some(CrossCheck::new(every, config, options.threads, config.sequences_at_once())?),
         };
         Ok(Machine { executor, feeding, batcher, cross_check })
     }

@@ -1,35 +1,28 @@
 //! A training run from its first step or its last checkpoint to its end.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Serialize;
-use serde_json::json;
 
-use crate::device::{Device, DeviceChoice, Peaks};
-use crate::files::JsonLines;
+use crate::device::{Device, DeviceChoice};
 use crate::gpu::{DeviceLost, OutOfMemory};
-use crate::interop::checkpoint::{self, Rollback, State};
-use crate::note::Bar;
-use crate::plan::InFlight;
-use crate::store::{Stores, WeightedPath};
+use crate::interop::checkpoint::{self, Rollback};
+use crate::ranks::{Ranks, Shares, Together, Travel};
+use crate::store::WeightedPath;
 
-use super::config::{Sources, Surroundings, TrainConfig, describe_phases, leg_of};
+use super::collapse::Collapsed;
+use super::config::Sources;
 use super::divergence::MOST_ROLLBACKS;
-use super::evaluate::{Evaluation, Evaluator};
-use super::events::{Events, FOLDER, HELD_OUT};
-use super::init::Init;
+use super::evaluate::Evaluation;
 use super::metrics::MetricsRecord;
-use super::profile::StepProfiler;
-use super::progress::Progress;
-use super::settings::Change;
-use super::vigilance::Vigilance;
 
 mod adjusting;
 mod apportion;
+mod attempt;
 mod begin;
 mod budget;
 mod clock;
@@ -45,23 +38,17 @@ mod saving;
 mod search;
 mod selftest;
 mod setup;
+mod together;
 mod training;
 
-use begin::{Beginning, found, start};
-use budget::Budget;
+use attempt::attempt;
 pub use budget::parse as parse_budget;
 use clock::{Clock, Time};
-use decay::DecayFrom;
-use leg::{Machine, Workshop};
+use incident::Diverged;
 pub use lock::Claim;
-use outlook::Outlook;
 pub use record::RUN;
-use record::record;
 use rollback::asked_by;
-use saving::Saving;
 pub use selftest::SelfTest;
-use setup::{Asked, announce, asked, first_step};
-use training::Run;
 
 const METRICS: &str = "metrics.jsonl";
 const HISTORY: &str = "history.jsonl";
@@ -113,6 +100,12 @@ pub struct Options {
     pub watch: Option<Watch>,
     /// What a budget is measured by: tests let time pass.
     pub time: Time,
+    /// The processes that train together.
+    pub ranks: Ranks,
+    /// How large a part of every batch each of them has; equal ones where nothing is said.
+    pub share: Option<Shares>,
+    /// How gradients travel between them.
+    pub reduce: Travel,
     /// Steps at which legs end though nothing changes there.
     #[cfg(test)]
     pub borders: Vec<u64>,
@@ -191,11 +184,20 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
             ended => return ended,
         };
         let reached = checkpoint::latest(&options.out).ok();
-        if let Some(rollback) = asked_by(&error, &options.out)? {
+        // What one rank of several comes to alone it cannot mend alone.
+        let asked = if !options.ranks.are_several() {
+            asked_by(&error, &options.out)?
+        } else if error.is::<Diverged>() || error.is::<Collapsed>() {
+            options.ranks.first_says(|| asked_by(&error, &options.out))?
+        } else {
+            return Err(error);
+        };
+        if let Some(rollback) = asked {
             let step = rollback.step;
             let again = rollbacks.iter().filter(|rollback| rollback.step == step).count();
             if again >= MOST_ROLLBACKS {
-                return Err(error.context(format!("given up after {again} rollbacks to step {step}")));
+                let error = error.context(format!("given up after {again} rollbacks to step {step}"));
+                return Err(if options.ranks.are_several() { Together::from(error).into() } else { error });
             }
             let without = rollback.batch.map_or(String::new(), |batch| format!(" without batch {batch}"));
             note!(
@@ -235,170 +237,6 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
             options.sources = Sources::default();
         }
     }
-}
-
-/// Trains from the first step or the last checkpoint. `rollbacks` has those since this process began; `begun` counts the
-/// steps that are begun.
-fn attempt(
-    options: &Options,
-    rollbacks: &[Rollback],
-    clock: &Clock,
-    stop: &AtomicBool,
-    begun: &AtomicU64,
-) -> Result<Report> {
-    let stopped = || stop.load(Ordering::Relaxed);
-    let claim = if options.resume { Claim::resumed } else { Claim::fresh };
-    let _claim = claim(&options.out)?;
-    let stores = Stores::open(&options.stores)?;
-    let store = stores.first().clone();
-    for (store, weight) in stores.iter() {
-        detail!("{}: {} tokens, weight {weight}", store.path().display(), store.tokens());
-    }
-    let device = Device::new(&options.device, options.threads)?.with_memory_limit(options.memory_limit);
-    let surroundings = Surroundings { vocab_size: store.vocab_size(), room: device.room() };
-    let init = options.init.as_deref().map(Init::open).transpose()?;
-    let decay = options.decay_from.as_deref().filter(|_| !options.resume);
-    let decay = decay.map(DecayFrom::open).transpose()?;
-    let Asked { config, changes, budget } = asked(options, init.as_ref(), decay.as_ref(), surroundings)?;
-    let found = if options.resume { found(&options.out)? } else { None };
-    match &found {
-        Some(found) => budget::resumed(options.budget, &found.checkpoint.state, &changes)?,
-        None if options.resume => budget::unknown(&config)?,
-        None => {}
-    }
-    if let Some(init) = &init {
-        init.check(&store, &config.model)?;
-    }
-    let first = first_step(options, &config, init.as_ref(), decay.as_ref(), found.as_ref())?;
-    #[cfg_attr(not(test), expect(unused_mut))]
-    let mut legs = config.legs()?;
-    #[cfg(test)]
-    options.borders.iter().for_each(|&at| super::config::change_from(&mut legs, at, |_| ()));
-    let leg = leg_of(&legs, first);
-    let own = legs[leg].config.clone();
-    if config.has_phases() {
-        describe_phases(&legs).iter().for_each(|line| note!("{line}"));
-    }
-    let peaks = options.profile.then(|| Peaks::measure(&device)).transpose()?;
-    let peak = peaks.map_or_else(|| Peaks::multiply_adds(&device), |peaks| Ok(peaks.flops_per_second))?;
-    let kernels = options.out.join("kernels.json");
-    if options.resume {
-        device.reuse_kernels(&kernels)?;
-    }
-    if stopped() {
-        return Ok(Report::not_begun());
-    }
-    let workshop = Workshop { options, device: &device, stores: &stores };
-    let mut machine = workshop.open(&own)?;
-    let evaluator = match &options.eval_store {
-        Some(path) => Some(Evaluator::new(path, &store, &config.evaluated()?, &device)?),
-        None => None,
-    };
-    if stopped() {
-        return Ok(Report::not_begun());
-    }
-    let executor = machine.executor.as_mut();
-    let beginning = Beginning::of(found, decay, init);
-    let state = start(options, beginning, budget, &config, &stores, executor, stop)?;
-    let Some(mut state) = state else { return Ok(Report::not_begun()) };
-    workshop.begin(&mut machine, &own, &state)?;
-    let Machine { executor, feeding, batcher, cross_check } = machine;
-    workshop.record_kernels(&kernels, &legs, leg, executor.as_ref())?;
-    let out = &options.out;
-    if let Err(error) = record(out, options, &stores, &executor.identity().device()) {
-        note!("warning: {error:#}; training goes on without it");
-    }
-    record_history(out, &mut state, rollbacks, &changes)?;
-    let budget = Budget::of(&state, clock, &config, evaluator.is_some());
-    let schedule = config.schedule_from(state.began);
-    announce(out, &config, &state, &schedule, budget.as_ref(), &executor.identity());
-    Outlook { out, config: &config, legs: &legs, state: &state, stores: &stores, plan: executor.plan() }
-        .lines(budget.as_ref().is_some_and(Budget::is_open))
-        .iter()
-        .for_each(|line| note!("{line}"));
-    let mut progress = Progress::new(&config, &state, peak)?;
-    if budget.as_ref().is_some_and(Budget::is_open) {
-        progress.set_legs(&legs, None);
-    }
-    let events = |folder: &str, done| options.tensorboard.then(|| Events::begin(&out.join(folder), done));
-    let run = Run {
-        events: events(FOLDER, state.step),
-        held_out_events: match evaluator {
-            Some(_) => events(&format!("{FOLDER}/{HELD_OUT}"), evaluated_before(&config, &state)),
-            None => None,
-        },
-        schedule,
-        metrics: JsonLines::open(&out.join(METRICS), state.step)?,
-        evaluations: match evaluator {
-            Some(_) => Some(JsonLines::open(&out.join("eval.jsonl"), evaluated_before(&config, &state))?),
-            None => None,
-        },
-        bar: Bar::start(),
-        vigilance: Vigilance::new(&config, state.began),
-        intervals: 0,
-        progress,
-        in_flight: InFlight::default(),
-        profiler: peaks.map(|peaks| StepProfiler::new(state.step, peaks, options.profile_trace.clone())),
-        saved: Some(state.step),
-        saving: Saving::new(out.clone(), config.keep()),
-        out,
-        budget,
-        whole: config,
-        config: own,
-        legs,
-        leg,
-        workshop,
-        peaks,
-        feeding,
-        executor,
-        evaluator,
-        evaluation: None,
-        skipped: 0,
-        cross_check,
-        suspect: None,
-        debug_nan: options.debug_nan,
-        state,
-    };
-    let watch = |step| {
-        begun.fetch_add(1, Ordering::Relaxed);
-        options.watch.iter().for_each(|watch| watch.0(step, &device));
-    };
-    run.train(batcher, stop, &watch)
-}
-
-/// Adds what has happened to the run since its checkpoint was written, to its state and to `history.jsonl`.
-fn record_history(out: &Path, state: &mut State, rollbacks: &[Rollback], changes: &[Change]) -> Result<()> {
-    let new = rollbacks.iter().filter(|rollback| !state.rollbacks.contains(rollback));
-    let new: Vec<Rollback> = new.cloned().collect();
-    if new.is_empty() && changes.is_empty() {
-        return Ok(());
-    }
-    let path = out.join(HISTORY);
-    let mut history = JsonLines::open(&path, state.step)?;
-    let written =
-        std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    for Change { name, from, to, .. } in changes {
-        note!("{name} is {to} from step {} on, it was {from}", state.step);
-        let event = json!({"step": state.step, "event": "changed", "key": name, "from": from, "to": to});
-        history.append(&event)?;
-    }
-    for rollback in &new {
-        let mut event = serde_json::to_value(rollback)?;
-        event["event"] = "rollback".into();
-        // Until a checkpoint has it, each attempt comes here with it.
-        let line = event.to_string();
-        if !written.lines().any(|known| known == line) {
-            history.append(&event)?;
-        }
-    }
-    state.rollbacks.extend(new);
-    history.finish()
-}
-
-/// The step whose evaluation and earlier ones stay in the file; a finished run that is resumed makes its last
-/// one again.
-fn evaluated_before(config: &TrainConfig, state: &State) -> u64 {
-    if state.step == config.steps { state.step - 1 } else { state.step }
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ pub fn record(out: &Path, options: &Options, stores: &Stores, device: &str) -> R
     let object = json!({
         "program": concat!("inazuma ", env!("CARGO_PKG_VERSION")),
         "device": device,
+        "ranks": options.ranks.size(),
         "stores": trained,
         "eval_store": held_out.map(|store| described(&store, None)),
     });

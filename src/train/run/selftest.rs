@@ -52,7 +52,7 @@ pub fn selftest(
         return Ok(());
     }
     let since = Instant::now();
-    let count = (TOKENS / config.max_length).clamp(1, config.micro_batch);
+    let count = (TOKENS / config.max_length).clamp(1, config.sequences_at_once());
     let batch = batcher.examples(0, derive(root(config.seed), EVALUATION, u32::MAX), 0, count)?;
     let mut check = CrossCheck::new(1, config, threads, count)?;
     let off = check

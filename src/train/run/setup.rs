@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
-use crate::interop::checkpoint::{BudgetState, Found, State};
+use crate::interop::checkpoint::{self, BudgetState, Found, State};
 use crate::plan::Identity;
 
 use super::super::config::{Surroundings, TrainConfig};
@@ -58,8 +58,17 @@ pub fn asked(
             config
         }
     };
-    config.check(surroundings.room, options.eval_store.is_some())?;
     Ok(Asked { config, changes, budget })
+}
+
+/// Fails where the device has no room for the run.
+pub fn check(options: &Options, config: &TrainConfig, surroundings: Surroundings<'_>) -> Result<()> {
+    let checked = config.check(surroundings.room, options.eval_store.is_some());
+    if !options.resume {
+        return checked;
+    }
+    let path = options.out.join(checkpoint::CONFIG);
+    checked.with_context(|| format!("--resume continues {} as it began", path.display()))
 }
 
 /// Updates that were made before the first one of this process.

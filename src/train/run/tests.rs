@@ -1,14 +1,20 @@
 use std::fs;
 use std::path::Path;
 
+use serde_json::json;
+
+use super::super::config::TrainConfig;
+use super::super::events::{FOLDER, HELD_OUT};
 use super::*;
-use crate::interop::checkpoint;
+use crate::interop::checkpoint::{self, State};
+use crate::store::Stores;
 use crate::store::tests::{Scratch, marked_store, random_store};
 
 mod budgets;
 mod divergence;
 mod looked_into;
 mod observed;
+mod ranks;
 mod schedules;
 
 fn options(scratch: &Scratch, set: &[&str]) -> Options {

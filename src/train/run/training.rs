@@ -11,6 +11,7 @@ use crate::files::{JsonLines, write_atomically};
 use crate::interop::checkpoint::{self, Detection, LossScalingState, Snapshot, State};
 use crate::note::Bar;
 use crate::plan::{Carried, Executor, IN_FLIGHT, InFlight};
+use crate::ranks::{Ranks, Together};
 
 use super::super::collapse::{Collapsed, OnCollapse, see};
 use super::super::config::{Leg, TrainConfig};
@@ -30,10 +31,17 @@ use super::incident::{Diverged, Incident};
 use super::leg::{Machine, Workshop, extend_positions};
 use super::saving::Saving;
 use super::search::first_bad;
-use super::{PROFILE, Report};
+use super::{PROFILE, Report, together};
 
 /// Seconds of a run that has so few left that nobody asks when it ends.
 const WORTH_A_DATE: f64 = 60.0;
+
+/// Whether the run is to end: of several ranks, what one is asked for all agree to between two steps.
+#[derive(Clone, Copy)]
+pub struct Stop<'a> {
+    pub asked: &'a AtomicBool,
+    pub agreed: &'a AtomicBool,
+}
 
 /// A run whose first step comes next.
 pub struct Run<'a> {
@@ -53,7 +61,8 @@ pub struct Run<'a> {
     pub executor: Box<dyn Executor>,
     pub evaluator: Option<Evaluator>,
     pub evaluation: Option<Evaluation>,
-    pub metrics: JsonLines,
+    /// Of several ranks the first writes files.
+    pub metrics: Option<JsonLines>,
     pub evaluations: Option<JsonLines>,
     /// The same for TensorBoard, where that was asked for.
     pub events: Option<Events>,
@@ -82,9 +91,10 @@ pub struct Run<'a> {
 impl Run<'_> {
     /// Trains until the last step, or until `stop` is set: then what is being computed is given up, a step that is being
     /// updated finished, and all saved. `watch` is called before each step.
-    pub fn train(self, batcher: Batcher, stop: &AtomicBool, watch: &dyn Fn(u64)) -> Result<Report> {
+    pub fn train(self, batcher: Batcher, stop: Stop<'_>, watch: &dyn Fn(u64)) -> Result<Report> {
         let (mut run, mut batcher) = (self, batcher);
-        let mut interrupted = run.owes_evaluation() && !run.evaluate(stop)?;
+        let owes = run.ranks().first_says(|| Ok(run.owes_evaluation()))?;
+        let mut interrupted = owes && !run.evaluate(stop.agreed)?;
         run.end_if_the_time_is_over()?;
         while !interrupted {
             interrupted = run.train_leg(batcher, stop, watch)?;
@@ -94,9 +104,9 @@ impl Run<'_> {
             (run, batcher) = run.next_leg()?;
         }
         if !interrupted {
-            interrupted = !run.evaluate(stop)?;
+            interrupted = !run.evaluate(stop.agreed)?;
         }
-        for lines in [Some(&mut run.metrics), run.evaluations.as_mut()].into_iter().flatten() {
+        for lines in [run.metrics.as_mut(), run.evaluations.as_mut()].into_iter().flatten() {
             lines.finish()?;
         }
         Ok(Report {
@@ -109,7 +119,7 @@ impl Run<'_> {
     }
 
     /// Trains until the last step of the leg, which is saved. True where it was stopped before the run's last.
-    fn train_leg(&mut self, batcher: Batcher, stop: &AtomicBool, watch: &dyn Fn(u64)) -> Result<bool> {
+    fn train_leg(&mut self, batcher: Batcher, stop: Stop<'_>, watch: &dyn Fn(u64)) -> Result<bool> {
         if self.state.step < self.end() {
             extend_positions(self.executor.as_mut(), &self.config, &mut self.state)?;
         }
@@ -117,7 +127,15 @@ impl Run<'_> {
         let mut interrupted = false;
         while self.state.step < self.end() && !interrupted {
             // What a step needs cannot be had (a damaged store): what has been learnt is not lost with it.
-            let mut batch = feeder.next_step().map_err(|error| self.saved_before(error))?;
+            let (ends, next) = (stop.asked.load(Ordering::Relaxed), feeder.next_step());
+            let consent = together::consent(self.ranks(), ends, next);
+            let (ends, mut batch) = consent.map_err(|error| self.saved_before(error))?;
+            let stop = if self.ranks().are_several() {
+                stop.agreed.store(ends, Ordering::Relaxed);
+                stop.agreed
+            } else {
+                stop.asked
+            };
             batch.norm_limit = norm_limit(&self.state, self.config.norm_factor);
             batch.temperature = self.config.temperature_at(self.state.step);
             batch.discriminator_weight = self.config.discriminator_weight_at(self.state.step);
@@ -213,7 +231,9 @@ impl Run<'_> {
             Some(profiler) => {
                 if let Some(profile) = profiler.step(executor, &self.feeding, batch, rate)? {
                     let path = self.out.join(PROFILE);
-                    if let Err(error) = write_atomically(&path, &serde_json::to_vec_pretty(&profile)?) {
+                    if self.workshop.options.ranks.is_first()
+                        && let Err(error) = write_atomically(&path, &serde_json::to_vec_pretty(&profile)?)
+                    {
                         note!("warning: {error:#}");
                     }
                     self.profiler = None;
@@ -231,7 +251,9 @@ impl Run<'_> {
         self.in_flight.submitted(executor, &self.feeding.reported(), submitted)?;
         self.state.step += 1;
         self.state.tokens += batch.totals.tokens;
-        self.collect(if self.debug_nan { 0 } else { IN_FLIGHT })?;
+        // What ranks decide they decide at the same step: not when results happen to arrive.
+        let waits = self.debug_nan || self.ranks().are_several();
+        self.collect(if waits { 0 } else { IN_FLIGHT })?;
         Ok(true)
     }
 
@@ -249,7 +271,7 @@ impl Run<'_> {
             }
             if let Some(record) = arrived.record {
                 self.tell(&record);
-                self.metrics.append(&record)?;
+                self.metrics.as_mut().map_or(Ok(()), |metrics| metrics.append(&record))?;
                 self.events.as_mut().map_or(Ok(()), |events| events.append(record.step, &record))?;
             }
         }
@@ -322,8 +344,9 @@ impl Run<'_> {
             );
         }
         let (limit, seen_at) = (submitted.norm_limit, self.state.step);
+        let writes = self.ranks().is_first();
         let incident = Incident { submitted, cause, norm, limit, action, seen_at, first_bad };
-        if let Err(error) = incident.write(self.out, self.executor.as_mut()) {
+        if let Err(error) = incident.write(self.out, self.executor.as_mut(), writes) {
             warning!("warning: {error:#}");
         }
         let done = submitted.step + 1;
@@ -359,10 +382,16 @@ impl Run<'_> {
             Ok(path) => format!("the last checkpoint stays: {}", path.display()),
             Err(_) => "there is no checkpoint yet".to_owned(),
         };
-        anyhow::anyhow!(
+        let advice = format!(
             "{what}; {kept}; go on with --resume and on_divergence=rollback or a lower learning_rate (--allow-change), or \
              begin again with more warmup_steps"
-        )
+        );
+        // All ranks have come to it.
+        Together(advice).into()
+    }
+
+    pub fn ranks(&self) -> &Ranks {
+        &self.workshop.options.ranks
     }
 
     /// The error, after the steps before it were saved.
@@ -389,9 +418,11 @@ impl Run<'_> {
             self.state.interval = self.progress.interval()?;
             self.state.stage = self.schedule.stage(self.state.step);
             let snapshot = Snapshot::of(self.executor.as_mut(), &self.state)?;
-            let logs = [Some(&self.metrics), self.evaluations.as_ref()].into_iter().flatten();
+            let logs = [self.metrics.as_ref(), self.evaluations.as_ref()].into_iter().flatten();
             let logs = logs.map(JsonLines::on_disk).collect::<Result<_>>()?;
-            self.saving.begin(snapshot, since.elapsed(), logs)?;
+            if self.ranks().is_first() {
+                self.saving.begin(snapshot, since.elapsed(), logs)?;
+            }
             self.saved = Some(self.state.step);
         }
         if last {
@@ -412,9 +443,7 @@ impl Run<'_> {
 
     /// Evaluates where there is text for it. False where it was given up for `stop`.
     fn evaluate(&mut self, stop: &AtomicBool) -> Result<bool> {
-        let (Some(evaluator), Some(evaluations)) = (&mut self.evaluator, &mut self.evaluations) else {
-            return Ok(true);
-        };
+        let Some(evaluator) = &mut self.evaluator else { return Ok(true) };
         let since = self.budget.as_ref().map(Budget::now);
         let Some(evaluation) = evaluator.evaluate(self.state.step, self.executor.as_mut(), stop)? else {
             return Ok(false);
@@ -423,7 +452,7 @@ impl Run<'_> {
             budget.evaluated(budget.now() - since);
         }
         note!("{evaluation}");
-        evaluations.append(&evaluation)?;
+        self.evaluations.as_mut().map_or(Ok(()), |lines| lines.append(&evaluation))?;
         let events = self.held_out_events.as_mut();
         events.map_or(Ok(()), |events| events.append(evaluation.step, &evaluation))?;
         self.evaluation = Some(evaluation);

@@ -4,7 +4,7 @@ use super::super::super::divergence::norm_limit;
 use super::*;
 
 /// A factor that makes a step of the run no good, which goes as it does without until then.
-fn factor_in_reach(options: &Options) -> f64 {
+pub fn factor_in_reach(options: &Options) -> f64 {
     let mut options = Options { out: options.out.with_extension("free"), ..options.clone() };
     options.sources.set.push("norm_factor=0".into());
     run(&options, &AtomicBool::new(false)).unwrap();

@@ -1,0 +1,322 @@
+//! The executor of one rank of several (`plan::Sharding`): computes as the executor inside does, and exchanges what the
+//! ranks need of each other between the ops of the update.
+//!
+//! Before the update gradients are summed, each range by the rank that owns it, in the order of ranks. Norm, clipping and
+//! whether the step counts are decided from all ranks' sums, and by the first rank for all, as devices may round a root
+//! otherwise. After it each rank has the parameters of all. The metrics are then those of the whole batch.
+//!
+//! What is above knows nothing of it, but must do the same on every rank: reading moments, or gradients after an update,
+//! gathers them.
+
+use std::ops::Range;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::plan::{Executor, Identity, Phase, Plan, Sharding, Submitted, Upload};
+use crate::ranks::{Ranks, Travel};
+use crate::tensor::{Element, Role, StepValues, TensorId};
+
+/// Runs one rank's plan.
+pub struct RankedExecutor {
+    inner: Box<dyn Executor>,
+    ranks: Ranks,
+    travel: Travel,
+    sharding: Sharding,
+    update: Range<usize>,
+    /// The op that decides norm and clipping.
+    decides: usize,
+    /// Whether gradients are summed already, of which this rank has its own.
+    summed: bool,
+}
+
+/// What is exchanged before an op, or at the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Exchange {
+    Gradients,
+    Sums,
+    Decision,
+    Values,
+}
+
+impl RankedExecutor {
+    /// Errors: a plan that is not one rank's of several.
+    pub fn new(inner: Box<dyn Executor>, ranks: Ranks, travel: Travel) -> Result<Self> {
+        let plan = inner.plan();
+        let sharding = plan.sharding.clone().context("a plan for one rank alone; please report this")?;
+        let (partials, _) = sharding.partials.as_ref().context("ranks without a norm; please report this")?;
+        let update = plan.phase(Phase::Update);
+        let reads = |&op: &usize| plan.ops[op].reads().any(|tensor| tensor == *partials);
+        let decides = update.clone().find(reads).context("nothing decides the norm; please report this")?;
+        let of = sharding.bounds.len().saturating_sub(1);
+        ensure!(
+            of == ranks.size() && sharding.rank == ranks.rank(),
+            "a plan for rank {} of {of}",
+            sharding.rank
+        );
+        Ok(RankedExecutor { inner, ranks, travel, sharding, update, decides, summed: false })
+    }
+
+    /// Runs `ops` piece by piece, with the exchanges between.
+    fn in_pieces(
+        &mut self,
+        ops: Range<usize>,
+        mut run: impl FnMut(&mut dyn Executor, Range<usize>) -> Result<()>,
+    ) -> Result<()> {
+        let Range { start, end } = self.update;
+        let before = [
+            (start, Exchange::Gradients),
+            (self.decides, Exchange::Sums),
+            (self.decides + 1, Exchange::Decision),
+        ];
+        if ops.start < start {
+            self.summed = false;
+        }
+        let mut next = ops.start;
+        while next < ops.end {
+            for (_, exchange) in before.iter().filter(|(op, _)| *op == next) {
+                self.exchange(*exchange)?;
+            }
+            let cut = before.iter().map(|(op, _)| *op).filter(|&op| op > next).min();
+            let until = cut.map_or(ops.end, |cut| cut.min(ops.end));
+            run(self.inner.as_mut(), next..until)?;
+            next = until;
+        }
+        if ops.end == end && ops.start < end {
+            if self.decides + 1 == end {
+                self.exchange(Exchange::Decision)?;
+            }
+            self.exchange(Exchange::Values)?;
+        }
+        Ok(())
+    }
+
+    fn exchange(&mut self, what: Exchange) -> Result<()> {
+        match what {
+            Exchange::Gradients => self.sum_gradients(),
+            Exchange::Sums => self.sum_metrics(),
+            Exchange::Decision => self.take_decision(),
+            Exchange::Values => self.collect_values(),
+        }
+        .with_context(|| format!("exchanging {what:?} with the other ranks"))
+    }
+
+    fn sum_gradients(&mut self) -> Result<()> {
+        let all = self.inner.read(self.sharding.gradients)?;
+        let own = self.sharding.own();
+        if self.sharding.is_whole() {
+            let sum = self.ranks.sum_own(&all, &self.sharding.bounds, self.travel)?;
+            self.write_own(self.sharding.own_gradients, &sum)?;
+        } else {
+            let packed = pack(&all, &self.sharding.trained);
+            let sum = self.ranks.sum_own(&packed, &self.sharding.travelling(), self.travel)?;
+            let mut values = all[own.clone()].to_vec();
+            unpack(&sum, &self.sharding.trained_within(&own), &mut values);
+            self.write_own(self.sharding.own_gradients, &values)?;
+        }
+        self.summed = true;
+        Ok(())
+    }
+
+    fn write_own(&mut self, tensor: TensorId, values: &[f32]) -> Result<()> {
+        if values.is_empty() { Ok(()) } else { self.inner.write(tensor, values) }
+    }
+
+    /// Partial sums of the norm are those of all, metrics the sums over all.
+    fn sum_metrics(&mut self) -> Result<()> {
+        let (partials, bounds) = self.sharding.partials.clone().context("no partial sums")?;
+        let rank = self.sharding.rank;
+        let metrics = self.metrics();
+        let mut own = self.inner.read(partials)?[bounds[rank]..bounds[rank + 1]].to_vec();
+        let mut said: Vec<u32> = own.drain(..).map(f32::to_bits).collect();
+        for &(tensor, element) in &metrics {
+            match element {
+                Element::Uint => said.extend(self.inner.read_uint(tensor)?),
+                _ => said.extend(self.inner.read(tensor)?.into_iter().map(f32::to_bits)),
+            }
+        }
+        let said: Vec<Vec<u32>> = self
+            .ranks
+            .gather(bytemuck::cast_slice(&said))?
+            .iter()
+            .map(|bytes| bytemuck::pod_collect_to_vec(bytes))
+            .collect();
+        let mut rest: Vec<&[u32]> = said.iter().map(Vec::as_slice).collect();
+        let mut take = |counts: &dyn Fn(usize) -> usize| -> Result<Vec<&[u32]>> {
+            let each = rest.iter_mut().enumerate().map(|(rank, rest)| rest.split_off(..counts(rank)));
+            each.collect::<Option<_>>().context("another rank says less than it should")
+        };
+        let sums: Vec<f32> = take(&|rank| bounds[rank + 1] - bounds[rank])?
+            .into_iter()
+            .flat_map(|words| words.iter().map(|&word| f32::from_bits(word)))
+            .collect();
+        self.inner.write(partials, &sums)?;
+        for (tensor, element) in metrics {
+            let info = self.inner.plan().info(tensor);
+            let length = info.elements();
+            let all = take(&|_| length)?;
+            if element == Element::Uint {
+                let mut sum = vec![0u32; length];
+                all.iter().for_each(|words| sum.iter_mut().zip(*words).for_each(|(sum, word)| *sum += word));
+                self.inner.write_uint(tensor, &sum)?;
+            } else {
+                let mut sum = vec![0.0f64; length];
+                let add = |(sum, &word): (&mut f64, &u32)| *sum += f64::from(f32::from_bits(word));
+                all.iter().for_each(|words| sum.iter_mut().zip(*words).for_each(add));
+                let sum: Vec<f32> = sum.into_iter().map(|sum| sum as f32).collect();
+                self.inner.write(tensor, &sum)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Norm, factor and flag are those that the first rank has found.
+    fn take_decision(&mut self) -> Result<()> {
+        for (tensor, element) in self.metrics() {
+            if element != Element::Uint {
+                let own = self.inner.read(tensor)?;
+                let bits: Vec<u32> = own.into_iter().map(f32::to_bits).collect();
+                let said = if self.ranks.is_first() { bytemuck::cast_slice(&bits) } else { &[] };
+                let all = self.ranks.gather(said)?;
+                let first: Vec<f32> = bytemuck::pod_collect_to_vec(all.first().context("rank 0 is silent")?);
+                self.inner.write(tensor, &first)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn collect_values(&mut self) -> Result<()> {
+        let own = self.sharding.own();
+        let updated = if own.is_empty() { Vec::new() } else { self.inner.read(self.sharding.own_values)? };
+        if self.sharding.is_whole() {
+            let all = self.ranks.collect(&updated, &self.sharding.bounds)?;
+            return self.inner.write(self.sharding.values, &all);
+        }
+        let packed = pack(&updated, &self.sharding.trained_within(&own));
+        let collected = self.ranks.collect(&packed, &self.sharding.travelling())?;
+        let mut all = self.inner.read(self.sharding.values)?;
+        unpack(&collected, &self.sharding.trained, &mut all);
+        self.inner.write(self.sharding.values, &all)
+    }
+
+    /// What a step reports, but for the loss scale, which follows from it.
+    fn metrics(&self) -> Vec<(TensorId, Element)> {
+        let plan = self.inner.plan();
+        let tensors = plan.tensors.iter().enumerate().map(|(index, info)| (TensorId(index as u32), info));
+        let reported = tensors.filter(|(id, info)| info.role == Role::Metric && plan.loss_scale != Some(*id));
+        reported.map(|(id, info)| (id, info.element)).collect()
+    }
+
+    /// All of a tensor that ranks have pieces of; nothing for any other.
+    fn gathered(&mut self, tensor: TensorId) -> Result<Option<Vec<f32>>> {
+        let Some(piece) = self.sharding.piece(tensor).cloned() else { return Ok(None) };
+        // Until they are summed each rank has gradients of its own.
+        if self.inner.plan().info(tensor).role == Role::Gradient && !self.summed {
+            return Ok(None);
+        }
+        let own = piece.own.map_or(Ok(Vec::new()), |own| self.inner.read(own))?;
+        self.ranks.collect(&own, &piece.bounds).map(Some)
+    }
+}
+
+/// The elements of these ranges, one after the other.
+fn pack(values: &[f32], ranges: &[Range<usize>]) -> Vec<f32> {
+    ranges.iter().flat_map(|range| &values[range.clone()]).copied().collect()
+}
+
+fn unpack(packed: &[f32], ranges: &[Range<usize>], values: &mut [f32]) {
+    let mut rest = packed;
+    for range in ranges {
+        let (part, after) = rest.split_at(range.len());
+        values[range.clone()].copy_from_slice(part);
+        rest = after;
+    }
+}
+
+impl Executor for RankedExecutor {
+    fn plan(&self) -> &Plan {
+        self.inner.plan()
+    }
+
+    fn run(&mut self, ops: Range<usize>, values: &StepValues, uploads: &[Upload<'_>]) -> Result<()> {
+        let mut uploads = uploads;
+        self.in_pieces(ops, |inner, ops| inner.run(ops, values, std::mem::take(&mut uploads)))
+    }
+
+    fn ops_at_once(&self) -> usize {
+        self.inner.ops_at_once()
+    }
+
+    fn timed(
+        &mut self,
+        ops: Range<usize>,
+        values: &StepValues,
+        uploads: &[Upload<'_>],
+    ) -> Result<Vec<Range<f64>>> {
+        let mut uploads = uploads;
+        let mut spans: Vec<Range<f64>> = Vec::new();
+        self.in_pieces(ops, |inner, ops| {
+            let before = spans.last().map_or(0.0, |span| span.end);
+            let part = inner.timed(ops, values, std::mem::take(&mut uploads))?;
+            spans.extend(part.into_iter().map(|span| before + span.start..before + span.end));
+            Ok(())
+        })?;
+        Ok(spans)
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        self.inner.finish()
+    }
+
+    fn strategy(&self, op: usize) -> &'static str {
+        self.inner.strategy(op)
+    }
+
+    fn rounds_operands(&self, op: usize) -> bool {
+        self.inner.rounds_operands(op)
+    }
+
+    /// Of a tensor that ranks have pieces of, each keeps its own.
+    fn write(&mut self, tensor: TensorId, data: &[f32]) -> Result<()> {
+        let Some(piece) = self.sharding.piece(tensor) else { return self.inner.write(tensor, data) };
+        if self.inner.plan().info(tensor).role == Role::Gradient {
+            return self.inner.write(tensor, data);
+        }
+        let rank = self.sharding.rank;
+        let (start, end) = (piece.bounds[rank], piece.bounds[rank + 1].min(data.len()));
+        match piece.own.filter(|_| start < end) {
+            Some(own) => self.inner.write(own, &data[start..end]),
+            None => Ok(()),
+        }
+    }
+
+    fn write_uint(&mut self, tensor: TensorId, data: &[u32]) -> Result<()> {
+        self.inner.write_uint(tensor, data)
+    }
+
+    fn read(&mut self, tensor: TensorId) -> Result<Vec<f32>> {
+        match self.gathered(tensor)? {
+            Some(values) => Ok(values),
+            None => self.inner.read(tensor),
+        }
+    }
+
+    fn read_uint(&mut self, tensor: TensorId) -> Result<Vec<u32>> {
+        self.inner.read_uint(tensor)
+    }
+
+    fn request(&mut self, tag: u64, tensors: &[TensorId]) -> Result<()> {
+        self.inner.request(tag, tensors)
+    }
+
+    fn poll(&mut self, wait: bool) -> Result<Option<(u64, Vec<Vec<u32>>)>> {
+        self.inner.poll(wait)
+    }
+
+    fn identity(&self) -> Identity {
+        self.inner.identity()
+    }
+
+    fn submitted(&self) -> Submitted {
+        self.inner.submitted()
+    }
+}

@@ -1,0 +1,301 @@
+//! Several ranks, here as threads: what they train is what one process trains, but for the order of sums.
+
+use super::*;
+use crate::interop::weights::WeightFile;
+use crate::ranks::threads;
+
+/// Runs on so many ranks; what each made of it. `of` gives each its own options.
+fn on_ranks(count: usize, options: &Options, of: impl Fn(Options) -> Options + Sync) -> Vec<Result<Report>> {
+    threads::run(count, |ranks| {
+        let ended = run(&of(Options { ranks: ranks.clone(), ..options.clone() }), &AtomicBool::new(false));
+        if ended.as_ref().is_err_and(|error| !error.is::<crate::ranks::Together>()) {
+            ranks.abort();
+        }
+        ended
+    })
+}
+
+fn all_well(count: usize, options: &Options) -> Vec<Report> {
+    on_ranks(count, options, |options| options).into_iter().map(Result::unwrap).collect()
+}
+
+/// Options of a run in a directory of its own.
+fn run_in(scratch: &Scratch, name: &str, set: &[&str]) -> Options {
+    let common = ["batch_size=7", "micro_batch=2", "log_every=1", "checkpoint_every=3"];
+    let mut all: Vec<&str> = set.to_vec();
+    let named = |text: &str| text.split('=').next().unwrap_or_default().to_owned();
+    all.extend(common.iter().filter(|text| !set.iter().any(|other| named(other) == named(text))));
+    Options { out: scratch.path(name), ..options(scratch, &all) }
+}
+
+fn metrics(options: &Options) -> Vec<serde_json::Value> {
+    let text = fs::read_to_string(options.out.join(METRICS)).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The largest difference of the losses and rates of any step, relative to the first.
+fn furthest(a: &Options, b: &Options) -> f64 {
+    let (a, b) = (metrics(a), metrics(b));
+    assert_eq!(a.len(), b.len());
+    let mut furthest = 0.0;
+    for (a, b) in a.iter().zip(&b) {
+        for key in ["step", "tokens", "lr"] {
+            assert_eq!(a[key], b[key], "{key}");
+        }
+        for key in ["loss", "mlm_loss", "disc_loss", "grad_norm"] {
+            let [a, b] = [a, b].map(|line| line[key].as_f64().unwrap());
+            furthest = f64::max(furthest, ((a - b) / a).abs());
+        }
+    }
+    furthest
+}
+
+/// Files of the last checkpoint and all lines, but for what the clock decides.
+fn bytes(options: &Options) -> Vec<Vec<u8>> {
+    let checkpoint = checkpoint::latest(&options.out).unwrap();
+    let mut files: Vec<Vec<u8>> = ["model.safetensors", "optimizer.safetensors", "state.json"]
+        .map(|name| fs::read(checkpoint.join(name)).unwrap())
+        .into();
+    for mut line in metrics(options) {
+        for key in ["tokens_per_second", "positions_per_second", "mfu", "model_flops_per_second"] {
+            line.as_object_mut().unwrap().remove(key);
+        }
+        files.push(line.to_string().into_bytes());
+    }
+    files
+}
+
+/// The largest difference between two models' parameters, relative to the largest of each.
+fn model_difference(a: &Options, b: &Options, file: &str) -> f64 {
+    let open =
+        |options: &Options| WeightFile::open(&checkpoint::latest(&options.out).unwrap().join(file)).unwrap();
+    let (a, b) = (open(a), open(b));
+    let mut furthest = 0.0f64;
+    // Gradients of key biases are 0 but for rounding.
+    for name in a.names().unwrap().into_iter().filter(|name| !name.ends_with("key.bias")) {
+        let values = |file: &WeightFile| -> Vec<f32> {
+            bytemuck::pod_collect_to_vec(file.tensor(&name).unwrap().data())
+        };
+        let [a, b] = [values(&a), values(&b)];
+        let size = a.iter().fold(1e-12f32, |size, x| size.max(x.abs()));
+        let off = a.iter().zip(&b).fold(0.0f32, |off, (a, b)| off.max((a - b).abs()));
+        furthest = furthest.max(f64::from(off / size));
+    }
+    furthest
+}
+
+#[test]
+fn ranks_train_as_one_process_does() {
+    let scratch = Scratch::new();
+    random_store(&scratch, 200, 1);
+    let one = |steps: &str| {
+        let options = run_in(&scratch, &format!("one-{steps}"), &[&format!("steps={steps}")]);
+        run(&options, &AtomicBool::new(false)).unwrap();
+        options
+    };
+    let (first, hundred) = (one("1"), one("100"));
+    for count in [2, 3, 5] {
+        let several = |steps: &str, name: &str| {
+            let options = run_in(&scratch, &format!("{count}-{name}"), &[&format!("steps={steps}")]);
+            let reports = all_well(count, &options);
+            assert!(reports.iter().all(|report| report.step.to_string() == steps));
+            options
+        };
+        let step = several("1", "first");
+        assert!(furthest(&first, &step) < 1e-6, "{count} ranks: {:e}", furthest(&first, &step));
+        let moments = model_difference(&first, &step, "optimizer.safetensors");
+        assert!(moments < 1e-5, "{count} ranks: moments {moments:e}");
+        let all = several("100", "hundred");
+        assert!(furthest(&hundred, &all) < 1e-4, "{count} ranks: {:e}", furthest(&hundred, &all));
+        let evaluated = |options: &Options| -> serde_json::Value {
+            let text = fs::read_to_string(options.out.join("eval.jsonl")).unwrap();
+            serde_json::from_str(text.lines().last().unwrap()).unwrap()
+        };
+        let [a, b] = [&hundred, &all].map(|run| evaluated(run)["mlm_loss"].as_f64().unwrap());
+        assert!(((a - b) / a).abs() < 1e-4);
+        // The same ranks make the same bytes.
+        if count == 2 {
+            assert!(bytes(&all) == bytes(&several("100", "again")));
+        }
+    }
+}
+
+#[test]
+fn a_run_goes_on_with_any_number_of_ranks() {
+    let scratch = Scratch::new();
+    random_store(&scratch, 200, 1);
+    let steps = ["steps=9"];
+    let (one, two) = (run_in(&scratch, "one", &steps), run_in(&scratch, "two", &steps));
+    run(&one, &AtomicBool::new(false)).unwrap();
+    all_well(2, &two);
+    // Interrupted, and gone on with as many: the same bytes. One rank is asked, all stop.
+    let cut = run_in(&scratch, "cut", &steps);
+    let stopped = threads::run(2, |ranks| {
+        let stop = Arc::new(AtomicBool::new(false));
+        let set = (ranks.rank() == 1).then(|| stop.clone());
+        let watch = Watch(Arc::new(move |next, _| {
+            set.iter().for_each(|set| set.store(next == 4, Ordering::Relaxed));
+        }));
+        run(&Options { ranks, watch: Some(watch), ..cut.clone() }, &stop).unwrap()
+    });
+    assert!(stopped.iter().all(|report| report.interrupted && report.step == 5), "{stopped:?}");
+    let resumed = Options { resume: true, sources: Sources::default(), ..cut.clone() };
+    all_well(2, &resumed);
+    assert!(bytes(&cut) == bytes(&two));
+
+    // Two, then three, then one: the bounds of one run hold.
+    let other = run_in(&scratch, "other", &steps);
+    let until = |options: &Options, count: usize, step: u64| {
+        threads::run(count, |ranks| {
+            let stop = Arc::new(AtomicBool::new(false));
+            let set = stop.clone();
+            let watch = Watch(Arc::new(move |next, _| set.store(next == step, Ordering::Relaxed)));
+            run(&Options { ranks, watch: Some(watch), ..options.clone() }, &stop).unwrap()
+        })
+    };
+    until(&other, 2, 2);
+    let resumed = Options { resume: true, sources: Sources::default(), ..other.clone() };
+    until(&resumed, 3, 5);
+    run(&resumed, &AtomicBool::new(false)).unwrap();
+    assert!(furthest(&one, &other) < 1e-5, "{:e}", furthest(&one, &other));
+    assert!(model_difference(&one, &other, "model.safetensors") < 1e-3);
+}
+
+#[test]
+fn phases_a_fixed_generator_and_half_floats_on_the_way() {
+    let scratch = Scratch::new();
+    random_store(&scratch, 200, 1);
+    let config = scratch.path("phases.toml");
+    fs::write(
+        &config,
+        "[[phase]]\nshare = 0.5\nmax_length = 16\nbatch_size = 8\n\n[[phase]]\nmax_length = 32\nbatch_size = 4\n",
+    )
+    .unwrap();
+    let with = |name: &str, reduce: Travel| {
+        let mut options = run_in(&scratch, name, &["steps=8", "generator_freeze_at=6"]);
+        options.sources.file = Some(config.clone());
+        options.sources.set.retain(|text| !text.starts_with("batch_size"));
+        Options { reduce, ..options }
+    };
+    let one = with("one", Travel::F32);
+    run(&one, &AtomicBool::new(false)).unwrap();
+    let two = with("two", Travel::F32);
+    all_well(2, &two);
+    assert!(furthest(&one, &two) < 1e-5, "{:e}", furthest(&one, &two));
+    // What is fixed keeps its moments, whoever has them.
+    let moments = model_difference(&one, &two, "optimizer.safetensors");
+    assert!(moments < 1e-3, "{moments:e}");
+    let half = with("half", Travel::F16);
+    all_well(2, &half);
+    let off = furthest(&one, &half);
+    assert!(off < 1e-2 && off > furthest(&one, &two), "{off:e}");
+}
+
+#[test]
+fn shares_are_kept() {
+    let scratch = Scratch::new();
+    random_store(&scratch, 200, 1);
+    let one = run_in(&scratch, "one", &["steps=6"]);
+    run(&one, &AtomicBool::new(false)).unwrap();
+    let shared =
+        Options { share: Some(Shares::Given(vec![5, 2])), ..run_in(&scratch, "shared", &["steps=6"]) };
+    all_well(2, &shared);
+    let state = |options: &Options| checkpoint::state(&checkpoint::latest(&options.out).unwrap()).unwrap();
+    assert_eq!(state(&shared).shares, [5, 2]);
+    assert!(furthest(&one, &shared) < 1e-5);
+    // Resumed without a word they are what they were; measured ones too.
+    let cut = Options { share: Some(Shares::Given(vec![5, 2])), ..run_in(&scratch, "cut", &["steps=6"]) };
+    stopped_together(&cut, 2, 3);
+    let resumed = Options { resume: true, share: None, sources: Sources::default(), ..cut.clone() };
+    all_well(2, &resumed);
+    assert!(bytes(&cut) == bytes(&shared));
+    let measured = Options { share: Some(Shares::Measured), ..run_in(&scratch, "measured", &["steps=6"]) };
+    all_well(2, &measured);
+    assert!(furthest(&one, &measured) < 1e-5);
+    let found = state(&measured).shares;
+    assert!(found.is_empty() || found.len() == 2 && found.contains(&1000), "{found:?}");
+
+    for (share, says) in [(vec![1], "1 shares, but there are 2 ranks"), (vec![1, 1, 1], "3 shares")] {
+        let options = Options { share: Some(Shares::Given(share)), ..run_in(&scratch, "wrong", &[]) };
+        for ended in on_ranks(2, &options, |options| options) {
+            assert!(failure(ended).contains(says));
+        }
+    }
+}
+
+/// Stops all ranks before a step.
+fn stopped_together(options: &Options, count: usize, step: u64) {
+    threads::run(count, |ranks| {
+        let stop = Arc::new(AtomicBool::new(false));
+        let set = stop.clone();
+        let watch = Watch(Arc::new(move |next, _| set.store(next == step, Ordering::Relaxed)));
+        run(&Options { ranks, watch: Some(watch), ..options.clone() }, &stop).unwrap()
+    });
+}
+
+#[test]
+fn a_rank_of_another_kind_is_refused_by_name() {
+    let scratch = Scratch::new();
+    random_store(&scratch, 200, 1);
+    let options = run_in(&scratch, "run", &[]);
+    let refused = |count: usize, options: &Options, of: &(dyn Fn(Options) -> Options + Sync)| {
+        let lines: Vec<String> = on_ranks(count, options, of).into_iter().map(failure).collect();
+        assert!(lines.iter().all(|line| *line == lines[0]), "{lines:?}");
+        assert!(!options.out.join(checkpoint::CONFIG).exists());
+        lines.into_iter().next().unwrap()
+    };
+    let second = |change: &'static (dyn Fn(&mut Options) + Sync)| {
+        move |mut options: Options| {
+            if options.ranks.rank() == 1 {
+                change(&mut options);
+            }
+            options
+        }
+    };
+    let missing = refused(3, &options, &second(&|options| options.stores[0].path = "nowhere.store".into()));
+    assert!(missing.starts_with("rank 1: ") && missing.contains("nowhere.store"), "{missing}");
+    let set = refused(2, &options, &second(&|options| options.sources.set.push("learning_rate=0.25".into())));
+    assert!(set.contains("rank 1: another configuration: learning_rate = 0.25; rank 0 has"), "{set}");
+    let small = run_in(&scratch, "small", &["batch_size=2", "micro_batch=1"]);
+    let few = refused(3, &small, &|options| options);
+    assert_eq!(few, "batch_size is 2: 3 ranks need as many sequences at least");
+
+    let elsewhere = Scratch::new();
+    random_store(&elsewhere, 300, 2);
+    let path = elsewhere.path("random.store");
+    let text = on_ranks(2, &options, |mut options| {
+        if options.ranks.rank() == 1 {
+            options.stores[0].path = path.clone();
+        }
+        options
+    });
+    for ended in text {
+        let line = failure(ended);
+        assert!(line.contains("rank 1: ") && line.contains("than rank 0's"), "{line}");
+    }
+}
+
+#[test]
+fn ranks_go_back_together() {
+    let scratch = Scratch::new();
+    random_store(&scratch, 60, 1);
+    let set = ["steps=30", "on_divergence=rollback", "checkpoint_every=6", "batch_size=3"];
+    let mut one = run_in(&scratch, "one", &set);
+    let factor = divergence::factor_in_reach(&one);
+    one.sources.set.push(format!("norm_factor={factor}"));
+    let two = Options { out: scratch.path("two"), ..one.clone() };
+    let alone = run(&one, &AtomicBool::new(false));
+    let said = |ended: &Result<Report>| ended.as_ref().err().map(|error| format!("{error:#}"));
+    let together: Vec<_> = on_ranks(2, &two, |options| options).iter().map(said).collect();
+    assert!(together.iter().all(|ended| *ended == said(&alone)), "{:?}, {together:?}", said(&alone));
+    let history = |options: &Options| fs::read_to_string(options.out.join(HISTORY)).unwrap();
+    assert!(history(&two).contains("rollback"));
+    assert_eq!(history(&two), history(&one));
+    // Norms by tensor are of the summed gradients.
+    let [mine, theirs] = [&one, &two].map(|options| incidents(options).into_iter().next().unwrap());
+    for (name, norms) in mine["norms"].as_object().unwrap() {
+        let gradient = |norms: &serde_json::Value| norms["gradient"].as_f64().unwrap();
+        let (a, b) = (gradient(norms), gradient(&theirs["norms"][name]));
+        assert!((a - b).abs() <= 1e-3 * a || a < 1e-5, "{name}: {a} {b}");
+    }
+}
