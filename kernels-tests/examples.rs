@@ -14,12 +14,13 @@ use rayon::prelude::*;
 use super::command_line::{done, prepared};
 
 /// Documents whose indented lines are commands.
-const DOCUMENTS: [&str; 7] = [
+const DOCUMENTS: [&str; 8] = [
     "README.md",
     "docs/cli.md",
     "docs/guide.md",
     "docs/faq.md",
     "docs/looking.md",
+    "docs/ranks.md",
     "docs/import.md",
     "docs/interop.md",
 ];

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::command_line::{done, prepared, refused};
+use crate::command_line::{done, misused, prepared, refused};
 
 const SMALL: &str = "--preset tiny --set batch_size=4 --set micro_batch=2 --set max_length=32 \
                      --set model.vocab_size=300 --set model.layers=1 --set model.generator_layers=1";
@@ -110,4 +110,30 @@ fn kernels_are_checked_tuned_and_remembered() {
     std::fs::write(kept, "{}").unwrap();
     refused(folder, &format!("bench kernels {SMALL} --device {device}"), &["tuning.json", "delete it"]);
     std::fs::remove_file(kept).unwrap();
+}
+
+/// What ranks take follows from what is given; what cannot be shared is refused in a line.
+#[test]
+fn ranks_are_estimated_and_refused() {
+    let folder = prepared();
+    let estimate = format!("estimate {SMALL} --device cpu --steps 10 --step-seconds 0.5");
+    assert!(parsed(&done(folder, &format!("{estimate} --json"))).get("ranks").is_none());
+    let given = format!("{estimate} --ranks 2 --network 8GB/s --latency 0 --host-memory 1GB/s");
+    let report = parsed(&done(folder, &format!("{given} --json")));
+    let ranks = &report["ranks"];
+    let parameters = positive(ranks, "trained_parameters");
+    assert_eq!((positive(ranks, "compute_seconds"), &ranks["micro_batch"]), (0.25, &2.into()));
+    // Two copies, the sum of a half, Adam on it, and a half sent twice.
+    let memory = 8.0 * 2.0 * parameters + (12.0 + 28.0) * parameters / 2.0;
+    let step = 0.25 + memory / 1e9 + 4.0 * parameters / 8e9;
+    assert!((positive(ranks, "step_seconds") / step - 1.0).abs() < 1e-9, "{ranks}: {step}");
+    assert_eq!(positive(&ranks["exchange"], "sent_bytes"), 4.0 * parameters);
+    let half = parsed(&done(folder, &format!("{given} --reduce f16 --json")));
+    assert_eq!(positive(&half["ranks"]["exchange"], "sent_bytes"), 3.0 * parameters);
+    assert!(done(folder, &given).contains("64 Gbit/s between nodes: at most 2 sequences each, 1 × 2"));
+    refused(folder, &format!("{estimate} --ranks 5"), &["batch_size is 4", "5 ranks", "--ranks to 4"]);
+    refused(folder, &format!("{estimate} --ranks 2 --network pcie --ranks-per-node 2"), &["one node"]);
+    misused(folder, &format!("{estimate} --network 10G"), &["--ranks"]);
+    misused(folder, &format!("{estimate} --ranks 2 --network fast"), &["25G", "8GB/s", "pcie"]);
+    misused(folder, &format!("{estimate} --ranks 0"), &["1"]);
 }

@@ -30,7 +30,7 @@ pub mod run;
 pub mod sample;
 pub mod saved;
 pub mod schedule;
-mod settings;
+pub mod settings;
 mod sizing;
 mod trace;
 mod vigilance;

@@ -1,16 +1,13 @@
 //! What a run will take before it begins: memory, time, disk, passes over the text.
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Display};
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::device::{Device, DeviceChoice, Peaks};
-use crate::files::megabytes;
 use crate::interop::checkpoint::Keep;
-use crate::note::duration;
 use crate::plan::Plan;
 use crate::store::examples::EpochIndex;
 use crate::store::{Stores, WeightedPath};
@@ -18,6 +15,15 @@ use crate::train::config::{Leg, Sources, Surroundings, TrainConfig};
 use crate::train::examples::full_extents;
 
 use super::step;
+
+pub mod ranks;
+pub mod shares;
+pub mod speed;
+#[cfg(test)]
+mod table;
+mod text;
+
+pub use shares::{Asked, Ranks};
 
 /// Pieces of a model that is estimated without a store.
 const VOCABULARY: u64 = 32_000;
@@ -43,6 +49,10 @@ pub struct Options {
     /// Whether steps are measured; nothing: where it takes no longer than twenty seconds.
     pub measure: Option<bool>,
     pub share: f64,
+    /// Of a step of the phase with most to compute, where it is known: nothing is measured then.
+    pub step_seconds: Option<f64>,
+    /// Several devices that share the work.
+    pub ranks: Option<Asked>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -61,7 +71,7 @@ pub struct Memory {
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Time {
-    /// `measured` with some steps on this device, or `assumed`: from FLOPs and a share of its measured peak.
+    /// `measured` with some steps on this device, `given`, or `assumed`: from FLOPs and a share of its measured peak.
     pub how: &'static str,
     pub measured_steps: usize,
     pub seconds: f64,
@@ -99,6 +109,9 @@ pub struct Estimate {
     pub disk: Disk,
     /// Passes over the text, with one store.
     pub epochs: Option<f64>,
+    /// The same run on several devices; all else is of one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ranks: Option<Ranks>,
 }
 
 /// Estimates; nothing is written anywhere.
@@ -114,8 +127,11 @@ pub fn run(options: &Options) -> Result<Estimate> {
         None => settings.whole("model.vocab_size").unwrap_or(VOCABULARY) as usize,
     };
     let device = Device::new(&options.device, options.threads)?.with_memory_limit(options.memory_limit);
-    let config = TrainConfig::resolve(settings, Surroundings { vocab_size, room: device.room() })?;
+    let surroundings = Surroundings { vocab_size, room: device.room() };
+    let config = TrainConfig::resolve(settings.clone(), surroundings)?;
     let legs = config.legs()?;
+    let own_legs =
+        options.ranks.as_ref().map(|asked| asked.own_legs(settings, surroundings, &legs)).transpose()?;
     let (memory, plan) = memory(&config, &legs, &device)?;
     let disk = disk(&config, &plan, &options.stores)?;
     let parts = plan.parameters.iter().flat_map(|parameter| &parameter.parts);
@@ -123,6 +139,10 @@ pub fn run(options: &Options) -> Result<Estimate> {
     drop(plan);
     let fits = memory.refused.is_none();
     let time = time(options, &legs, &device, fits)?;
+    let ranks = match (&options.ranks, &own_legs) {
+        (Some(asked), Some(own)) => Some(asked.estimate(&legs, own, &device, time.model_flops_per_second)?),
+        _ => None,
+    };
     let epochs = match (&stores, options.stores.len()) {
         (Some(stores), 1) => Some(epochs(stores, &config, &legs)?),
         _ => None,
@@ -131,15 +151,27 @@ pub fn run(options: &Options) -> Result<Estimate> {
     let positions = legs.iter().map(|leg| steps(leg) * leg.config.positions_per_step()).sum();
     let (batch_size, max_length) = (config.batch_size, config.max_length);
     let steps = config.steps;
-    Ok(Estimate { device, steps, batch_size, max_length, parameters, positions, memory, time, disk, epochs })
+    Ok(Estimate {
+        device,
+        steps,
+        batch_size,
+        max_length,
+        parameters,
+        positions,
+        memory,
+        time,
+        disk,
+        epochs,
+        ranks,
+    })
 }
 
 fn steps(leg: &Leg) -> f64 {
     leg.steps.end.saturating_sub(leg.steps.start) as f64
 }
 
-/// Of the leg whose plan is largest, and that plan.
-fn memory(config: &TrainConfig, legs: &[Leg], device: &Device) -> Result<(Memory, Plan)> {
+/// The largest plan of all legs, and its configuration.
+fn largest(legs: &[Leg]) -> Result<(Plan, &TrainConfig)> {
     let mut largest: Option<(Plan, &TrainConfig)> = None;
     for leg in legs {
         let plan = leg.config.plan()?.plan;
@@ -147,7 +179,12 @@ fn memory(config: &TrainConfig, legs: &[Leg], device: &Device) -> Result<(Memory
             largest = Some((plan, &leg.config));
         }
     }
-    let (plan, of) = largest.context("a run of no steps")?;
+    largest.context("a run of no steps")
+}
+
+/// Of the leg whose plan is largest, and that plan.
+fn memory(config: &TrainConfig, legs: &[Leg], device: &Device) -> Result<(Memory, Plan)> {
+    let (plan, of) = largest(legs)?;
     let summary = plan.summary(&full_extents(of));
     let room = device.room();
     let memory = Memory {
@@ -175,8 +212,10 @@ fn time(options: &Options, legs: &[Leg], device: &Device, fits: bool) -> Result<
     let work = |leg: &&Leg| steps(leg) * flops(&leg.config);
     let main = legs.iter().max_by(|a, b| work(a).total_cmp(&work(b))).context("a run of no steps")?;
     let expected = (MEASURED + 1) as f64 * flops(&main.config) / (options.share * peak);
-    let measures = fits && options.measure.unwrap_or(expected <= PATIENCE);
-    let rate = if measures {
+    let measures = options.step_seconds.is_none() && fits && options.measure.unwrap_or(expected <= PATIENCE);
+    let rate = if let Some(seconds) = options.step_seconds {
+        flops(&main.config) / seconds
+    } else if measures {
         let mut sources = Sources { phase: Some(main.config.phase.number + 1), ..options.sources.clone() };
         if legs.len() == 1 {
             // What was found for the memory that the run may have, not for all there is.
@@ -198,7 +237,11 @@ fn time(options: &Options, legs: &[Leg], device: &Device, fits: bool) -> Result<
     let (seconds, count) = (all / rate, legs.iter().map(steps).sum::<f64>().max(1.0));
     let positions: f64 = legs.iter().map(|leg| steps(leg) * leg.config.positions_per_step()).sum();
     Ok(Time {
-        how: if measures { "measured" } else { "assumed" },
+        how: match (options.step_seconds, measures) {
+            (Some(_), _) => "given",
+            (None, true) => "measured",
+            (None, false) => "assumed",
+        },
         measured_steps: if measures { MEASURED } else { 0 },
         seconds,
         step_seconds: seconds / count,
@@ -262,103 +305,5 @@ fn epochs(stores: &Stores, config: &TrainConfig, legs: &[Leg]) -> Result<f64> {
     Ok(passes)
 }
 
-impl Display for Estimate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Estimate { memory, time, disk, .. } = self;
-        writeln!(
-            f,
-            "{} steps of {} sequences of up to {} tokens on {}; {:.2} million parameters",
-            self.steps,
-            self.batch_size,
-            self.max_length,
-            self.device,
-            self.parameters as f64 / 1e6
-        )?;
-        let of = match (memory.device_free_bytes, memory.device_bytes) {
-            (Some(free), Some(all)) => format!(" of {} free of {}", megabytes(free), megabytes(all)),
-            _ => String::new(),
-        };
-        writeln!(f, "memory    {}{of}, micro-batches of {}", megabytes(memory.bytes), memory.micro_batch)?;
-        for (role, bytes) in &memory.bytes_by_role {
-            writeln!(f, "          {:>12}  {role}", megabytes(*bytes))?;
-        }
-        if let Some(refused) = &memory.refused {
-            writeln!(f, "          does not fit: {refused}")?;
-        }
-        let how = match time.measured_steps {
-            0 => format!("assumed to reach {:.0} %", 100.0 * time.share),
-            steps => format!("{steps} steps measured: {:.0} %", 100.0 * time.share),
-        };
-        writeln!(
-            f,
-            "time      {}: {:.3} s a step, {:.0} positions/s; {how} of the measured peak of {:.1} GFLOP/s",
-            duration(time.seconds),
-            time.step_seconds,
-            time.positions_per_second,
-            time.peak_flops_per_second / 1e9
-        )?;
-        writeln!(
-            f,
-            "disk      {} for the run: {} checkpoints of {}; {} for each fine-tuned model",
-            megabytes(disk.run_bytes),
-            disk.checkpoints,
-            megabytes(disk.checkpoint_bytes),
-            megabytes(disk.fine_tuned_bytes)
-        )?;
-        match disk.store_bytes {
-            Some(bytes) => writeln!(f, "          {} is the store", megabytes(bytes))?,
-            None => writeln!(f, "          and the store (--store counts it)")?,
-        }
-        match self.epochs {
-            Some(epochs) => writeln!(f, "epochs    {epochs:.2} passes over the text"),
-            None => writeln!(
-                f,
-                "epochs    {:.2e} positions; --store tells how often that is the text",
-                self.positions
-            ),
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn options(set: &[&str], measure: bool) -> Options {
-        let sizes =
-            ["model.layers=1", "model.hidden_size=32", "model.ffn_size=32", "model.embedding_size=16"];
-        let sizes = sizes.iter().chain(&["batch_size=4", "max_length=16", "model.vocab_size=200"]).chain(set);
-        let sources = Sources {
-            preset: Some("tiny".into()),
-            set: sizes.map(|text| text.to_string()).collect(),
-            ..Sources::default()
-        };
-        let measure = Some(measure);
-        Options { sources, device: DeviceChoice::Cpu, threads: 1, measure, share: 0.5, ..Options::default() }
-    }
-
-    #[test]
-    fn numbers_follow_from_the_configuration() {
-        let one = run(&options(&["steps=1000", "checkpoint_every=100", "keep=2"], false)).unwrap();
-        assert_eq!(one.positions, 1000.0 * 4.0 * 16.0);
-        let held = |role: &str| one.memory.bytes_by_role[role];
-        assert!(one.memory.refused.is_none() && held("parameters") >= 4 * one.parameters);
-        assert_eq!(one.memory.bytes, one.memory.bytes_by_role.values().sum::<u64>());
-        // Two that stay, and the one that is written beside them: values and two moments.
-        assert_eq!((one.disk.checkpoints, one.disk.run_bytes), (3, 3 * 3 * 4 * one.parameters));
-        assert!(one.disk.fine_tuned_bytes < 4 * one.parameters);
-        assert_eq!((one.time.how, one.time.share), ("assumed", 0.5));
-        assert!((one.time.seconds / (1000.0 * one.time.step_seconds) - 1.0).abs() < 1e-9);
-        let all = run(&options(&["steps=2000", "checkpoint_every=100", "keep=0"], false)).unwrap();
-        assert_eq!((all.disk.checkpoints, all.epochs), (21, None));
-        assert!(one.to_string().contains("3 checkpoints of"), "{one}");
-    }
-
-    #[test]
-    fn steps_are_measured() {
-        let measured = run(&options(&["steps=10"], true)).unwrap();
-        let Time { how, measured_steps, seconds, share, .. } = measured.time;
-        assert_eq!((how, measured_steps), ("measured", MEASURED));
-        assert!(seconds > 0.0 && share > 0.0 && share < 2.0, "{measured}");
-    }
-}
+mod tests;
