@@ -63,8 +63,11 @@ impl Transport for Mpi {
     fn gather(&self, own: &[u8]) -> Result<Vec<Vec<u8>>> {
         let _one = self.universe.lock().unwrap_or_else(PoisonError::into_inner);
         let world = SimpleCommunicator::world();
+        // One more byte than there is to say: where there is none, the address of an empty slice is 1, which to Open MPI
+        // means that the data lie elsewhere.
+        let said = [own, &[0]].concat();
         let mut lengths = vec![0u64; self.size];
-        world.all_gather_into(&(own.len() as u64), &mut lengths[..]);
+        world.all_gather_into(&(said.len() as u64), &mut lengths[..]);
         let mut bounds = vec![0usize];
         for length in lengths {
             let end = bounds.last().unwrap_or(&0) + usize::try_from(length)?;
@@ -72,8 +75,8 @@ impl Transport for Mpi {
         }
         let mut all = vec![0u8; *bounds.last().unwrap_or(&0)];
         let (lengths, begins) = counts(&bounds)?;
-        world.all_gather_varcount_into(own, &mut PartitionMut::new(&mut all[..], lengths, begins));
-        Ok(bounds.windows(2).map(|pair| all[pair[0]..pair[1]].to_vec()).collect())
+        world.all_gather_varcount_into(&said[..], &mut PartitionMut::new(&mut all[..], lengths, begins));
+        Ok(bounds.windows(2).map(|pair| all[pair[0]..pair[1].saturating_sub(1)].to_vec()).collect())
     }
 
     fn scatter(&self, words: &[u32], bounds: &[usize], received: &mut [u32]) -> Result<()> {
