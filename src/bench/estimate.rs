@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::device::{Device, DeviceChoice, Peaks};
-use crate::files::megabytes;
+use crate::files::size;
 use crate::interop::checkpoint::Keep;
 use crate::note::duration;
 use crate::plan::Plan;
@@ -227,7 +227,7 @@ fn disk(config: &TrainConfig, plan: &Plan, stores: &[WeightedPath]) -> Result<Di
     let checkpoints = kept.max(1) + 1;
     let mut store_bytes = (!stores.is_empty()).then_some(0);
     for store in stores {
-        *store_bytes.get_or_insert(0) += size(&store.path)?;
+        *store_bytes.get_or_insert(0) += length(&store.path)?;
     }
     Ok(Disk {
         checkpoint_bytes,
@@ -239,7 +239,7 @@ fn disk(config: &TrainConfig, plan: &Plan, stores: &[WeightedPath]) -> Result<Di
 }
 
 /// Bytes of a file, or of the files in a folder.
-fn size(path: &Path) -> Result<u64> {
+fn length(path: &Path) -> Result<u64> {
     let cannot = || format!("cannot read {}", path.display());
     let metadata = path.metadata().with_context(cannot)?;
     if !metadata.is_dir() {
@@ -275,12 +275,12 @@ impl Display for Estimate {
             self.parameters as f64 / 1e6
         )?;
         let of = match (memory.device_free_bytes, memory.device_bytes) {
-            (Some(free), Some(all)) => format!(" of {} free of {}", megabytes(free), megabytes(all)),
+            (Some(free), Some(all)) => format!(" of {} free of {}", size(free), size(all)),
             _ => String::new(),
         };
-        writeln!(f, "memory    {}{of}, micro-batches of {}", megabytes(memory.bytes), memory.micro_batch)?;
+        writeln!(f, "memory    {}{of}, micro-batches of {}", size(memory.bytes), memory.micro_batch)?;
         for (role, bytes) in &memory.bytes_by_role {
-            writeln!(f, "          {:>12}  {role}", megabytes(*bytes))?;
+            writeln!(f, "          {:>12}  {role}", size(*bytes))?;
         }
         if let Some(refused) = &memory.refused {
             writeln!(f, "          does not fit: {refused}")?;
@@ -300,13 +300,13 @@ impl Display for Estimate {
         writeln!(
             f,
             "disk      {} for the run: {} checkpoints of {}; {} for each fine-tuned model",
-            megabytes(disk.run_bytes),
+            size(disk.run_bytes),
             disk.checkpoints,
-            megabytes(disk.checkpoint_bytes),
-            megabytes(disk.fine_tuned_bytes)
+            size(disk.checkpoint_bytes),
+            size(disk.fine_tuned_bytes)
         )?;
         match disk.store_bytes {
-            Some(bytes) => writeln!(f, "          {} is the store", megabytes(bytes))?,
+            Some(bytes) => writeln!(f, "          {} is the store", size(bytes))?,
             None => writeln!(f, "          and the store (--store counts it)")?,
         }
         match self.epochs {

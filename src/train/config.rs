@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::batch::masking;
 use crate::device::Room;
+use crate::files::size;
 use crate::interop::checkpoint::Keep;
 use crate::model::{ModelConfig, PretrainPlan, Trained, config as sizes};
 use crate::plan::Plan;
@@ -344,15 +345,15 @@ impl TrainConfig {
     /// What is said of a run's plan before it begins.
     pub fn room_taken(&self, plan: &Plan, room: &Room) -> String {
         let of = match room.memory() {
-            Some(memory) => format!("; {} MB are free of {}", memory.free >> 20, memory.total >> 20),
+            Some(memory) => format!("; {} are free of {}", size(memory.free), size(memory.total)),
             None => String::new(),
         };
         format!(
-            "micro-batches of {} of {} sequences, logits of {} masked tokens at a time: {} MB{of}",
+            "micro-batches of {} of {} sequences, logits of {} masked tokens at a time: {}{of}",
             self.micro_batch,
             self.batch_size,
             self.vocabulary_chunk.min(self.micro_batch * self.slots()),
-            plan.bytes() >> 20
+            size(plan.bytes())
         )
     }
 
