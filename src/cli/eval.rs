@@ -70,11 +70,13 @@ enum Command {
 
 #[derive(clap::Args)]
 struct OfTask {
+    /// What the model was fine-tuned for
     #[arg(value_parser = task_parser())]
     task: &'static dyn Task,
     /// What `finetune` wrote
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
+    /// Data to score the model on
     #[arg(long, value_name = "F")]
     data: PathBuf,
     /// Rows of the table to take, as data=test
