@@ -311,7 +311,7 @@ fn sizes_are_found_kept_and_refused() {
     for device in ["cpu", lavapipe] {
         let huge = "--set batch_size=500000 --set micro_batch=500000";
         let train = format!("pretrain --store store --preset tiny --device {device} {huge}");
-        let words = ["micro_batch=500000: ", "MB of memory", "; micro_batch=", " would fit"];
+        let words = ["micro_batch=500000: ", "B of memory", "; micro_batch=", " would fit"];
         refused(folder, &format!("{train} --out huge"), &words);
         assert!(!folder.join("huge").exists(), "{device}: refused after the run had begun");
     }

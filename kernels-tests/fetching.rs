@@ -178,6 +178,6 @@ fn a_full_disk_and_a_dump_that_is_not_there_are_said_first() {
     assert!(!asked.iter().any(|line| line.starts_with("GET") && line.contains(ARTICLES)), "{asked:?}");
 
     let dry = fetch(folder.path(), &["--mirror", &mirror, "--dry-run"], None);
-    assert!(dry.status.success() && errors(&dry).contains("1 MB to load"), "{}", errors(&dry));
+    assert!(dry.status.success() && errors(&dry).contains("0.30 MB to load"), "{}", errors(&dry));
     assert!(!folder.path().join(ARTICLES).exists());
 }

@@ -144,7 +144,7 @@ fn a_disk_that_stays_full_is_an_error_at_the_end() {
     let said = run.all_said();
     let last = said.lines().last().expect("an error");
     assert!(last.starts_with("inazuma: error: the checkpoint of step 100 takes "), "{said}");
-    assert!(last.contains(" MB free: cannot write "), "{said}");
+    assert!(last.contains("B free: cannot write "), "{said}");
     assert_eq!(run.checkpoints(), ["step-00000000"]);
     assert_eq!(run.lines().len(), 100);
 }

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::command_line::{TRAIN, done, misused, prepared, refused};
+use crate::command_line::{TRAIN, done, inazuma, misused, prepared, refused};
 use crate::fine_tuning::{questions, run};
 
 fn parsed(text: &str) -> Value {
@@ -28,6 +28,17 @@ fn a_run_is_looked_into() {
     let table = done(folder, &format!("sample looked --text {text} --device cpu"));
     assert!(!table.contains('\x1b') && table.lines().count() > tokens.len(), "{table}");
     refused(folder, "sample store --text a", &["store: neither a run"]);
+    // A text of several sequences: which one each is.
+    let long = text.repeat(30);
+    let numbered = parsed(&done(folder, &format!("sample looked --text {long} --device cpu --json")));
+    let samples = numbered["samples"].as_array().expect("samples");
+    let numbers: Vec<u64> = samples.iter().filter_map(|sample| sample["sequence"].as_u64()).collect();
+    assert!(numbers.len() > 1 && numbers.iter().copied().eq(1..=samples.len() as u64), "{numbers:?}");
+    let table = done(folder, &format!("sample looked --text {long} --device cpu"));
+    for number in numbers {
+        let heading = format!("step 6, seed 1, sequence {number} of {}: ", samples.len());
+        assert_eq!(table.matches(&heading).count(), 1, "{heading}");
+    }
     misused(folder, "sample looked", &["--text"]);
 
     let figures = parsed(&done(folder, "eval pretrain looked --store store.held-out --device cpu --json"));
@@ -50,6 +61,10 @@ fn a_run_is_looked_into() {
     let changed = done(folder, "config --preset base --set keep=9 --changed");
     assert!(changed.ends_with("# preset: 3\nkeep = 9\n"), "{changed}");
     refused(folder, "config store", &["store: neither a run"]);
+    // What is written would not be what its name says.
+    misused(folder, "report looked --out looked.pdf", &["--out", "a page is .html or .htm"]);
+    misused(folder, "plot looked --out looked.pdf", &["--out", "a picture is .svg or .png"]);
+    refused(folder, "tensorboard looked --out printed.toml", &["--out: printed.toml is a file", "directory"]);
 }
 
 #[test]
@@ -94,12 +109,55 @@ fn a_model_answers_line_by_line_and_stops_training_in_time() {
         assert!(answer[key].as_str().is_some_and(|text| text.contains(words)), "{answer}");
         assert_eq!(answer.get("id").is_some(), line.len() > 1, "{answer}");
     }
+    // What has no id gets none: the answer has the line's number. A number stays one.
+    let bare = json!({"question": "川は何ですか", "context": "千代川は砂を運ぶ"});
+    let mut numbered = bare.clone();
+    numbered["id"] = 7.into();
+    for (line, key, value) in [(bare, "line", json!(6)), (numbered, "id", json!(7))] {
+        writeln!(input, "{line}").and_then(|()| input.flush()).expect("written");
+        let answer = parsed(&output.next().expect("an answer").expect("read"));
+        let first = answer.as_object().and_then(|answer| answer.iter().next()).expect("a field");
+        assert_eq!(first, (&key.to_owned(), &value), "{answer}");
+    }
     drop(input);
     assert!(output.next().is_none() && server.wait().expect("ended").success());
 
     let table =
         done(folder, &format!("eval squad --model served --data {dev} --limit 4 --table 3 --device cpu"));
     assert_eq!(table.lines().count(), 1 + 3 + 1 + 1, "{table}");
+}
+
+/// A number is neither right nor wrong: nothing says how many were.
+#[test]
+fn regression_has_no_accuracy() {
+    let folder = run();
+    let lines: String =
+        (0..8).map(|n| format!("{{\"text\":\"赤い花が{n}本\",\"label\":\"{n}.5\"}}\n")).collect();
+    fs::write(folder.join("numbers.jsonl"), lines).expect("written");
+    let train =
+        "finetune regress --train numbers.jsonl --dev numbers.jsonl --init encoder --out valued --epochs 1";
+    let output = inazuma(folder, &format!("{train} --device cpu"));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let epoch = errors.lines().find(|line| line.starts_with("epoch 1/1")).expect("an epoch");
+    assert!(epoch.contains("pearson") && !errors.contains("accuracy"), "{errors}");
+    assert!(
+        errors.contains("is in valued  ") && errors.ends_with("next: inazuma predict --model valued\n"),
+        "{errors}"
+    );
+    let metrics = fs::read_to_string(folder.join("valued/metrics.jsonl")).expect("read");
+    assert!(metrics.contains("\"pearson\"") && !metrics.contains("accuracy"), "{metrics}");
+    done(folder, "plot valued --out valued.svg --lang en");
+    let picture = fs::read_to_string(folder.join("valued.svg")).expect("read");
+    assert!(picture.contains("Pearson") && !picture.contains("accuracy"));
+    // Nor is there a text to sample.
+    fs::write(folder.join("some.txt"), "稲妻\n").expect("written");
+    refused(
+        folder,
+        "report valued --out valued.html --text some.txt",
+        &["--text: valued is a fine-tuned model"],
+    );
+    done(folder, "report valued --out valued.html");
 }
 
 /// Questions of which some have no answer: the threshold is kept and used, and the files give the same best scores.

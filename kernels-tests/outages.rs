@@ -267,7 +267,7 @@ fn memory_that_runs_out_costs_no_bytes() {
 #[test]
 fn memory_that_is_not_allowed_is_not_taken() {
     let folder = prepared();
-    let words = ["micro_batch=4: ", "MB of memory", "; micro_batch=", " would fit"];
+    let words = ["micro_batch=4: ", "B of memory", "; micro_batch=", " would fit"];
     refused(
         folder,
         &format!(

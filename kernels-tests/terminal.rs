@@ -24,6 +24,11 @@ fn lines_in_pipes_are_plain() {
     let lines: Vec<&&str> = steps.iter().filter(|line| line.contains("  loss ")).collect();
     assert_eq!(lines.len(), 3, "{errors}");
     assert!(lines[0].starts_with("step 2/6  loss ") && lines[0].contains(" tokens/s  "), "{errors}");
+    let last: Vec<&str> = errors.lines().rev().take(2).collect();
+    assert!(
+        last[1].starts_with("done: 6 steps") && last[0].starts_with("the model is in piped; next: inazuma "),
+        "{errors}"
+    );
     // What it is about to do.
     assert!(errors.contains("piped: step 0 of 6 on "), "{errors}");
     for name in ["  parameters  ", "  data        ", "  steps       ", "  checkpoints "] {
@@ -143,6 +148,41 @@ fn the_line_of_progress_fits_and_goes() {
     );
 }
 
+/// What stays on a terminal is broken at spaces; a pipe gets whole lines.
+#[test]
+fn long_notes_go_on_below() {
+    let folder = prepared();
+    let command = format!("inazuma {TRAIN} --out on-narrow");
+    let Some(output) = in_a_terminal(folder, 44, &command, &[]) else { return };
+    let written = String::from_utf8(output.stdout).expect("UTF-8");
+    assert!(output.status.success(), "{written}");
+    let (lines, _) = shown(&written);
+    for line in lines.iter().filter(|line| !line.trim_start().starts_with("inazuma ")) {
+        assert!(Span::raw(line.as_str()).width() < 44, "{line:?} of {lines:#?}");
+    }
+    let at = lines.iter().position(|line| line.starts_with("  parameters  ")).expect("parameters");
+    assert!(lines[at + 1].starts_with("    ") && !lines[at + 1].trim().is_empty(), "{lines:#?}");
+    let (code, errors) = with(folder, &format!("{TRAIN} --out on-wide"), &[]);
+    assert_eq!(code, Some(0), "{errors}");
+    let whole = |line: &&str| line.starts_with("  parameters  ") && line.ends_with(" of the generator's own");
+    assert_eq!(errors.lines().filter(whole).count(), 1, "{errors}");
+    assert!(errors.contains("; the warm-up is longer than the run, which never"), "{errors}");
+}
+
+/// A command that reads what is typed says so, once; one that reads a pipe does not.
+#[test]
+fn who_waits_for_a_text_says_so() {
+    let folder = prepared();
+    let encode = "inazuma tokenizer encode --model pieces.model";
+    let Some(output) = in_a_terminal(folder, 80, encode, &[]) else { return };
+    let written = String::from_utf8(output.stdout).expect("UTF-8");
+    assert_eq!(written.matches("waiting for a text a line on stdin").count(), 1, "{written:?}");
+    let piped =
+        in_a_terminal(folder, 80, &format!("echo 稲妻 | {encode}"), &[]).expect("there was one before");
+    let written = String::from_utf8(piped.stdout).expect("UTF-8");
+    assert!(piped.status.success() && !written.contains("waiting"), "{written:?}");
+}
+
 #[test]
 fn an_interrupted_run_leaves_a_command_to_paste() {
     let folder = prepared();
@@ -157,10 +197,16 @@ fn an_interrupted_run_leaves_a_command_to_paste() {
     let Some(output) = in_a_terminal(folder, 80, &command, &[("NO_COLOR", "1")]) else { return };
     let written = String::from_utf8(output.stdout).expect("UTF-8");
     let (lines, _) = shown(&written);
-    let last = lines.iter().rfind(|line| !line.trim().is_empty()).expect("a line");
-    assert!(last.starts_with("inazuma: interrupted after step "), "{lines:#?}");
+    let mut last = lines.iter().rev().filter(|line| !line.trim().is_empty());
+    let command = last.next().expect("a line");
+    // The command is whole, on a line of its own: the terminal may break it where it likes.
+    let said = last.next().expect("a line");
+    assert!(
+        said.starts_with("inazuma: interrupted after step ") && said.ends_with("go on with:"),
+        "{lines:#?}"
+    );
     assert!(!written.contains("\x1b[3"), "{written:?}");
-    let (_, words) = last.split_once("go on with: inazuma ").expect("a command");
+    let words = command.trim_start().strip_prefix("inazuma ").expect("a command");
     let pasted = Command::new("sh").args(["-c", &format!("printf '%s\\n' {words}")]).output().expect("sh");
     let pasted = String::from_utf8(pasted.stdout).expect("UTF-8");
     let words: Vec<&str> = pasted.lines().collect();

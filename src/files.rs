@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 
 pub use appended::Appended;
 pub use lines::{JsonLines, last_step};
-pub use stdin::{lines_of_stdin, text_of_stdin};
+pub use stdin::{lines_of_stdin, say_if_typed, text_of_stdin};
 
 /// A line of input that is longer than this is no text, and would have to be held in memory whole.
 pub const LONGEST_LINE: u64 = 1 << 30;
@@ -91,7 +91,33 @@ pub fn free_space(folder: &Path) -> Option<u64> {
     return None;
 }
 
-/// A number of bytes for people.
-pub fn megabytes(bytes: u64) -> String {
-    format!("{:.2} MB", bytes as f64 / 1e6)
+/// A number of bytes for people, in three digits: 0.04 MB, 12.1 MB, 1.34 GB, of 10^6 and 10^9 bytes. What is for programs
+/// has bytes.
+pub fn size(bytes: u64) -> String {
+    let (mut number, mut unit) = (bytes as f64 / 1e6, "MB");
+    if number >= 999.5 {
+        (number, unit) = (number / 1e3, "GB");
+    }
+    let decimals = match number {
+        number if number < 9.995 => 2,
+        number if number < 99.95 => 1,
+        _ => 0,
+    };
+    format!("{number:.decimals$} {unit}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_three_digits() {
+        let bytes = [0, 44_000, 9_994_999, 9_995_000, 12_140_000, 99_960_000, 999_400_000, 999_600_000];
+        let expected = ["0.00 MB", "0.04 MB", "9.99 MB", "10.0 MB", "12.1 MB", "100 MB", "999 MB", "1.00 GB"];
+        assert_eq!(bytes.map(size), expected);
+        assert_eq!(
+            [54_300_000_000, 80 << 30, 1_234_500_000_000].map(size),
+            ["54.3 GB", "85.9 GB", "1234 GB"]
+        );
+    }
 }

@@ -1,23 +1,28 @@
 //! Flags that several subcommands have.
 
+use std::borrow::Cow;
+use std::ffi::OsStr;
 use std::io::Write;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 use bytesize::ByteSize;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{PossibleValue, PossibleValuesParser, StringValueParser, TypedValueParser};
+use clap::{Arg, Command};
 use serde::Serialize;
 
 use crate::device::{Device, DeviceChoice};
 use crate::note;
 use crate::tensor::Precision;
+use crate::train::presets::preset_names;
 
 // No doc comments on the structs: clap would show them as the subcommand's.
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct DeviceArgs {
     /// auto, cpu, gpu, gpu:N, or part of an adapter's name
-    #[arg(long, default_value = "auto")]
+    #[arg(long, default_value = "auto", hide_possible_values = true, value_parser = devices())]
     pub device: DeviceChoice,
     /// Threads of the CPU executor, up to 1024; 0 means one for each core
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1024).map(usize::from))]
@@ -94,6 +99,41 @@ pub fn count_to(most: u64) -> impl TypedValueParser<Value = usize> {
     clap::value_parser!(u64).range(1..=most).map(|count| count as usize)
 }
 
+/// Values that completions offer; the parser decides what is taken, and what is said of the rest.
+#[derive(Clone)]
+struct Suggesting<P> {
+    values: Vec<&'static str>,
+    parser: P,
+}
+
+impl<P: TypedValueParser> TypedValueParser for Suggesting<P> {
+    type Value = P::Value;
+
+    fn parse_ref(
+        &self,
+        command: &Command,
+        arg: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<P::Value, clap::Error> {
+        self.parser.parse_ref(command, arg, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(self.values.iter().map(PossibleValue::new)))
+    }
+}
+
+/// What `--device` takes: more than can be listed.
+fn devices() -> impl TypedValueParser<Value = DeviceChoice> {
+    let parser = |text: &str| text.parse::<DeviceChoice>();
+    Suggesting { values: vec!["auto", "cpu", "gpu"], parser }
+}
+
+/// What `--preset` takes: any name here, since who looks for the preset names those that are near.
+pub fn presets() -> impl TypedValueParser<Value = String> {
+    Suggesting { values: preset_names().collect(), parser: StringValueParser::new() }
+}
+
 /// What `--precision` takes.
 pub fn precisions() -> impl TypedValueParser<Value = Precision> {
     PossibleValuesParser::new(Precision::NAMES).try_map(|name| name.parse::<Precision>())
@@ -110,6 +150,12 @@ impl ThreadArgs {
     pub fn count(self) -> usize {
         self.threads.map_or_else(crate::files::cores, usize::from)
     }
+}
+
+/// A path as a shell takes it.
+pub fn quoted(path: &Path) -> String {
+    let path = path.display().to_string();
+    shlex::try_quote(&path).map(Cow::into_owned).unwrap_or(path)
 }
 
 /// Watches for SIGINT, SIGTERM and SIGHUP; what it returns is set by the first of them, and the second ends the program

@@ -9,6 +9,7 @@ use clap::Subcommand;
 
 use crate::bench::{data, kernels, prepare, step, tune};
 use crate::device::Peaks;
+use crate::files::size;
 use crate::store::WeightedPath;
 use crate::train::config::Sources;
 
@@ -61,6 +62,7 @@ enum What {
     Data {
         #[command(flatten)]
         common: Common,
+        /// Steps whose batches are made
         #[arg(long, default_value_t = 50)]
         steps: usize,
         /// Write the masked examples as JSON lines, to measure other programs with
@@ -214,11 +216,11 @@ fn print_step(out: &mut dyn Write, report: &step::Report) -> Result<()> {
     )?;
     writeln!(
         out,
-        "{:.1} GFLOP/s of the model, {:.1}% of the measured peak of {:.1} GFLOP/s; {:.0} MB of memory; the first step after {:.2} s",
+        "{:.1} GFLOP/s of the model, {:.1}% of the measured peak of {:.1} GFLOP/s; {} of memory; the first step after {:.2} s",
         report.model_flops_per_second / 1e9,
         100.0 * report.mfu,
         report.peak_flops_per_second / 1e9,
-        report.peak_memory_bytes as f64 / 1e6,
+        size(report.peak_memory_bytes),
         report.startup_seconds
     )?;
     if report.submissions > 0.0 {

@@ -12,8 +12,8 @@ use super::configuration::Configuration;
 /// Print a configuration: each key with its meaning, kind and default
 ///
 /// Of a run, or of a preset with changes as `pretrain` takes them. What differs from the preset is marked; of a run,
-/// which does not keep the name, the preset with the fewest differences is taken, unless --preset names one. The output
-/// can be given to `pretrain --config`.
+/// which does not keep the name, the preset with the fewest differences is taken, unless --preset names one; of --config
+/// FILE the one that its first line names, where this command printed it. The output can be given to `pretrain --config`.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   inazuma config run --changed
@@ -35,7 +35,7 @@ pub fn run(args: Args) -> Result<()> {
     let (mut annotated, notes) = Annotated::of(args.run.as_deref(), &args.configuration.sources())?;
     notes.iter().for_each(|note| note!("{note}"));
     if args.changed {
-        annotated.only_changed();
+        annotated.only_changed()?;
     }
     args.output.show(&annotated, |out| Ok(out.write_all(annotated.to_toml().as_bytes())?))
 }

@@ -6,10 +6,10 @@ use crate::tensor::Precision;
 use crate::train::config::Sources;
 use crate::train::presets::{DEFAULT_PRESET, preset_names};
 
-use super::arguments::precisions;
+use super::arguments::{precisions, presets};
 
 /// The help of `--preset`.
-fn presets() -> String {
+fn help_of_presets() -> String {
     let mut names: Vec<&str> = preset_names().collect();
     let last = names.pop().unwrap_or_default();
     format!("{} or {last} [default: {DEFAULT_PRESET}]", names.join(", "))
@@ -17,7 +17,7 @@ fn presets() -> String {
 
 #[derive(clap::Args)]
 pub struct Configuration {
-    #[arg(long, help = presets())]
+    #[arg(long, help = help_of_presets(), hide_possible_values = true, value_parser = presets())]
     preset: Option<String>,
     /// Configuration in TOML
     #[arg(long, value_name = "FILE.toml")]

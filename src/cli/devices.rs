@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::arguments::OutputArgs;
 
 use crate::device::{DeviceChoice, NO_GPU};
+use crate::files::size;
 use crate::gpu::{Capabilities, adapters};
 use crate::plan::DeviceMemory;
 
@@ -79,14 +80,14 @@ fn details(c: &Capabilities) -> Vec<String> {
     let mut lines = vec![
         format!("{}, {}, driver {}", c.kind, c.backend, c.driver),
         format!(
-            "buffers to {} MB, bindings to {} MB, {} storage buffers a kernel",
-            c.buffer_bytes >> 20,
-            c.binding_bytes >> 20,
+            "buffers to {}, bindings to {}, {} storage buffers a kernel",
+            size(c.buffer_bytes),
+            size(c.binding_bytes),
             c.storage_buffers
         ),
         memory(c),
         format!(
-            "workgroups of {} threads with {} KB of memory, subgroups of {smallest} to {largest}",
+            "workgroups of {} threads with {} KiB of memory, subgroups of {smallest} to {largest}",
             c.invocations,
             c.workgroup_memory >> 10
         ),
@@ -102,7 +103,7 @@ fn details(c: &Capabilities) -> Vec<String> {
 
 fn memory(c: &Capabilities) -> String {
     match c.memory {
-        Some(DeviceMemory { total, free }) => format!("{} MB of memory, {} MB free", total >> 20, free >> 20),
+        Some(DeviceMemory { total, free }) => format!("{} of memory, {} free", size(total), size(free)),
         None => "memory: the driver does not say".into(),
     }
 }

@@ -8,6 +8,7 @@ use clap::{ArgMatches, FromArgMatches};
 
 use crate::finetune::apply::Model;
 use crate::finetune::predictions::{shown, write_predictions_to};
+use crate::ranks::Ranks;
 use crate::tasks::source::Source;
 use crate::tasks::squad::Answers;
 use crate::tasks::table::Selection;
@@ -70,11 +71,13 @@ enum Command {
 
 #[derive(clap::Args)]
 struct OfTask {
+    /// What the model was fine-tuned for
     #[arg(value_parser = task_parser())]
     task: &'static dyn Task,
     /// What `finetune` wrote
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
+    /// Data to score the model on
     #[arg(long, value_name = "F")]
     data: PathBuf,
     /// Rows of the table to take, as data=test
@@ -99,9 +102,16 @@ struct OfTask {
     output: OutputArgs,
 }
 
-pub fn run(args: Args) -> Result<()> {
+impl Args {
+    /// Whether it divides its work among ranks.
+    pub fn is_divided(&self) -> bool {
+        matches!(self.command, Some(Command::Pretrain(_)))
+    }
+}
+
+pub fn run(args: Args, ranks: &Ranks) -> Result<()> {
     match (args.command, args.of_task.0) {
-        (Some(Command::Pretrain(args)), _) => eval_pretrain::run(args),
+        (Some(Command::Pretrain(args)), _) => eval_pretrain::run(args, ranks),
         (None, Some(args)) => fine_tuned(args),
         (None, None) => bail!("eval needs a task, or `pretrain`; please report this"),
     }

@@ -1,10 +1,12 @@
 //! `inazuma eval pretrain`: both losses of a pre-trained model on text that was held out.
 
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
 
+use crate::device::Device;
+use crate::ranks::{Ranks, Travel};
 use crate::train::evaluate::Evaluator;
 use crate::train::key::Value;
 use crate::train::saved::Saved;
@@ -44,19 +46,26 @@ pub struct Args {
     output: OutputArgs,
 }
 
-pub fn run(args: Args) -> Result<()> {
-    let saved = Saved::open(&args.run, args.step)?;
-    let device = args.device.open()?.with_memory_limit(args.memory.bytes());
+pub fn run(args: Args, ranks: &Ranks) -> Result<()> {
+    let saved = ranks.agree(Saved::open(&args.run, args.step))?;
+    let device = Device::of_rank(&args.device.device, args.device.threads, ranks, Travel::default());
+    let device = ranks.agree(device)?.with_memory_limit(args.memory.bytes());
     let whole = |name, given: Option<usize>| given.map(|n| (name, Value::Whole(n as u64)));
     let changes = [whole("eval_sequences", args.sequences), whole("max_length", args.max_length)];
     let config = saved.config(&changes.into_iter().flatten().collect::<Vec<_>>(), device.room())?;
-    let mut evaluator = Evaluator::of_saved(&args.store, &saved, &config, &device)?;
+    let mut evaluator = ranks.agree(Evaluator::of_saved(&args.store, &saved, &config, &device))?;
     note!("{}: step {} on {}", saved.checkpoint.display(), saved.state.step, evaluator.identity());
     let stop = interruptible("stopping")?;
-    let evaluation = evaluator.measure(saved.state.step, stop)?;
-    let Some(evaluation) = evaluation.filter(|_| !stop.load(Ordering::Relaxed)) else {
+    // Of several ranks none may stop alone.
+    let never = AtomicBool::new(false);
+    let evaluation = evaluator.measure(saved.state.step, if ranks.are_several() { &never } else { stop })?;
+    let stopped = ranks.any(stop.load(Ordering::Relaxed))?;
+    let Some(evaluation) = evaluation.filter(|_| !stopped) else {
         return Err(Interrupted("interrupted; nothing was evaluated".into()).into());
     };
+    if !ranks.is_first() {
+        return Ok(());
+    }
     args.output.show(&evaluation, |out| {
         let quality = &evaluation.quality;
         for (name, value, about) in [

@@ -18,7 +18,8 @@ use super::arguments::OutputArgs;
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   inazuma export run --out wiki-electra
-  inazuma export qa --out qa-f16 --dtype f16 --license cc-by-sa-4.0 --dataset SkelterLabsInc/JaQuAD")]
+  inazuma export qa --out qa-f16 --dtype f16 --license cc-by-sa-4.0 \\
+      --dataset SkelterLabsInc/JaQuAD")]
 pub struct Args {
     /// A run, a checkpoint of one, or what `finetune` wrote
     #[arg(value_name = "RUN|MODEL")]

@@ -15,7 +15,9 @@ use crate::tasks::table::{Columns, Selection};
 use crate::tasks::task::Task;
 
 use super::Interrupted;
-use super::arguments::{DeviceArgs, MemoryArgs, OutputArgs, PrecisionArgs, count_to, interruptible};
+use super::arguments::{
+    DeviceArgs, MemoryArgs, OutputArgs, PrecisionArgs, count_to, interruptible, presets, quoted,
+};
 use super::tasks::{PredictionOptions, TaskOptions, defaults_by_task, task_parser};
 
 /// Fine-tune an encoder on a task
@@ -26,10 +28,13 @@ use super::tasks::{PredictionOptions, TaskOptions, defaults_by_task, task_parser
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   inazuma finetune squad --init run --train jaquad-train.json.xz --dev jaquad-dev.json.xz --out qa
-  inazuma finetune classify --init run --train jsick.tsv.xz --dev jsick.tsv.xz --dev-where data=test --out nli
+  inazuma finetune classify --init run --train jsick.tsv.xz --dev jsick.tsv.xz \\
+      --dev-where data=test --out nli
   inazuma finetune tag --init run --train stockmark-ner-wikipedia.json.xz --hold-out 10% --out ner
-  inazuma finetune squad --init none --like run --train train.json --dev dev.json --out scratch --trials 3")]
+  inazuma finetune squad --init none --like run --train train.json --dev dev.json \\
+      --out scratch --trials 3")]
 pub struct Args {
+    /// What the model is for
     #[arg(value_parser = task_parser())]
     task: &'static dyn Task,
     /// A run, a checkpoint or a Hugging Face directory; `none` draws the parameters, for comparison
@@ -39,7 +44,7 @@ pub struct Args {
     #[arg(long, value_name = "RUN_OR_MODEL_DIR", conflicts_with = "preset")]
     like: Option<PathBuf>,
     /// With --init none: sizes of this preset of `pretrain` (needs --tokenizer)
-    #[arg(long)]
+    #[arg(long, hide_possible_values = true, value_parser = presets())]
     preset: Option<String>,
     /// SentencePiece model; by default the one beside the encoder
     #[arg(long, value_name = "M")]
@@ -90,7 +95,10 @@ pub struct Args {
     /// Examples (of squad: windows) a step
     #[arg(long, default_value_t = 32, value_parser = count_to(1 << 20))]
     batch_size: usize,
-    #[arg(long, help = format!("[default: {}]", defaults_by_task(|defaults| format!("{:e}", defaults.learning_rate))))]
+    #[arg(long, help = format!(
+        "The highest rate, of the head; it falls to 0 at the last step [default: {}]",
+        defaults_by_task(|defaults| format!("{:e}", defaults.learning_rate))
+    ))]
     learning_rate: Option<f64>,
     /// Share of the steps during which the learning rate rises
     #[arg(long, default_value_t = 0.1)]
@@ -102,8 +110,10 @@ pub struct Args {
     /// (Zhang et al., "Revisiting few-sample BERT fine-tuning", 2021)
     #[arg(long, value_name = "N", default_value_t = 0)]
     redraw_layers: usize,
+    /// Share of the activations that are left out in training
     #[arg(long, default_value_t = 0.1)]
     dropout: f64,
+    /// Of AdamW, on all parameters but biases and norms
     #[arg(long, default_value_t = 0.01)]
     weight_decay: f64,
     #[arg(long, help = format!(
@@ -113,6 +123,7 @@ pub struct Args {
     max_length: Option<usize>,
     #[command(flatten)]
     precision: PrecisionArgs,
+    /// Decides the head's first parameters, the order of the examples, and dropout
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Train so many times, with seeds that follow each other; mean and spread are reported
@@ -287,11 +298,14 @@ pub fn run(args: Args) -> Result<()> {
             let spread = report.spread.get(name).map_or(String::new(), |spread| format!(" ± {spread}"));
             note!("{name}: {mean}{spread} over {} trials", args.trials);
         }
+        let (out, first) = (options.out.display(), quoted(&options.out.join("trial-1")));
+        note!("done: the models are in {out}, a directory each; next: inazuma predict --model {first}");
     } else if let Some(trial) = report.trials.first() {
         let scores: Vec<String> =
             trial.scores.iter().map(|(name, score)| format!("{name} {score}")).collect();
         let out = options.out.display();
         note!("done: the model of epoch {} is in {out}  {}", trial.best_epoch, scores.join(", "));
+        note!("next: inazuma predict --model {}", quoted(&options.out));
     }
     Ok(())
 }

@@ -16,10 +16,12 @@ use crate::tokenizer::SpecialIds;
 /// `pretrain --init` and `finetune --init` take.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  inazuma import electra-small-japanese-discriminator --generator electra-small-japanese-generator --out imported
+  inazuma import electra-small-japanese-discriminator \\
+      --generator electra-small-japanese-generator --out imported
   inazuma import models/electra_small/model.ckpt-1000000 --tokenizer wiki-32k.model --out imported
   inazuma import run --extend-positions 512 --out longer")]
 pub struct Args {
+    /// A Hugging Face directory, a TensorFlow checkpoint, or a run
     #[arg(value_name = "SRC")]
     source: PathBuf,
     /// Hugging Face directory of the generator (ElectraForMaskedLM)

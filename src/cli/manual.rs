@@ -30,6 +30,7 @@ pub struct ManArgs {
   inazuma completions zsh > ~/.zfunc/_inazuma
   inazuma completions fish > ~/.config/fish/completions/inazuma.fish")]
 pub struct CompletionsArgs {
+    /// The shell that reads it
     #[arg(value_enum)]
     shell: Shell,
 }
@@ -80,8 +81,9 @@ fn add_part(page: &mut Vec<u8>, part: &str) -> std::io::Result<()> {
     match examples {
         Some(lines) => {
             roff.control("SH", ["EXAMPLES"]).control("nf", []);
-            for line in lines.trim().lines() {
-                roff.text([roman(line.trim_start())]);
+            for line in lines.lines().filter(|line| !line.trim().is_empty()) {
+                // What goes on from the line before stands further in.
+                roff.text([roman(line.strip_prefix("  ").unwrap_or(line.trim_start()))]);
             }
             roff.control("fi", []);
         }
@@ -101,4 +103,81 @@ pub fn completions(args: CompletionsArgs) -> Result<()> {
     clap_complete::generate(args.shell, &mut Cli::command(), "inazuma", &mut script);
     let mut out = std::io::stdout().lock();
     out.write_all(&script).and_then(|()| out.flush()).context("cannot write to standard output")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::note::columns;
+
+    /// The command and all below it, with their whole names.
+    fn each(command: &Command, name: &str, look: &mut dyn FnMut(&Command, &str)) {
+        look(command, name);
+        for below in command.get_subcommands() {
+            each(below, &format!("{name} {}", below.get_name()), look);
+        }
+    }
+
+    fn all(look: &mut dyn FnMut(&Command, &str)) {
+        let mut command = Cli::command().disable_help_subcommand(true);
+        command.build();
+        each(&command, "inazuma", look);
+    }
+
+    #[test]
+    fn every_option_has_a_help() {
+        let (mut missing, mut options) = (Vec::new(), 0);
+        all(&mut |command, name| {
+            options += command.get_arguments().count();
+            let text =
+                |argument: &clap::Arg| argument.get_help().map(ToString::to_string).unwrap_or_default();
+            let bare = command.get_arguments().filter(|argument| text(argument).trim().len() < 10);
+            // clap's own.
+            let bare = bare.filter(|argument| !["help", "version"].contains(&argument.get_id().as_str()));
+            missing.extend(bare.map(|argument| format!("{name}: {}", argument.get_id())));
+            if command.get_about().is_none() {
+                missing.push(format!("{name}: what it does"));
+            }
+        });
+        assert!(options > 200, "{options}");
+        assert!(missing.is_empty(), "{missing:#?}");
+    }
+
+    /// Lines that go on say so to the shell.
+    #[test]
+    fn examples_are_not_broken_by_the_terminal() {
+        let mut found = 0;
+        all(&mut |command, name| {
+            let Some(text) = command.get_after_help().map(ToString::to_string) else { return };
+            let mut goes_on = false;
+            for line in text.lines().take_while(|line| !line.is_empty()) {
+                assert!(columns(line) <= 100, "{name}: {line}");
+                let begins = line.starts_with("  ") && !line.starts_with("   ");
+                assert!(line.starts_with("Example") || begins != goes_on, "{name}: {line}");
+                goes_on = line.ends_with('\\');
+                found += usize::from(goes_on);
+            }
+            assert!(!goes_on, "{name}");
+        });
+        assert!(found > 3, "{found}");
+    }
+
+    /// What completions offer where anything else may stand, too.
+    #[test]
+    fn presets_and_devices_are_completed() {
+        let mut script = Vec::new();
+        clap_complete::generate(Shell::Zsh, &mut Cli::command(), "inazuma", &mut script);
+        let script = String::from_utf8(script).unwrap();
+        for values in ["(auto cpu gpu)", "(tiny small"] {
+            assert!(script.contains(values), "{values}");
+        }
+        let parsed = |words: &str| {
+            let result = Cli::command().try_get_matches_from(words.split_whitespace());
+            result.map(drop).map_err(|error| error.to_string())
+        };
+        parsed("inazuma pretrain --store s --out r --device llvmpipe --preset tni").unwrap();
+        parsed("inazuma finetune squad --init none --preset tni --train f --out d").unwrap();
+        let wrong = parsed("inazuma bench peaks --device gpu:x").unwrap_err();
+        assert!(wrong.contains("\"x\" is not the number of an adapter"), "{wrong}");
+    }
 }

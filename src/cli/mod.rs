@@ -129,7 +129,7 @@ pub fn main() -> ExitCode {
         Command::Completions(args) => manual::completions(args),
         Command::Devices(args) => devices::run(args),
         Command::Estimate(args) => estimate::run(args),
-        Command::Eval(args) => eval::run(args),
+        Command::Eval(args) => eval::run(args, &ranks),
         Command::Export(args) => export::run(args),
         Command::Finetune(args) => finetune::run(*args),
         Command::Import(args) => import::run(args),
@@ -175,11 +175,16 @@ fn report_of_rank(error: &anyhow::Error, ranks: &Ranks) -> ExitCode {
 impl Command {
     /// Fails where several ranks were started for what one process does.
     fn suits(&self, ranks: &Ranks) -> Result<()> {
-        if matches!(self, Command::Pretrain(_)) || !ranks.are_several() {
+        let divided = match self {
+            Command::Pretrain(_) => true,
+            Command::Eval(args) => args.is_divided(),
+            _ => false,
+        };
+        if divided || !ranks.are_several() {
             return Ok(());
         }
         Err(Together(format!(
-            "{} processes were started, and only `pretrain` divides its work among ranks",
+            "{} processes were started, and only `pretrain` and `eval pretrain` divide their work among ranks",
             ranks.size()
         ))
         .into())

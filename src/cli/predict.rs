@@ -5,15 +5,16 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::files::{lines_of_stdin, text_of_stdin};
+use crate::files::{lines_of_stdin, say_if_typed, text_of_stdin};
 use crate::finetune::apply::Model;
 use crate::interop::checkpoint;
 use crate::interop::export::run::locate;
 use crate::tasks::data::read_text;
 use crate::tasks::source::Line;
 use crate::tasks::squad::{Answer, Answers, Squad};
+use crate::tasks::task::Settings;
 
 use super::arguments::{DeviceArgs, OutputArgs, count_to};
 use super::predict_ids;
@@ -23,7 +24,8 @@ use super::tasks::{PredictionOptions, inputs_by_task};
 #[derive(clap::Args)]
 #[command(long_about = format!(
     "Use a fine-tuned model\n\nWith --question, answers it from --context or --context-file. Otherwise reads JSON lines \
-     from stdin and writes one object a line: {}; an \"id\" is passed on.", inputs_by_task()
+     from stdin and writes one object a line: {}; an \"id\" is passed on; without \
+     one the answer has the number of the \"line\".", inputs_by_task()
 ))]
 #[command(after_help = "Examples:
   inazuma predict --model qa --question 日本で一番高い山は何ですか。 --context-file fuji.txt
@@ -59,6 +61,8 @@ pub struct Args {
     #[command(flatten)]
     output: OutputArgs,
 }
+
+const NO_ANSWER: &str = "no answer came; please report this";
 
 pub fn run(args: Args) -> Result<()> {
     let asked = args.question.as_deref();
@@ -114,7 +118,7 @@ fn ask(args: &Args, model: &mut Model, text: &str) -> Result<()> {
     let outcome = model.predict(&[line], &args.prediction.settings(task)?)?;
     let answers = (outcome.predictions.as_ref() as &dyn Any).downcast_ref::<Answers>();
     let answer = answers.and_then(|answers| answers.0.first());
-    let answer = answer.context("no answer came; please report this")?;
+    let answer = answer.context(NO_ANSWER)?;
     if args.output.json {
         let object = json!({
             "answer": answer.text,
@@ -152,6 +156,7 @@ fn show(answer: &Answer, out: &mut dyn Write) -> Result<()> {
 fn lines(args: &Args, model: &mut Model) -> Result<()> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let mut batch = Vec::new();
+    say_if_typed(&format!("JSON lines with {}", model.description.task.input()));
     for line in lines_of_stdin() {
         let (number, line) = line?;
         if line.trim().is_empty() {
@@ -182,10 +187,7 @@ fn serve(args: &Args, model: &mut Model) -> Result<()> {
         };
         let given = line.and_then(|(_, text)| Line::new(number, &text));
         let id = given.as_ref().ok().and_then(|line| line.object.get("id").cloned());
-        let answer = given.and_then(|line| {
-            let lines = model.predict(&[line], &prediction)?.predictions.lines();
-            lines.into_iter().next().context("no answer came; please report this")
-        });
+        let answer = given.and_then(|line| answers(model, &[line], &prediction)?.next().context(NO_ANSWER));
         let object = answer.unwrap_or_else(|error| {
             let mut object = json!({"error": format!("{error:#}"), "line": number});
             if let Some(id) = id {
@@ -200,9 +202,13 @@ fn serve(args: &Args, model: &mut Model) -> Result<()> {
 }
 
 fn predict(args: &Args, model: &mut Model, lines: &[Line], out: &mut impl Write) -> Result<()> {
-    let outcome = model.predict(lines, &args.prediction.settings(model.description.task)?)?;
-    for object in outcome.predictions.lines() {
-        writeln!(out, "{object}")?;
-    }
-    Ok(())
+    let prediction = args.prediction.settings(model.description.task)?;
+    answers(model, lines, &prediction)?.try_for_each(|object| Ok(writeln!(out, "{object}")?))
+}
+
+/// The answers to lines, in order.
+fn answers(model: &mut Model, lines: &[Line], prediction: &Settings) -> Result<impl Iterator<Item = Value>> {
+    let objects = model.predict(lines, prediction)?.predictions.lines();
+    ensure!(objects.len() == lines.len(), "{NO_ANSWER}");
+    Ok(lines.iter().zip(objects).map(|(line, object)| line.answered(object)))
 }

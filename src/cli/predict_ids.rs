@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use crate::device::Device;
-use crate::files::lines_of_stdin;
+use crate::files::{lines_of_stdin, say_if_typed};
 use crate::finetune::apply::{ItemLogits, Model};
 use crate::interop::checkpoint::{self, TOKENIZER};
 use crate::tasks::features::Input;
@@ -18,17 +18,15 @@ use crate::train::networks::Networks;
 /// The object of a line.
 fn each_line(mut answer: impl FnMut(&Line) -> Result<Value>) -> Result<()> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    say_if_typed("JSON lines with {\"input_ids\"}");
     for line in lines_of_stdin() {
         let (number, line) = line?;
         if line.trim().is_empty() {
             continue;
         }
         let line = Line::new(number, &line)?;
-        let mut object = answer(&line).with_context(|| format!("stdin, line {number}"))?;
-        if let Some(id) = line.object.get("id") {
-            object["id"] = id.clone();
-        }
-        writeln!(out, "{object}")?;
+        let object = answer(&line).with_context(|| format!("stdin, line {number}"))?;
+        writeln!(out, "{}", line.answered(object))?;
     }
     Ok(out.flush()?)
 }

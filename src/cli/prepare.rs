@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use super::arguments::ThreadArgs;
 use super::progress::{Reporter, left};
 use crate::corpus::input::Documents;
-use crate::files::with_suffix;
+use crate::files::{size, with_suffix};
 use crate::store::format::Header;
 use crate::store::prepare::{Options, Progress, prepare};
 use crate::store::{Lines, Words, ids};
@@ -17,7 +17,8 @@ use crate::tokenizer::{ReadyMade, SpecialIds, Tokenizer};
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   inazuma prepare articles/ --tokenizer wiki-32k.model --out wiki.store --held-out 0.5%
-  inazuma prepare --ids wiki-ids.jsonl --vocab-size 32768 --special PAD=0,CLS=2,SEP=3,MASK=4 --out wiki.store")]
+  inazuma prepare --ids wiki-ids.jsonl --vocab-size 32768 --special PAD=0,CLS=2,SEP=3,MASK=4 \\
+      --out wiki.store")]
 pub struct Args {
     /// Directories that `extract` wrote, JSONL with a `text` field, or plain text
     #[arg(required_unless_present = "ids")]
@@ -36,6 +37,7 @@ pub struct Args {
     /// With --ids: pieces of that tokenizer
     #[arg(long, value_name = "N", requires = "ids")]
     vocab_size: Option<usize>,
+    /// File of the store; one that is there is replaced when the new one is whole
     #[arg(long, value_name = "STORE")]
     out: PathBuf,
     #[command(flatten)]
@@ -95,13 +97,13 @@ pub fn run(args: Args) -> Result<()> {
     let tokens = summary.store.tokens + summary.held_out.map_or(0, |header| header.tokens);
     let describe = |path: PathBuf, header: &Header| {
         note!(
-            "wrote {}: {} documents, {} lines, {} tokens ({:.3}% unknown), {:.1} MB",
+            "wrote {}: {} documents, {} lines, {} tokens ({:.3}% unknown), {}",
             path.display(),
             header.documents,
             header.lines,
             header.tokens,
             100.0 * header.unknown as f64 / header.tokens.max(1) as f64,
-            header.file_length as f64 / 1e6
+            size(header.file_length)
         );
     };
     if let Some(header) = &summary.held_out {

@@ -12,7 +12,7 @@ use crate::train::run::{self, Options, SelfTest};
 use crate::train::{describe, explain};
 
 use super::Interrupted;
-use super::arguments::{DeviceArgs, MemoryArgs, OutputArgs, interruptible};
+use super::arguments::{DeviceArgs, MemoryArgs, OutputArgs, interruptible, quoted};
 use super::configuration::Configuration;
 
 /// Below the short help, and the long one, which then lists the configuration's keys.
@@ -22,7 +22,8 @@ const EXAMPLES: &str = "Examples:
   inazuma pretrain --store wiki.store --out run --budget 24h
   inazuma pretrain --store wiki.store:0.7 --store books.store:0.3 --out run
   inazuma pretrain --store wiki.store --out run --init imported --set steps=100_000
-  inazuma pretrain --store wiki.store --out decayed --decay-from run/checkpoints/step-00200000 --set steps=250_000
+  inazuma pretrain --store wiki.store --out decayed --decay-from run/checkpoints/step-00200000 \\
+      --set steps=250_000
   inazuma pretrain --preset small --explain";
 
 /// Pre-train ELECTRA on a token store
@@ -69,7 +70,7 @@ pub struct Args {
     #[command(flatten)]
     memory: MemoryArgs,
     /// How often a device that was lost is opened again, to go on from the last checkpoint
-    #[arg(long, default_value_t = 3, value_name = "N")]
+    #[arg(long, default_value_t = run::RETRIES, value_name = "N")]
     retries: u32,
     /// Newest checkpoints that stay, 0 for all: --set keep=N
     #[arg(long, value_name = "N")]
@@ -115,52 +116,59 @@ pub struct Args {
     output: OutputArgs,
 }
 
+impl Args {
+    fn options(self, ranks: Ranks) -> Options {
+        let mut sources = self.configuration.sources();
+        sources.set.extend(self.keep.map(|keep| format!("keep={keep}")));
+        sources.phase = self.phase;
+        sources.set.extend(self.keep_every.map(|every| format!("keep_every={every}")));
+        Options {
+            stores: self.store,
+            out: self.out.unwrap_or_default(),
+            sources,
+            device: self.device.device,
+            threads: self.device.threads,
+            resume: self.resume,
+            allow_change: self.allow_change,
+            init: self.init,
+            init_step: self.init_step,
+            decay_from: self.decay_from,
+            budget: self.budget,
+            eval_store: self.eval_store,
+            profile: self.profile || self.profile_trace.is_some(),
+            profile_trace: self.profile_trace,
+            tensorboard: self.tensorboard,
+            memory_limit: self.memory.bytes(),
+            retries: self.retries,
+            selftest: self.selftest,
+            cross_check: self.cross_check,
+            debug_nan: self.debug_nan,
+            watch: None,
+            time: Default::default(),
+            ranks,
+            share: self.share,
+            reduce: self.reduce,
+            #[cfg(test)]
+            borders: Vec::new(),
+        }
+    }
+}
+
 pub fn run(args: Args, ranks: &Ranks) -> Result<()> {
     if let Some(folder) = args.profile_trace.as_deref().and_then(Path::parent) {
         let there = folder.as_os_str().is_empty() || folder.is_dir();
         ensure!(there, "--profile-trace: {}: no such directory", folder.display());
     }
-    let mut sources = args.configuration.sources();
-    sources.set.extend(args.keep.map(|keep| format!("keep={keep}")));
-    sources.phase = args.phase;
-    sources.set.extend(args.keep_every.map(|every| format!("keep_every={every}")));
-    let options = Options {
-        stores: args.store,
-        out: args.out.unwrap_or_default(),
-        sources,
-        device: args.device.device,
-        threads: args.device.threads,
-        resume: args.resume,
-        allow_change: args.allow_change,
-        init: args.init,
-        init_step: args.init_step,
-        decay_from: args.decay_from,
-        budget: args.budget,
-        eval_store: args.eval_store,
-        profile: args.profile || args.profile_trace.is_some(),
-        profile_trace: args.profile_trace,
-        tensorboard: args.tensorboard,
-        memory_limit: args.memory.bytes(),
-        retries: args.retries,
-        selftest: args.selftest,
-        cross_check: args.cross_check,
-        debug_nan: args.debug_nan,
-        watch: None,
-        time: Default::default(),
-        ranks: ranks.clone(),
-        share: args.share,
-        reduce: args.reduce,
-        #[cfg(test)]
-        borders: Vec::new(),
-    };
-    if args.explain {
+    let (explains, output) = (args.explain, args.output);
+    let options = args.options(ranks.clone());
+    if explains {
         let (text, summary) = explain::explain(&options)?;
-        return args.output.show(&summary, |out| Ok(out.write_all(text.as_bytes())?));
+        return output.show(&summary, |out| Ok(out.write_all(text.as_bytes())?));
     }
     let stop = interruptible("stopping and saving")?;
     let report = run::run(&options, stop)?;
     if ranks.is_first() {
-        args.output.show_afterwards(&report);
+        output.show_afterwards(&report);
     }
     if report.interrupted {
         let message = match report.step {
@@ -177,6 +185,11 @@ pub fn run(args: Args, ranks: &Ranks) -> Result<()> {
     match report.metrics {
         Some(metrics) => {
             note!("done: {} steps, {} tokens, loss {:.4}", report.step, report.tokens, metrics.quality.loss);
+            let run = quoted(&options.out);
+            note!(
+                "the model is in {run}; next: inazuma finetune squad --init {run} --train F --out DIR \
+                 (or inazuma report {run} --out run.html)"
+            );
         }
         None => note!(
             "{}: complete at step {}; --resume --allow-change --set steps=N makes it longer",
@@ -185,4 +198,43 @@ pub fn run(args: Args, ranks: &Ranks) -> Result<()> {
         ),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::train::config::Sources;
+
+    #[derive(Parser)]
+    struct Words {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn options(words: &[&str]) -> Options {
+        Words::try_parse_from(words).unwrap().args.options(Ranks::default())
+    }
+
+    /// The command that is printed asks for all that is not kept in the run.
+    #[test]
+    fn what_goes_on_with_a_run_is_what_it_was_begun_with() {
+        let plain = ["pretrain", "--store", "a store:2", "--store", "b:1", "--out", "東京 run"];
+        let more = "--eval-store held --device gpu:1 --threads 3 --memory-limit 6000MB --retries 0 --selftest never \
+                    --cross-check 50 --debug-nan --tensorboard";
+        let begun = "--preset tiny --set steps=9 --keep 2 --keep-every 4 --precision f16";
+        let (more, begun) = (more.split_whitespace(), begun.split_whitespace());
+        let all: Vec<&str> = plain.iter().copied().chain(more).chain(begun).collect();
+        for words in [&plain[..], &all] {
+            let asked = options(words);
+            let printed = asked.resuming();
+            let words = shlex::split(&printed).unwrap();
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            assert_eq!(words[..2], ["inazuma", "pretrain"]);
+            let again = options(&words[1..]);
+            let expected = Options { resume: true, sources: Sources::default(), ..asked };
+            assert_eq!(format!("{again:?}"), format!("{expected:?}"), "{printed}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::arguments::DeviceArgs;
 use super::plot::of_locale;
@@ -24,7 +24,7 @@ pub struct Args {
     #[arg(value_name = "RUN")]
     run: PathBuf,
     /// Where the page goes
-    #[arg(long, value_name = "FILE.html")]
+    #[arg(long, value_name = "FILE.html", value_parser = page)]
     out: PathBuf,
     /// What the curves are drawn over
     #[arg(long, value_enum, default_value = "steps")]
@@ -42,10 +42,24 @@ pub struct Args {
     device: DeviceArgs,
 }
 
+/// A path that ends with what a page is.
+fn page(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    match path.extension().map(|end| end.to_ascii_lowercase()) {
+        Some(end) if end == "html" || end == "htm" => Ok(path),
+        _ => Err("a page is .html or .htm".to_owned()),
+    }
+}
+
 pub fn run(args: Args) -> Result<()> {
     let language = args.lang.unwrap_or_else(of_locale);
     let curves = Options { over: args.x, smooth: args.smooth, ..Options::plain(language) };
     let run = Recorded::open(&args.run)?;
+    ensure!(
+        run.kind == Kind::Pretraining || args.text.is_none(),
+        "--text: {} is a fine-tuned model, whose page has no samples; `inazuma predict` uses it on a text",
+        args.run.display()
+    );
     let samples = match (samples(&run, &args), &args.text) {
         (Err(error), Some(_)) => return Err(error),
         (Err(error), None) => {

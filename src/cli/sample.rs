@@ -28,6 +28,7 @@ pub struct Args {
     /// A run, a checkpoint, or what `import` wrote with a generator
     #[arg(value_name = "RUN_OR_DIR")]
     run: PathBuf,
+    /// The text itself
     #[arg(long, value_name = "T", required_unless_present = "file", conflicts_with = "file")]
     text: Option<String>,
     /// File of the text; - reads stdin
@@ -90,11 +91,12 @@ pub fn run(args: Args) -> Result<()> {
     };
     args.output.show(&report, |out| {
         let style = Style::of(std::io::stdout().is_terminal());
+        let sequences = report.samples.iter().map(|sample| sample.sequence).max().unwrap_or(1);
         report.samples.iter().enumerate().try_for_each(|(number, sample)| {
             if number > 0 {
                 writeln!(out)?;
             }
-            write(out, sample, report.step, style)
+            write(out, sample, report.step, sequences, style)
         })
     })
 }

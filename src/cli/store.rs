@@ -23,6 +23,7 @@ enum Command {
     /// What a store holds, and how examples of length 128 and 512 use it
     #[command(after_help = "Example:\n  inazuma store info wiki.store --json")]
     Info {
+        /// What `prepare` wrote
         store: PathBuf,
         #[command(flatten)]
         output: OutputArgs,
@@ -30,6 +31,7 @@ enum Command {
     /// Read the whole store against its checksums
     #[command(after_help = "Example:\n  inazuma store verify wiki.store")]
     Verify {
+        /// What `prepare` wrote
         store: PathBuf,
         #[command(flatten)]
         output: OutputArgs,
@@ -39,10 +41,12 @@ enum Command {
         after_help = "Example:\n  inazuma store export wiki.store --out pretrain_tfrecords --max-length 128 --files 100"
     )]
     Export {
+        /// What `prepare` wrote
         store: PathBuf,
         /// Directory of the files `pretrain_data.tfrecord-I-of-N`
         #[arg(long)]
         out: PathBuf,
+        /// What the files are
         #[arg(long, value_parser = ["tfrecord"], default_value = "tfrecord")]
         format: String,
         /// Tokens of an example; shorter ones are padded with id 0
@@ -51,6 +55,7 @@ enum Command {
         /// Files that the examples are dealt to in turn
         #[arg(long, default_value_t = 1, value_parser = count_to(1000))]
         files: usize,
+        /// Decides where examples are cut, and their order
         #[arg(long, default_value_t = 0)]
         seed: u64,
         /// Examples are cut and ordered anew in each
@@ -71,7 +76,8 @@ enum Command {
         /// The texts were not lower-cased
         #[arg(long)]
         no_lower: bool,
-        #[arg(long)]
+        /// File of the store
+        #[arg(long, value_name = "STORE")]
         out: PathBuf,
     },
 }

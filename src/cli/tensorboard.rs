@@ -29,6 +29,7 @@ pub fn run(args: Args) -> Result<()> {
     let lines = run.metrics().len() + run.evaluations().len();
     ensure!(lines > 0, "{}: there are no metrics yet", args.run.display());
     let out = args.out.unwrap_or_else(|| args.run.join(FOLDER));
+    ensure!(!out.is_file(), "--out: {} is a file; name a directory for the event files", out.display());
     let events = convert(&run, &out)?;
     note!("{}: {events} events; show them with: tensorboard --logdir {}", out.display(), out.display());
     Ok(())

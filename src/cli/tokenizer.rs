@@ -7,12 +7,13 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Subcommand;
 use rayon::prelude::*;
 
-use crate::files::LONGEST_LINE;
+use crate::files::{LONGEST_LINE, say_if_typed};
 use crate::tokenizer::Tokenizer;
 #[cfg(feature = "tokenizer-training")]
 use {
     super::progress::{Reporter, left},
     crate::corpus::input::Documents,
+    crate::files::size,
     crate::store::sentences,
     crate::tokenizer::train::{self, Training},
 };
@@ -42,6 +43,7 @@ struct TrainArgs {
     /// Writes PREFIX.model, PREFIX.vocab and PREFIX.log: what was asked for and read, and SentencePiece's own log
     #[arg(long, value_name = "PREFIX")]
     out: PathBuf,
+    /// Pieces of the vocabulary, the control symbols among them
     #[arg(long, default_value_t = 32_000, value_parser = clap::value_parser!(u32).range(8..=1_000_000))]
     vocab_size: u32,
     /// Decides which sentences are sampled
@@ -64,6 +66,7 @@ struct TrainArgs {
     after_help = "Example:\n  echo 国境の長いトンネル | inazuma tokenizer encode --model wiki-32k.model"
 )]
 struct EncodeArgs {
+    /// A SentencePiece model, as `tokenizer train` writes it
     #[arg(long)]
     model: PathBuf,
     /// Do not lower-case the text first
@@ -134,9 +137,9 @@ fn add_sentences(documents: &mut Documents, training: &mut Training, reporter: &
         reporter.report(|seconds| {
             let share = documents.bytes_read as f64 / documents.bytes_total.max(1) as f64;
             format!(
-                "reading: {:5.1}% of {:.1} MB, {} sentences, {} of them sampled, {:.0} s left",
+                "reading: {:5.1}% of {}, {} sentences, {} of them sampled, {:.0} s left",
                 100.0 * share,
-                documents.bytes_total as f64 / 1e6,
+                size(documents.bytes_total),
                 training.sample().seen(),
                 training.sample().kept(),
                 left(seconds, share)
@@ -151,6 +154,10 @@ const BATCH_BYTES: usize = 1 << 20;
 
 fn run_encode(args: EncodeArgs) -> Result<()> {
     let tokenizer = Tokenizer::open(&args.model, !args.no_lower)?;
+    say_if_typed(match &args.jsonl {
+        Some(_) => "JSON lines",
+        None => "a text a line",
+    });
     let mut input = BufReader::with_capacity(BATCH_BYTES, std::io::stdin().lock());
     let mut output = BufWriter::new(std::io::stdout().lock());
     let mut first = 1usize;

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::files::size;
+
 use super::output::{Batch, Writer};
 use super::page::{self, Rules};
 use super::segment::{self, Decoded};
@@ -202,8 +204,8 @@ impl Joiner<'_> {
                 {
                     reported = Instant::now();
                     let articles = self.writer.manifest.articles;
-                    let (source, mega) = (&self.source, at as f64 / 1e6);
-                    progress(&format!("{source}: {mega:.1} MB read, {articles} articles"));
+                    let (source, read) = (&self.source, size(at));
+                    progress(&format!("{source}: {read} read, {articles} articles"));
                 }
             }
         }
@@ -284,7 +286,7 @@ impl Joiner<'_> {
         const REST: usize = 16;
         let start = page::page_start(&self.carry);
         if let Some(start) = start.or((!self.overlong).then_some(0)) {
-            let what = format!("a page longer than {} MB was left out", PAGE_MAX >> 20);
+            let what = format!("a page longer than {} was left out", size(PAGE_MAX as u64));
             let problem = Problem::at(self.carry_place.plus(start), &what);
             self.name(&problem);
         }

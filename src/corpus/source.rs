@@ -8,6 +8,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
+use crate::files::say_if_typed;
+
 use super::bzip::{Fed, StreamDecoder, find_stream_start};
 use super::{Place, Problem};
 
@@ -39,6 +41,7 @@ pub(super) type Sink<'a> = dyn FnMut(Work) -> bool + 'a;
 /// A missing or unreadable file, a directory, or a compression we do not read, each with what to do.
 pub(super) fn open(path: &Path) -> Result<Box<dyn Read + Send>> {
     if path.as_os_str() == "-" {
+        say_if_typed("a dump");
         return Ok(Box::new(std::io::stdin()));
     }
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 
 use crate::cpu::CpuExecutor;
+use crate::files::cores;
 use crate::gpu::tuning::device_of;
 use crate::gpu::{Capabilities, Gpu, GpuExecutor, Options, Tuning, adapters, capabilities, strategies};
 use crate::ops::loss_scaling;
@@ -132,6 +133,19 @@ impl Device {
         Ok(Device { gpu, threads, room, ranks: Ranks::default(), travel: Travel::default() })
     }
 
+    /// The device of one rank of several, whose executors exchange with the others: where several are on one machine,
+    /// `auto` is a card for each, and they divide the cores.
+    pub fn of_rank(choice: &DeviceChoice, threads: usize, ranks: &Ranks, travel: Travel) -> Result<Self> {
+        if !ranks.are_several() {
+            return Device::new(choice, threads);
+        }
+        let (local, of) = ranks.local();
+        let card = DeviceChoice::Card(local);
+        let choice = if *choice == DeviceChoice::Auto { &card } else { choice };
+        let threads = if threads == 0 { (cores() / of).max(1) } else { threads };
+        Ok(Device { ranks: ranks.clone(), travel, ..Device::new(choice, threads)? })
+    }
+
     /// Takes at most so many bytes for plans, where a number is given, as if there were no more.
     pub fn with_memory_limit(self, bytes: Option<u64>) -> Self {
         let room = match bytes {
@@ -139,11 +153,6 @@ impl Device {
             None => self.room,
         };
         Device { room, ..self }
-    }
-
-    /// Executors of plans for one rank of several exchange with these.
-    pub fn with_ranks(self, ranks: Ranks, travel: Travel) -> Self {
-        Device { ranks, travel, ..self }
     }
 
     pub fn ranks(&self) -> &Ranks {

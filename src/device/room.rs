@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use crate::cpu;
+use crate::files::size;
 use crate::gpu::{Capabilities, Gpu, check_plan};
 use crate::plan::{DeviceMemory, Plan};
 
@@ -128,11 +129,15 @@ impl Room {
         if let (Some(most), Some(memory)) = (most, self.memory)
             && bytes > most
         {
-            let [bytes, most, free, total] =
-                [bytes, most, memory.free, memory.total].map(|bytes| bytes >> 20);
+            let [needed, there, free, total] = [bytes, most, memory.free, memory.total].map(size);
             let name = self.name();
+            // Three digits may be the same.
+            let more = match needed == there {
+                true => format!(", {} bytes too few", bytes - most),
+                false => String::new(),
+            };
             return Some(anyhow::anyhow!(
-                "the plan needs {bytes} MB of memory, and {name} has {most} MB for it ({free} free of {total})"
+                "the plan needs {needed} of memory, and {name} has {there} for it{more} ({free} free of {total})"
             ));
         }
         let adapter = self.adapter.as_ref()?;

@@ -1,10 +1,17 @@
 //! What is read from stdin, by the line or whole, and never more of it than fits.
 
-use std::io::{BufRead, Read};
+use std::io::{BufRead, IsTerminal, Read};
 
 use anyhow::{Context, Result, ensure};
 
 use super::LONGEST_LINE;
+
+/// Says what is waited for, where a person has to type it.
+pub fn say_if_typed(what: &str) {
+    if std::io::stdin().is_terminal() {
+        note!("waiting for {what} on stdin; Ctrl-D ends it");
+    }
+}
 
 /// The lines of stdin with their numbers, from 1; each without its line break.
 pub fn lines_of_stdin() -> impl Iterator<Item = Result<(usize, String)>> {
@@ -13,6 +20,7 @@ pub fn lines_of_stdin() -> impl Iterator<Item = Result<(usize, String)>> {
 
 /// All of stdin; errors speak of it as `what`.
 pub fn text_of_stdin(what: &str) -> Result<String> {
+    say_if_typed(what);
     text(std::io::stdin().lock(), LONGEST_LINE, what)
 }
 

@@ -49,8 +49,9 @@ pub struct Epoch {
     pub steps: u64,
     pub loss: f64,
     /// Share of the rows that were right during training; scores may have an `accuracy` of the dev set.
-    #[serde(rename = "train_accuracy")]
-    pub accuracy: f64,
+    /// A number that is predicted is neither right nor wrong.
+    #[serde(rename = "train_accuracy", skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
     pub grad_norm: f64,
     pub tokens: u64,
     pub tokens_per_second: f64,
@@ -90,11 +91,6 @@ impl Totals {
         self.gradient_norm += value(METRIC_GRADIENT_NORM);
         self.steps += 1;
         Ok(())
-    }
-
-    fn accuracy(&self) -> f64 {
-        let [_, right, rows] = self.sums[0];
-        if rows > 0.0 { right / rows } else { 0.0 }
     }
 }
 
@@ -197,7 +193,7 @@ impl<'a> Fit<'a> {
             epoch: epoch + 1,
             steps: self.step,
             loss: self.lesson.loss(&totals.sums),
-            accuracy: totals.accuracy(),
+            accuracy: self.lesson.accuracy(&totals.sums),
             grad_norm: totals.gradient_norm / totals.steps.max(1) as f64,
             skipped_steps: totals.skipped,
             tokens: totals.tokens,

@@ -245,12 +245,12 @@ struct Keeper<'a> {
 impl Keeper<'_> {
     fn keep(&mut self, epoch: Epoch, outcome: Option<Outcome>, fit: &mut Fit<'_>) -> Result<()> {
         let scores = outcome.as_ref().map_or(&[][..], |outcome| &outcome.scores);
+        let accuracy = epoch.accuracy.map_or(String::new(), |share| format!("  accuracy {share:.3}"));
         note!(
-            "epoch {}/{}  loss {:.4}  accuracy {:.3}  {:.0} tokens/s  {}",
+            "epoch {}/{}  loss {:.4}{accuracy}  {:.0} tokens/s  {}",
             epoch.epoch,
             self.epochs,
             epoch.loss,
-            epoch.accuracy,
             epoch.tokens_per_second,
             shown(scores)
         );

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 
+use crate::files::size;
 use crate::plan::Plan;
 use crate::tensor::TensorId;
 
@@ -39,11 +40,11 @@ pub(super) fn make_buffers(gpu: &Handle, plan: &Plan) -> Result<Vec<wgpu::Buffer
         });
         buffers.push(buffer.with_context(|| {
             format!(
-                "allocating {} MB for {} after {} of {} MB: try a smaller micro_batch",
-                bytes >> 20,
+                "allocating {} for {} after {} of {}: try a smaller micro_batch",
+                size(bytes),
                 tenant(plan, index),
-                made >> 20,
-                plan.bytes() >> 20
+                size(made),
+                size(plan.bytes())
             )
         })?);
         made += bytes;

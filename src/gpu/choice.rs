@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::files::size;
 use crate::ops::Dispatch;
 use crate::plan::{Access, Bound, Plan};
 
@@ -96,10 +97,10 @@ fn check(plan: &Plan, dispatch: &Dispatch, bound: &[Bound], capabilities: &Capab
         let bytes = length * plan.info(binding.tensor).element.bytes();
         ensure!(
             bytes <= most,
-            "{} ({} MB) exceeds the {} MB that {} can bind: try a smaller micro_batch",
+            "{} ({}) exceeds the {} that {} can bind: try a smaller micro_batch",
             name(binding.tensor),
-            bytes >> 20,
-            most >> 20,
+            size(bytes),
+            size(most),
             capabilities.name
         );
         let writer = bound.iter().find(|other| {

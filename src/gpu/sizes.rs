@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail};
 
+use crate::files::size;
 use crate::plan::Plan;
 
 use super::Capabilities;
@@ -19,11 +20,11 @@ pub(super) fn check_sizes(limits: &Capabilities, plan: &Plan) -> Result<()> {
         let bytes = info.bytes();
         if bytes > limits.buffer_bytes {
             bail!(
-                "{} needs a buffer of {} MB, and {} allows {} MB: try a smaller micro_batch or model",
+                "{} needs a buffer of {}, and {} allows {}: try a smaller micro_batch or model",
                 tenant(plan, index),
-                bytes >> 20,
+                size(bytes),
                 limits.name,
-                limits.buffer_bytes >> 20
+                size(limits.buffer_bytes)
             );
         }
     }

@@ -57,7 +57,7 @@ pub struct StepOptions {
     pub dropout: f64,
     pub attention_dropout: f64,
     pub generator_weight: f32,
-    /// Masked slots whose vocabulary logits are alive at once; nothing means 64 MB of logits.
+    /// Masked slots whose vocabulary logits are alive at once; nothing means 64 MiB of logits.
     pub vocabulary_chunk: Option<usize>,
     /// Of activations and their gradients.
     pub precision: Precision,

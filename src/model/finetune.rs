@@ -51,6 +51,12 @@ pub trait Head: Debug + 'static {
         1
     }
 
+    /// The share of rows that were right in some steps; nothing where a row is neither right nor wrong.
+    fn accuracy(&self, sums: &Sums) -> Option<f64> {
+        let [_, right, rows] = sums[0];
+        Some(if rows > 0.0 { right / rows } else { 0.0 })
+    }
+
     /// The mean loss of some steps, from the sums at [`place`].
     fn loss(&self, sums: &Sums) -> f64 {
         mean(sums[0])

@@ -89,6 +89,47 @@ pub fn narrow(line: &str, width: usize) -> String {
     clip(&pieces.join(", "), width)
 }
 
+/// Begins a command that is there to be pasted, to the end of its line.
+const COMMAND: &str = ": inazuma ";
+
+/// Lines for a terminal of so many columns: what is longer goes on below, broken at spaces, two columns further in. A
+/// command that a line ends with stays whole on a line of its own, as does any word that is too long.
+pub fn wrapped(text: &str, width: usize) -> String {
+    let width = width.saturating_sub(1);
+    let mut lines = Vec::new();
+    // A size is one word.
+    let text = text.replace(" MB", "\u{a0}MB").replace(" GB", "\u{a0}GB");
+    for line in text.split('\n') {
+        if columns(line) <= width {
+            lines.push(line.to_owned());
+            continue;
+        }
+        let words = line.trim_start_matches(' ');
+        let indent = " ".repeat(line.len() - words.len() + 2);
+        let at = words.find(COMMAND).map(|colon| colon + 2);
+        let (words, command) = words.split_at(at.unwrap_or(words.len()));
+        let mut current = indent[2..].to_owned();
+        let mut taken = columns(&current);
+        let mut is_empty = true;
+        // A word with the spaces behind it.
+        for word in words.split_inclusive(' ') {
+            let own = columns(word.trim_end_matches(' '));
+            if !is_empty && taken + own > width {
+                lines.push(std::mem::replace(&mut current, indent.clone()));
+                (taken, is_empty) = (indent.len(), true);
+            }
+            if !(is_empty && own == 0) {
+                (current, taken, is_empty) = (current + word, taken + columns(word), false);
+            }
+        }
+        lines.push(current);
+        if !command.is_empty() {
+            lines.push(indent + command);
+        }
+    }
+    lines.iter().map(|line| line.trim_end_matches(' ')).collect::<Vec<_>>().join("\n").replace('\u{a0}', " ")
+}
+
 /// As much of a text as so many columns hold.
 fn clip(text: &str, width: usize) -> String {
     let mut kept = String::new();
@@ -146,6 +187,28 @@ mod tests {
         assert_eq!(narrow(line, 40), " 12.0%  1.3 million tokens, 12 s left");
         assert_eq!(narrow(line, 11), " 12.0%  1.");
         assert_eq!(narrow("京都の記事", 6), "京都");
+    }
+
+    #[test]
+    fn long_lines_go_on_below() {
+        let line = "the plan needs 1.2 GB,  and 稲妻 has 900 MB";
+        assert_eq!(wrapped(line, 80), line);
+        assert_eq!(wrapped(line, columns(line) + 1), line);
+        assert_eq!(wrapped(line, columns(line)), "the plan needs 1.2 GB,  and 稲妻 has\n  900 MB");
+        assert_eq!(wrapped(line, 25), "the plan needs 1.2 GB,\n  and 稲妻 has 900 MB");
+        assert_eq!(wrapped("  data  1 token\n  ab 京都 cd", 12), "  data  1\n    token\n  ab 京都\n    cd");
+        // Words are not broken, nor is a command.
+        assert_eq!(wrapped("a /long/path/of/a/file b", 9), "a\n  /long/path/of/a/file\n  b");
+        assert_eq!(
+            wrapped("stopped; go on with: inazuma pretrain --store 'a b' --resume", 20),
+            "stopped; go on\n  with:\n  inazuma pretrain --store 'a b' --resume"
+        );
+        for width in 0..60 {
+            let text = wrapped(line, width);
+            let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+            assert_eq!(words(&text), words(line), "{width}");
+            assert!(width < 10 || text.lines().all(|line| columns(line) < width), "{width}: {text}");
+        }
     }
 
     #[test]

@@ -10,6 +10,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle, TermLike};
 use ratatui::crossterm::terminal::size;
 use tracing::Level;
 
+use super::layout::wrapped;
+
 /// Columns where the terminal does not say.
 const COLUMNS: usize = 80;
 
@@ -26,8 +28,28 @@ fn standing() -> MutexGuard<'static, Option<ProgressBar>> {
     STANDING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Writes a line to stderr, above the line of progress.
+/// Columns of the terminal, and when it is asked for them again: never where it has not answered.
+struct Width {
+    columns: usize,
+    look: Option<Instant>,
+}
+
+static WIDTH: Mutex<Option<Width>> = Mutex::new(None);
+
+/// Columns of the terminal, as they were a moment ago.
+fn width() -> usize {
+    let mut known = WIDTH.lock().unwrap_or_else(PoisonError::into_inner);
+    let now = Instant::now();
+    if known.as_ref().is_none_or(|known| known.look.is_some_and(|look| now >= look)) {
+        let found = size().ok().map(|(columns, _)| usize::from(columns)).filter(|&columns| columns > 0);
+        *known = Some(Width { columns: found.unwrap_or(COLUMNS), look: found.map(|_| now + LOOK) });
+    }
+    known.as_ref().map_or(COLUMNS, |known| known.columns)
+}
+
+/// Writes a line to stderr, above the line of progress. On a terminal one that is too long for it is broken at spaces.
 pub fn say(level: Level, text: &str) {
+    let text = if is_terminal() { wrapped(text, width()) } else { text.to_owned() };
     let line = match colour(level).filter(|_| is_colourful()) {
         Some(code) => format!("\x1b[{code}m{text}\x1b[0m\n"),
         None => format!("{text}\n"),
@@ -83,9 +105,6 @@ pub fn end_now() {
 pub struct Bar {
     bar: Option<ProgressBar>,
     next: Instant,
-    columns: usize,
-    /// When the terminal is asked for its width again; never where it has not answered.
-    look: Option<Instant>,
 }
 
 impl Bar {
@@ -103,12 +122,12 @@ impl Bar {
         {
             before.finish_and_clear();
         }
-        Bar { bar, next: now, columns: COLUMNS, look: Some(now) }
+        Bar { bar, next: now }
     }
 
     /// None, which shows nothing.
     pub fn none() -> Self {
-        Bar { bar: None, next: Instant::now(), columns: COLUMNS, look: None }
+        Bar { bar: None, next: Instant::now() }
     }
 
     /// Whether there is one: elsewhere plain lines say now and then what it would.
@@ -128,12 +147,7 @@ impl Bar {
         let Some(bar) = self.bar.clone() else { return };
         let now = Instant::now();
         self.next = now + FRAME;
-        if self.look.is_some_and(|look| now >= look) {
-            let found = size().ok().map(|(columns, _)| usize::from(columns)).filter(|&columns| columns > 0);
-            self.columns = found.unwrap_or(COLUMNS);
-            self.look = found.map(|_| now + LOOK);
-        }
-        let line = line(self.columns);
+        let line = line(width());
         // Held, so that no line is written meanwhile.
         let _standing = standing();
         bar.set_message(line);

@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
+use crate::files::size;
 use crate::tensor::{Extent, Extents, Role, TensorId};
 
 use super::{Phase, Plan};
@@ -105,20 +106,15 @@ impl Plan {
             extents.tokens, extents.sequences, extents.labelled
         );
         for (role, bytes) in &summary.bytes_by_role {
-            let _ = writeln!(text, "  {role:<20} {:>10.1} MB", *bytes as f64 / 1e6);
+            let _ = writeln!(text, "  {role:<20} {:>13}", size(*bytes));
         }
+        let _ =
+            writeln!(text, "  {:<20} {:>13} in {} buffers", "total", size(summary.bytes), summary.buffers);
         let _ = writeln!(
             text,
-            "  {:<20} {:>10.1} MB in {} buffers",
-            "total",
-            summary.bytes as f64 / 1e6,
-            summary.buffers
-        );
-        let _ = writeln!(
-            text,
-            "  activations share memory by lifetime: {:.1} MB of tensors in {:.1} MB",
-            summary.unshared_activation_bytes as f64 / 1e6,
-            summary.bytes_by_role.get("activations").copied().unwrap_or(0) as f64 / 1e6
+            "  activations share memory by lifetime: {} of tensors in {}",
+            size(summary.unshared_activation_bytes),
+            size(summary.bytes_by_role.get("activations").copied().unwrap_or(0))
         );
         let _ = writeln!(
             text,

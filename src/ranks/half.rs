@@ -1,5 +1,7 @@
 //! How gradients travel: as they are, or as half floats with a scale for each block.
 
+use std::fmt::{self, Display, Formatter};
+
 use half::f16;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 
@@ -17,6 +19,15 @@ pub enum Travel {
     F32,
     /// Half as many bytes; a gradient loses what f16 loses, relative to the largest of its 1,024 neighbours.
     F16,
+}
+
+impl Display for Travel {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Travel::F32 => "f32",
+            Travel::F16 => "f16",
+        })
+    }
 }
 
 /// Words on their way, and whose they are.

@@ -86,6 +86,9 @@ pub trait LessonStep {
 
     /// See [`Head::loss`].
     fn loss(&self, sums: &Sums) -> f64;
+
+    /// See [`Head::accuracy`].
+    fn accuracy(&self, sums: &Sums) -> Option<f64>;
 }
 
 /// A head and items of its own.
@@ -138,6 +141,10 @@ impl<H: Head> LessonStep for Planned<'_, H> {
 
     fn loss(&self, sums: &Sums) -> f64 {
         self.learning.head.loss(sums)
+    }
+
+    fn accuracy(&self, sums: &Sums) -> Option<f64> {
+        self.learning.head.accuracy(sums)
     }
 }
 

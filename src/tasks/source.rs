@@ -80,7 +80,20 @@ impl Line {
         }
     }
 
-    /// The line's id, or its number.
+    /// The answer to the line: it has the line's id, as that was given, or where there is none the line's number.
+    pub fn answered(&self, answer: Value) -> Value {
+        let (key, value) = match self.object.get("id") {
+            Some(id) => ("id", id.clone()),
+            None => ("line", self.number.into()),
+        };
+        let mut object = Map::from_iter([(key.to_owned(), value)]);
+        if let Value::Object(fields) = answer {
+            object.extend(fields.into_iter().filter(|(name, _)| name != "id"));
+        }
+        object.into()
+    }
+
+    /// What the line is called where something is said of it: its id, or its number.
     pub fn id(&self) -> String {
         match self.object.get("id") {
             Some(Value::String(id)) => id.clone(),
@@ -92,7 +105,21 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
-    use super::spread;
+    use serde_json::json;
+
+    use super::{Line, spread};
+
+    /// An id is what it was; none is made up.
+    #[test]
+    fn answers_have_the_ids_of_their_lines() {
+        let answered = |text: &str| {
+            let line = Line::new(7, text).unwrap();
+            line.answered(json!({"id": line.id(), "value": 0.5})).to_string()
+        };
+        assert_eq!(answered(r#"{"id":"a"}"#), r#"{"id":"a","value":0.5}"#);
+        assert_eq!(answered(r#"{"text":"x","id":12}"#), r#"{"id":12,"value":0.5}"#);
+        assert_eq!(answered(r#"{"text":"x"}"#), r#"{"line":7,"value":0.5}"#);
+    }
 
     #[test]
     fn a_limit_takes_evenly() {

@@ -4,7 +4,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 
 use crate::device::Room;
@@ -49,8 +49,9 @@ pub struct Entry {
 /// A configuration beside the preset that it is compared with.
 #[derive(Clone, Debug, Serialize)]
 pub struct Annotated {
-    /// Named by the user; of a run, which does not keep the name, that with the fewest differences.
-    pub preset: String,
+    /// Named by the user, or by the file; of a run, which does not keep the name, that with the fewest differences. Of a
+    /// file that names none nothing: there is no comparison.
+    pub preset: Option<String>,
     pub keys: Vec<Entry>,
     #[serde(skip)]
     title: String,
@@ -82,26 +83,41 @@ impl Annotated {
                 (settings, notes, title)
             }
         };
-        let named = sources.preset.as_deref().or(run.is_none().then_some(DEFAULT_PRESET));
-        let (name, keys) = match named {
-            Some(name) => (name, compared(&settings, name)?),
-            None => nearest(&settings)?,
+        let of_file = sources.file.as_deref().filter(|_| sources.preset.is_none());
+        let named = match of_file {
+            Some(path) => named_in(path)?,
+            None => sources.preset.as_deref().or(run.is_none().then_some(DEFAULT_PRESET)),
         };
-        Ok((Annotated { preset: name.to_owned(), keys, title }, notes))
+        let (name, keys) = match named {
+            Some(name) => (Some(name), compared(&settings, Some(name))?),
+            None if of_file.is_some() => (None, compared(&settings, None)?),
+            None => nearest(&settings).map(|(name, keys)| (Some(name), keys))?,
+        };
+        Ok((Annotated { preset: name.map(str::to_owned), keys, title }, notes))
     }
 
     /// Leaves what differs from the preset, and what would follow from that where it were not given.
-    pub fn only_changed(&mut self) {
+    ///
+    /// # Errors
+    /// There is no preset to differ from.
+    pub fn only_changed(&mut self) -> Result<()> {
+        ensure!(
+            self.preset.is_some(),
+            "{}: which preset it was made from does not stand there; name one with --preset",
+            self.title
+        );
         let sized = |entry: &Entry| ["steps", "batch_size", "max_length"].contains(&entry.name.as_str());
         let others_follow = self.keys.iter().any(|entry| entry.changed && sized(entry));
         self.keys.retain(|entry| entry.changed || others_follow && FOLLOWING.contains(&entry.name.as_str()));
+        Ok(())
     }
 
     /// As a file for `--config`.
     pub fn to_toml(&self) -> String {
-        let preset = &self.preset;
-        let mut text =
-            format!("# {}; what differs from the preset {preset} is marked \"preset:\".\n", self.title);
+        let mut text = match &self.preset {
+            Some(preset) => format!("# {}{DIFFERS}{preset} is marked \"preset:\".\n", self.title),
+            None => format!("# {}\n", self.title),
+        };
         let mut section = None;
         for entry in &self.keys {
             let name = match entry.phase {
@@ -127,11 +143,22 @@ impl Annotated {
     }
 }
 
+/// Stands before the preset's name in the first line of what is printed.
+const DIFFERS: &str = "; what differs from the preset ";
+
+/// The preset that a configuration was compared with when it was printed.
+fn named_in(path: &Path) -> Result<Option<&'static str>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let first = text.lines().next().filter(|line| line.starts_with('#')).unwrap_or_default();
+    let name = first.rsplit_once(DIFFERS).and_then(|(_, rest)| rest.split(' ').next());
+    Ok(preset_names().find(|preset| Some(*preset) == name))
+}
+
 /// The preset with the fewest differences, and these.
 fn nearest(settings: &Settings) -> Result<(&'static str, Vec<Entry>)> {
     let mut best: Option<(usize, &'static str, Vec<Entry>)> = None;
     for name in preset_names() {
-        let entries = compared(settings, name)?;
+        let entries = compared(settings, Some(name))?;
         let differences = entries.iter().filter(|entry| entry.changed).count();
         if best.as_ref().is_none_or(|(least, ..)| differences < *least) {
             best = Some((differences, name, entries));
@@ -143,12 +170,15 @@ fn nearest(settings: &Settings) -> Result<(&'static str, Vec<Entry>)> {
     }
 }
 
-/// All keys of the configuration beside those of a preset.
-fn compared(settings: &Settings, name: &str) -> Result<Vec<Entry>> {
-    let plain = preset(name)?;
+/// All keys of the configuration, beside those of a preset where there is one.
+fn compared(settings: &Settings, name: Option<&str>) -> Result<Vec<Entry>> {
     // Of a resolved configuration what follows from other keys is compared with what would follow in the preset.
     let resolved = settings.get(GENERATOR_FRACTION).is_none();
-    let base = if resolved { derived(&plain, settings)? } else { plain };
+    let base = match name.map(preset).transpose()? {
+        Some(plain) if resolved => derived(&plain, settings)?,
+        Some(plain) => plain,
+        None => settings.clone(),
+    };
     let mut entries = Vec::new();
     for key in keys() {
         let (value, of_preset) = (settings.get(key.name), base.get(key.name));
@@ -164,6 +194,9 @@ fn compared(settings: &Settings, name: &str) -> Result<Vec<Entry>> {
                 entries.push(entry(key, Some(phase), value, base.get_in(phase, key.name)));
             }
         }
+    }
+    if name.is_none() {
+        entries.iter_mut().for_each(|entry| entry.preset = None);
     }
     Ok(entries)
 }
@@ -245,9 +278,37 @@ mod tests {
         let (mut annotated, _) =
             Annotated::of(None, &sources(Some("tiny"), &["log_every=7", "dropout=0.1"])).unwrap();
         assert_eq!(changed(&annotated), ["log_every"]);
-        annotated.only_changed();
+        annotated.only_changed().unwrap();
         let text = annotated.to_toml();
         assert!(text.ends_with("default: 100\n# preset: 10\nlog_every = 7\n"), "{text}");
+    }
+
+    /// A file is compared with the preset that it names, and with none where it names none: not with the default.
+    #[test]
+    fn of_a_file_the_preset_is_what_it_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("my.toml");
+        let of = |preset| Annotated::of(None, &Sources { file: Some(path.clone()), ..sources(preset, &[]) });
+        let (printed, _) = Annotated::of(None, &sources(Some("tiny"), &["log_every=7"])).unwrap();
+        std::fs::write(&path, printed.to_toml()).unwrap();
+        let (known, _) = of(None).unwrap();
+        assert_eq!((known.preset.as_deref(), changed(&known)), (Some("tiny"), vec!["log_every"]));
+        // Printed again it still says so.
+        assert_eq!(
+            known.to_toml().lines().next(),
+            printed.to_toml().replace("the preset tiny;", &format!("{};", path.display())).lines().next()
+        );
+
+        std::fs::write(&path, "steps = 500\n[model]\nlayers = 2\n").unwrap();
+        let (mut unknown, _) = of(None).unwrap();
+        assert!(unknown.preset.is_none() && changed(&unknown).is_empty());
+        let text = unknown.to_toml();
+        assert!(!text.contains("preset:") && text.contains("\nsteps = 500\n"), "{text}");
+        let error = unknown.only_changed().unwrap_err().to_string();
+        assert!(error.contains("my.toml: which preset") && error.contains("--preset"), "{error}");
+        let (named, _) = of(Some("base")).unwrap();
+        assert_eq!(named.preset.as_deref(), Some("base"));
+        assert!(changed(&named).contains(&"model.layers"));
     }
 
     /// A run does not keep the name of its preset, and has sizes where presets leave them to be found.
@@ -260,7 +321,7 @@ mod tests {
             let config = TrainConfig::resolve(asked.settings_for(&[]).unwrap().0, surroundings).unwrap();
             std::fs::write(dir.path().join(CONFIG), config.settings().to_toml()).unwrap();
             let (annotated, _) = Annotated::of(Some(dir.path()), &sources(None, &[])).unwrap();
-            assert_eq!(annotated.preset, name);
+            assert_eq!(annotated.preset.as_deref(), Some(name));
             assert_eq!(changed(&annotated), ["learning_rate"], "{name}");
             let mut back = Settings::defaults().unwrap();
             back.remove(GENERATOR_FRACTION);

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::batch::masking;
 use crate::device::Room;
+use crate::files::size;
 use crate::interop::checkpoint::Keep;
 use crate::model::{ModelConfig, PretrainPlan, Trained, config as sizes};
 use crate::plan::Plan;
@@ -348,15 +349,16 @@ impl TrainConfig {
     /// What is said of a run's plan before it begins.
     pub fn room_taken(&self, plan: &Plan, room: &Room) -> String {
         let of = match room.memory() {
-            Some(memory) => format!("; {} MB are free of {}", memory.free >> 20, memory.total >> 20),
+            Some(memory) => format!("; {} are free of {}", size(memory.free), size(memory.total)),
             None => String::new(),
         };
         format!(
-            "micro-batches of {} of {} sequences, logits of {} masked tokens at a time: {} MB{of}",
+            "micro-batches of {} of {} sequences{}, logits of {} masked tokens at a time: {}{of}",
             self.sequences_at_once(),
             self.split.own(self.batch_size).len(),
+            if self.split.ranks() > 1 { " that are this rank's" } else { "" },
             self.vocabulary_chunk.min(self.sequences_at_once() * self.slots()),
-            plan.bytes() >> 20
+            size(plan.bytes())
         )
     }
 

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use anyhow::Result;
 
 use crate::device::Room;
+use crate::files::size;
 use crate::gpu::Capabilities;
 use crate::plan::DeviceMemory;
 
@@ -90,7 +91,7 @@ pub fn markdown() -> Result<String> {
     Ok(text)
 }
 
-/// What `auto` gives the presets `small` and `base` on cards with so many gigabytes, in Markdown.
+/// What `auto` gives the presets `small` and `base` on cards with so many GiB, in Markdown.
 pub fn sizes(memories: &[u64]) -> Result<String> {
     let mut text = "| card | preset | | `micro_batch` of `batch_size` | `vocabulary_chunk` | plan |\n\
                     |---|---|---|---|---|---|\n"
@@ -109,11 +110,11 @@ pub fn sizes(memories: &[u64]) -> Result<String> {
             settings.set_texts([format!("precision={precision}").as_str()])?;
             let config = TrainConfig::resolve(settings, Surroundings { vocab_size: 32_000, room: &room })?;
             let (micro_batch, batch_size) = (config.micro_batch, config.batch_size);
-            let megabytes = config.plan()?.plan.bytes() >> 20;
+            let bytes = size(config.plan()?.plan.bytes());
             let chunk = config.vocabulary_chunk;
             let _ = writeln!(
                 text,
-                "| {memory} GB | `{name}` | {precision} | {micro_batch} of {batch_size} | {chunk} | {megabytes} MB |"
+                "| {memory} GiB | `{name}` | {precision} | {micro_batch} of {batch_size} | {chunk} | {bytes} |"
             );
         }
     }

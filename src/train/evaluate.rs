@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::device::Device;
 use crate::plan::{Executor, Identity, InFlight, copy_parameters};
+use crate::ranks::Ranks;
 use crate::store::Store;
 use crate::store::examples::EpochIndex;
 use crate::tensor::draws::EVALUATION;
@@ -18,7 +19,7 @@ use super::config::TrainConfig;
 use super::examples::Batcher;
 use super::feeding::Feeding;
 use super::key::Value;
-use super::metrics::{Quality, Totals};
+use super::metrics::{BatchTotals, Quality, Totals};
 use super::saved::Saved;
 
 /// What an evaluation found; entropies and losses in nats.
@@ -62,7 +63,11 @@ pub struct Evaluator {
     config: TrainConfig,
     sequences: usize,
     unigram_entropy: f64,
+    ranks: Ranks,
 }
+
+/// What a batch has come to: its number, what was in it, and the words of each reported tensor.
+type Reported = (usize, BatchTotals, Vec<Vec<u32>>);
 
 impl Evaluator {
     /// Errors: a store of another tokenizer than the training store's, or without an example.
@@ -110,7 +115,8 @@ impl Evaluator {
         let examples = EpochIndex::count(&store, config.seed, 0, config.max_length)?;
         let sequences = config.eval_sequences.min(examples as usize);
         let batcher = Batcher::evaluation(&store.into(), config)?;
-        Ok(Evaluator { executor, plan, batcher, config: config.clone(), sequences, unigram_entropy })
+        let (config, ranks) = (config.clone(), device.ranks().clone());
+        Ok(Evaluator { executor, plan, batcher, config, sequences, unigram_entropy, ranks })
     }
 
     /// Evaluates the parameters that `trained` holds now; nothing where `stop` was set meanwhile.
@@ -132,9 +138,12 @@ impl Evaluator {
     /// Evaluates the parameters that are there, of a model after so many steps.
     pub fn measure(&mut self, step: u64, stop: &AtomicBool) -> Result<Option<Evaluation>> {
         let key = derive(root(self.config.seed), EVALUATION, 0);
-        let mut totals = Totals::default();
+        // Of several ranks each computes some of the batches, and all add up all, in order.
+        let (rank, ranks) = (self.ranks.rank(), self.ranks.size());
+        let batches = (0..self.sequences).step_by(self.config.batch_size).enumerate();
+        let mut reported: Vec<Reported> = Vec::new();
         let mut in_flight = InFlight::default();
-        for (number, first) in (0..self.sequences).step_by(self.config.batch_size).enumerate() {
+        for (number, first) in batches.filter(|(number, _)| number % ranks == rank) {
             let count = self.config.batch_size.min(self.sequences - first);
             let key = derive(key, number as u32, 0);
             let mut batch = self.batcher.examples(number as u64, key, first as u64, count)?;
@@ -144,11 +153,17 @@ impl Evaluator {
             if !self.plan.step_until(executor, &batch, 0.0, stop)? {
                 return Ok(None);
             }
-            in_flight.submitted(executor, &self.plan.reported(), batch.totals)?;
-            while let Some((of_batch, words)) = in_flight.next(executor, 0)? {
-                let cause = totals.add(&of_batch, &words[0], &words[1])?;
-                ensure!(cause.is_none(), "a loss on held-out text is infinite or not a number");
+            in_flight.submitted(executor, &self.plan.reported(), (number, batch.totals))?;
+            while let Some(((number, totals), words)) = in_flight.next(executor, 0)? {
+                reported.push((number, totals, words));
             }
+        }
+        let mut reported: Vec<Reported> = self.ranks.gather_all(reported)?.into_iter().flatten().collect();
+        reported.sort_by_key(|(number, ..)| *number);
+        let mut totals = Totals::default();
+        for (_, batch, words) in &reported {
+            let cause = totals.add(batch, &words[0], &words[1])?;
+            ensure!(cause.is_none(), "a loss on held-out text is infinite or not a number");
         }
         Ok(Some(Evaluation {
             step,

@@ -70,6 +70,8 @@ pub struct Token {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Sample {
     pub seed: u64,
+    /// From 1: longer texts are cut into several.
+    pub sequence: usize,
     pub tokens: Vec<Token>,
 }
 
@@ -187,7 +189,8 @@ impl Sampler {
             texts.push(String::new());
             let example = Example { first_segment: ids.len(), ids, words };
             let key = derive(derive(root(seed), EVALUATION, 0), number as u32, 0);
-            samples.push(Sample { seed, tokens: self.judge(&example, texts, key)? });
+            let tokens = self.judge(&example, texts, key)?;
+            samples.push(Sample { seed, sequence: number + 1, tokens });
         }
         Ok(samples)
     }

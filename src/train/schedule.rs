@@ -132,6 +132,14 @@ impl Schedule {
                 write!(line, ", stays until step {falls_from}, falls as 1 - sqrt to 0 at step {total} (wsd)")
             }
         };
+        // What a preset for long runs has, in a short one.
+        if warmup >= total {
+            let _ = match warmup == total {
+                true => write!(line, "; the warm-up is the whole run"),
+                false => write!(line, "; the warm-up is longer than the run"),
+            };
+            let _ = write!(line, ", which never reaches its rate (--set warmup_steps=N)");
+        }
         if let Some(from) = &state.decay_from {
             let _ = write!(line, "; goes on from step {} of {}", from.step, from.run);
         } else if began > 0 {
@@ -260,6 +268,25 @@ mod tests {
             line(&["schedule=wsd", "decay_share=0.5"], 200, &state),
             "learning rate: rises to 5e-4 over 20 steps, stays until step 150, falls as 1 - sqrt to 0 at step 300 (wsd); \
              goes on from step 200 of long"
+        );
+    }
+
+    /// A run that is all warm-up is one that was cut short without a thought for its schedule.
+    #[test]
+    fn a_warm_up_beyond_the_run_is_said() {
+        let line = |steps: &str, warm_up: &str| {
+            schedule(&[&format!("steps={steps}"), &format!("warmup_steps={warm_up}")], 0)
+                .describe(5e-4, &State::default())
+        };
+        assert!(!line("21", "20").contains("warm-up"));
+        let never = ", which never reaches its rate (--set warmup_steps=N)";
+        assert!(line("20", "20").ends_with(&format!("step 20; the warm-up is the whole run{never}")));
+        assert_eq!(
+            line("6", "20"),
+            format!(
+                "learning rate: rises to 5e-4 over 20 steps, falls linearly to 0 at step 6; the warm-up is longer than the \
+                 run{never}"
+            )
         );
     }
 

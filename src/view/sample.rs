@@ -64,15 +64,20 @@ fn read(token: &Token) -> &str {
     }
 }
 
-/// A line of heading, then the sample.
-pub fn write(out: &mut dyn Write, sample: &Sample, step: u64, style: Style) -> Result<()> {
+/// A line of heading, then the sample, which is one of so many `sequences` of the text.
+pub fn write(out: &mut dyn Write, sample: &Sample, step: u64, sequences: usize, style: Style) -> Result<()> {
     let masked = sample.tokens.iter().filter(|token| token.masked.is_some()).count();
     let replaced = sample.tokens.iter().filter(|token| token.replaced).count();
     let found =
         sample.tokens.iter().filter(|token| token.replaced && token.probability_replaced > 0.5).count();
     let blamed =
         sample.tokens.iter().filter(|token| !token.replaced && token.probability_replaced > 0.5).count();
-    writeln!(out, "step {step}, seed {}: {masked} of {} tokens masked,", sample.seed, sample.tokens.len())?;
+    let sequence = match sequences {
+        0 | 1 => String::new(),
+        of => format!(", sequence {} of {of}", sample.sequence),
+    };
+    let (seed, tokens) = (sample.seed, sample.tokens.len());
+    writeln!(out, "step {step}, seed {seed}{sequence}: {masked} of {tokens} tokens masked,")?;
     writeln!(out, "{replaced} replaced, {found} of them found, {blamed} others blamed")?;
     if style.colour { coloured(out, sample, style) } else { table(out, sample, style) }
 }
@@ -196,12 +201,12 @@ mod tests {
             token("light", None, 0.6),
             token(&long, None, 0.0),
         ];
-        Sample { seed: 3, tokens }
+        Sample { seed: 3, sequence: 2, tokens }
     }
 
     fn shown(style: Style) -> String {
         let mut out = Vec::new();
-        write(&mut out, &sample(), 7, style).unwrap();
+        write(&mut out, &sample(), 7, 3, style).unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -220,6 +225,7 @@ mod tests {
             assert_eq!(place(body[4], "0.01"), place(body[7], "0.60"));
         }
         let text = shown(Style { colour: false, width: 80 });
+        assert!(text.starts_with("step 7, seed 3, sequence 2 of 3: 2 of 5 tokens masked,\n"), "{text}");
         assert!(text.contains("1 replaced, 1 of them found, 1 others blamed"), "{text}");
         assert!(text.contains("は 0.50 -> が 0.25  [は 0.25, が 0.25]"), "{text}");
     }

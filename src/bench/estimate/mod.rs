@@ -270,7 +270,7 @@ fn disk(config: &TrainConfig, plan: &Plan, stores: &[WeightedPath]) -> Result<Di
     let checkpoints = kept.max(1) + 1;
     let mut store_bytes = (!stores.is_empty()).then_some(0);
     for store in stores {
-        *store_bytes.get_or_insert(0) += size(&store.path)?;
+        *store_bytes.get_or_insert(0) += length(&store.path)?;
     }
     Ok(Disk {
         checkpoint_bytes,
@@ -282,7 +282,7 @@ fn disk(config: &TrainConfig, plan: &Plan, stores: &[WeightedPath]) -> Result<Di
 }
 
 /// Bytes of a file, or of the files in a folder.
-fn size(path: &Path) -> Result<u64> {
+fn length(path: &Path) -> Result<u64> {
     let cannot = || format!("cannot read {}", path.display());
     let metadata = path.metadata().with_context(cannot)?;
     if !metadata.is_dir() {

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 use crate::device::Device;
-use crate::files::megabytes;
+use crate::files::size;
 use crate::note::duration;
 use crate::plan::{Phase, Plan};
 use crate::tensor::Precision;
@@ -213,7 +213,7 @@ impl Display for Ranks {
             Some(speed) => format!("{} a node, {} between nodes", self.ranks_per_node, Speed(speed)),
             None => "on one node".to_owned(),
         };
-        let memory = megabytes(self.memory_bytes);
+        let memory = size(self.memory_bytes);
         writeln!(
             f,
             "ranks     {ranks}, {between}: at most {sequences} sequences each, {accumulation} × {micro_batch}, in {memory}"
@@ -248,6 +248,6 @@ impl Display for Ranks {
             1e3 * self.compute_seconds,
             self.reduce.name()
         )?;
-        writeln!(f, "          each sends {} a step", megabytes(exchange.sent_bytes as u64))
+        writeln!(f, "          each sends {} a step", size(exchange.sent_bytes as u64))
     }
 }

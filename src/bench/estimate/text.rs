@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display};
 
-use crate::files::megabytes;
+use crate::files::size;
 use crate::note::duration;
 
 use super::Estimate;
@@ -20,12 +20,12 @@ impl Display for Estimate {
             self.parameters as f64 / 1e6
         )?;
         let of = match (memory.device_free_bytes, memory.device_bytes) {
-            (Some(free), Some(all)) => format!(" of {} free of {}", megabytes(free), megabytes(all)),
+            (Some(free), Some(all)) => format!(" of {} free of {}", size(free), size(all)),
             _ => String::new(),
         };
-        writeln!(f, "memory    {}{of}, micro-batches of {}", megabytes(memory.bytes), memory.micro_batch)?;
+        writeln!(f, "memory    {}{of}, micro-batches of {}", size(memory.bytes), memory.micro_batch)?;
         for (role, bytes) in &memory.bytes_by_role {
-            writeln!(f, "          {:>12}  {role}", megabytes(*bytes))?;
+            writeln!(f, "          {:>12}  {role}", size(*bytes))?;
         }
         if let Some(refused) = &memory.refused {
             writeln!(f, "          does not fit: {refused}")?;
@@ -48,13 +48,13 @@ impl Display for Estimate {
         writeln!(
             f,
             "disk      {} for the run: {} checkpoints of {}; {} for each fine-tuned model",
-            megabytes(disk.run_bytes),
+            size(disk.run_bytes),
             disk.checkpoints,
-            megabytes(disk.checkpoint_bytes),
-            megabytes(disk.fine_tuned_bytes)
+            size(disk.checkpoint_bytes),
+            size(disk.fine_tuned_bytes)
         )?;
         match disk.store_bytes {
-            Some(bytes) => writeln!(f, "          {} is the store", megabytes(bytes))?,
+            Some(bytes) => writeln!(f, "          {} is the store", size(bytes))?,
             None => writeln!(f, "          and the store (--store counts it)")?,
         }
         match self.epochs {

@@ -192,7 +192,7 @@ fn a_page_of_50_mb_is_a_page_and_one_beyond_the_limit_is_left_out() {
         assert_eq!(problems.len(), usize::from(expected.len() == 2), "{}", run.problem());
         if let Some(problem) = problems.first() {
             let start = xml.match_indices("<page>").nth(1).unwrap().0;
-            assert!(problem.contains(&format!("byte {start}: a page longer than 64 MB")), "{problem}");
+            assert!(problem.contains(&format!("byte {start}: a page longer than 67.1 MB")), "{problem}");
         }
     }
     assert!(started.elapsed() < LONG, "{:?}", started.elapsed());

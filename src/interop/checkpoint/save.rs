@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::files::{free_space, megabytes, sync_directory, write_atomically};
+use crate::files::{free_space, size, sync_directory, write_atomically};
 use crate::interop::weights::{self, Named};
 use crate::plan::Executor;
 
@@ -100,9 +100,9 @@ fn place(run: &Path, state: &State, bytes: u64, write: impl FnOnce(&Path) -> Res
             Some(free) if is_full(&error) => error.context(format!(
                 "the checkpoint of step {} takes {}, and {} has {} free",
                 state.step,
-                megabytes(bytes),
+                size(bytes),
                 run.display(),
-                megabytes(free)
+                size(free)
             )),
             _ => error.context(format!("the checkpoint of step {} cannot be saved", state.step)),
         }

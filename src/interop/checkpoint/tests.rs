@@ -351,7 +351,7 @@ fn one_that_cannot_be_written_leaves_nothing() {
     let full = || Err(std::io::Error::from(std::io::ErrorKind::StorageFull)).context("cannot write it");
     let error = failure(Snapshot::of(&mut filled(), &state_at(6)).unwrap().write(run.path(), full));
     assert!(error.contains("the checkpoint of step 6 takes 0.00 MB, and "), "{error}");
-    assert!(error.contains(" MB free: cannot write it: "), "{error}");
+    assert!(error.contains("B free: cannot write it: "), "{error}");
     assert_eq!(names(run.path()), ["step-00000003"]);
     assert!(latest(run.path()).unwrap().ends_with("step-00000003"));
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::model::feed::Feed;
-use crate::model::finetune::{Built, Head, HeadPlace, place};
+use crate::model::finetune::{Built, Head, HeadPlace, Sums, place};
 use crate::model::parameters::DenseParameters;
 use crate::ops::row_loss::RowLossKind;
 use crate::plan::PlanBuilder;
@@ -129,6 +129,10 @@ impl Head for Value {
             };
             loss.push(builder, place)
         })
+    }
+
+    fn accuracy(&self, _: &Sums) -> Option<f64> {
+        None
     }
 }
 

@@ -192,7 +192,7 @@ fn a_run_from_before_a_key_has_its_default() {
     assert_eq!(text.lines().count(), former.lines().count() + lines.len());
     std::fs::write(&path, former).unwrap();
     let saved = TrainConfig::load(&path).unwrap();
-    // 32 MB of logits.
+    // 32 MiB of logits.
     assert_eq!(saved.whole("vocabulary_chunk").unwrap(), 262);
     let set = set(&["vocabulary_chunk=262"]);
     let config = resolved(&set);
@@ -271,7 +271,7 @@ fn command_lines_of_the_reference_work() {
 #[test]
 fn defaults_are_those_of_a_plan() {
     let options = resolved(&Sources::default()).step_options();
-    // 32 MB of logits on a processor; of 79 slots a sequence there are 4 sequences.
+    // 32 MiB of logits on a processor; of 79 slots a sequence there are 4 sequences.
     let chunk = StepOptions { vocabulary_chunk: Some(256), ..StepOptions::default() };
     assert_eq!(format!("{options:?}"), format!("{chunk:?}"));
 }

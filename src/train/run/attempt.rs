@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use crate::device::Peaks;
+use crate::device::{Device, Peaks};
 use crate::files::JsonLines;
 use crate::interop::checkpoint::{BudgetState, Found, Rollback, State};
 use crate::note::Bar;
@@ -101,7 +101,8 @@ pub fn attempt(
         detail!("{}: {} tokens, weight {weight}", store.path().display(), store.tokens());
     }
     together::of_one_kind(ranks, &stores)?;
-    let device = together::device(options)?;
+    let device = Device::of_rank(&options.device, options.threads, ranks, options.reduce);
+    let device = ranks.agree(device)?.with_memory_limit(options.memory_limit);
     let surroundings = Surroundings { vocab_size: store.vocab_size(), room: device.room() };
     let Beginnings { mut config, changes, budget, found, init, decay } =
         beginnings(options, &store, surroundings)?;
@@ -157,7 +158,7 @@ pub fn attempt(
     record_history(options, &mut state, rollbacks, &changes)?;
     let budget = Budget::of(&state, clock, &config, evaluator.is_some());
     let schedule = config.schedule_from(state.began);
-    announce(out, &config, &state, &schedule, budget.as_ref(), &executor.identity());
+    announce(out, &config, &state, &schedule, budget.as_ref(), &executor.identity(), ranks);
     Outlook { out, config: &config, legs: &legs, state: &state, stores: &stores, plan: executor.plan() }
         .lines(budget.as_ref().is_some_and(Budget::is_open))
         .iter()

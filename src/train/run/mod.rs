@@ -57,6 +57,9 @@ pub const INCIDENTS: &str = "incidents";
 /// Where the time of a step goes, with `--profile`.
 pub const PROFILE: &str = "profile.json";
 
+/// How often a lost device is opened again where nobody says.
+pub const RETRIES: u32 = 3;
+
 /// What `pretrain` is asked to do.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -115,6 +118,9 @@ impl Options {
     /// The command that goes on with the run, or begins it again where nothing of it was written.
     pub fn resuming(&self) -> String {
         let mut words = vec!["inazuma".to_owned(), "pretrain".to_owned()];
+        if self.ranks.are_several() {
+            words.splice(..0, ["mpirun".to_owned(), "-n".to_owned(), self.ranks.size().to_string()]);
+        }
         let mut option = |name: &str, value: String| words.extend([name.to_owned(), value]);
         self.stores.iter().for_each(|store| option("--store", store.to_string()));
         option("--out", self.out.display().to_string());
@@ -130,9 +136,20 @@ impl Options {
         if let Some(bytes) = self.memory_limit {
             option("--memory-limit", bytes.to_string());
         }
-        if self.tensorboard {
-            words.push("--tensorboard".to_owned());
+        if self.retries != RETRIES {
+            option("--retries", self.retries.to_string());
         }
+        if self.selftest != SelfTest::default() {
+            option("--selftest", self.selftest.to_string());
+        }
+        if self.cross_check > 0 {
+            option("--cross-check", self.cross_check.to_string());
+        }
+        if self.reduce != Travel::default() {
+            option("--reduce", self.reduce.to_string());
+        }
+        let switches = [(self.debug_nan, "--debug-nan"), (self.tensorboard, "--tensorboard")];
+        words.extend(switches.iter().filter(|(on, _)| *on).map(|(_, name)| (*name).to_owned()));
         words.push("--resume".to_owned());
         shlex::try_join(words.iter().map(String::as_str)).unwrap_or_else(|_| words.join(" "))
     }

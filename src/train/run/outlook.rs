@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::files::free_space;
+use crate::files::{free_space, size};
 use crate::interop::checkpoint::{Keep, State};
 use crate::note::grouped;
 use crate::plan::{Part, Plan};
@@ -120,13 +120,6 @@ fn most_at_once(keep: Keep, every: u64, steps: Option<(u64, u64)>) -> Option<u64
     Some(multiples(every).unwrap_or(u64::MAX).min(newest.saturating_add(kept)))
 }
 
-fn size(bytes: u64) -> String {
-    match bytes as f64 {
-        bytes if bytes < 1e9 => format!("{:.0} MB", bytes / 1e6),
-        bytes => format!("{:.1} GB", bytes / 1e9),
-    }
-}
-
 fn times(times: f64) -> String {
     if times < 10.0 { format!("{times:.1}") } else { format!("{times:.0}") }
 }
@@ -138,7 +131,6 @@ mod tests {
     #[test]
     fn numbers_are_grouped() {
         assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
-        assert_eq!([12_100_000, 54_300_000_000].map(size), ["12 MB", "54.3 GB"]);
     }
 
     #[test]

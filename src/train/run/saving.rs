@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
-use crate::files::megabytes;
+use crate::files::size;
 use crate::interop::checkpoint::{self, Keep, Snapshot};
 
 /// Writes the checkpoints of a run, one at a time.
@@ -37,7 +37,7 @@ impl Saving {
             checkpoint::remove_old(&run, step, keep);
             note!(
                 "step {step} saved: {} in {:.2} s, for which training stood still {:.3} s",
-                megabytes(bytes),
+                size(bytes),
                 since.elapsed().as_secs_f64(),
                 waited.as_secs_f64()
             );

@@ -27,6 +27,16 @@ pub enum SelfTest {
     Never,
 }
 
+impl std::fmt::Display for SelfTest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            SelfTest::Auto => "auto",
+            SelfTest::Always => "always",
+            SelfTest::Never => "never",
+        })
+    }
+}
+
 /// Tokens that are computed on both: a second on a processor of some cores, for a model like `small`.
 const TOKENS: usize = 512;
 

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 
 use crate::interop::checkpoint::{self, BudgetState, Found, State};
 use crate::plan::Identity;
+use crate::ranks::Ranks;
 
 use super::super::config::{Surroundings, TrainConfig};
 use super::super::init::Init;
@@ -96,10 +97,14 @@ pub fn announce(
     schedule: &Schedule,
     budget: Option<&Budget<'_>>,
     on: &Identity,
+    ranks: &Ranks,
 ) {
     let open = budget.is_some_and(Budget::is_open);
     let of = if open { String::new() } else { format!(" of {}", config.steps) };
-    note!("{}: step {}{of} on {on}", out.display(), state.step);
+    match ranks.size() {
+        1 => note!("{}: step {}{of} on {on}", out.display(), state.step),
+        count => note!("{}: step {}{of} on {count} ranks: {}", out.display(), state.step, state.device),
+    }
     let rate = || schedule.describe(config.learning_rate, state);
     match budget {
         Some(budget) if open => note!("{}", budget.describe()),

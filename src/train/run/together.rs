@@ -7,7 +7,6 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::device::{Device, DeviceChoice};
 use crate::interop::checkpoint::{State, StoreIdentity};
 use crate::plan::{Executor, Phase};
 use crate::ranks::{Ranks, Shares, Split, Together};
@@ -43,20 +42,6 @@ pub fn claim(options: &Options) -> Result<Option<Claim>> {
     let claim = if options.resume { Claim::resumed } else { Claim::fresh };
     let first = options.ranks.is_first();
     options.ranks.agree(if first { claim(&options.out).map(Some) } else { Ok(None) })
-}
-
-/// The device of this process: where several are on one machine, `auto` is a card for each, and they divide the cores.
-pub fn device(options: &Options) -> Result<Device> {
-    let ranks = &options.ranks;
-    let (local, of) = ranks.local();
-    let (choice, threads) = match (&options.device, options.threads) {
-        (DeviceChoice::Auto, threads) if ranks.are_several() => (DeviceChoice::Card(local), threads),
-        (choice, threads) => (choice.clone(), threads),
-    };
-    let threads =
-        if threads == 0 && ranks.are_several() { (crate::files::cores() / of).max(1) } else { threads };
-    let device = ranks.agree(Device::new(&choice, threads))?;
-    Ok(device.with_memory_limit(options.memory_limit).with_ranks(ranks.clone(), options.reduce))
 }
 
 /// Refuses ranks that are another build, or read another text.

@@ -110,7 +110,7 @@ fn others_are_given_what_fills_them() {
     // Half of 900 MB holds less.
     assert_eq!(resolve(&processor(900 << 20), "small", &[]).unwrap().micro_batch, 2);
     let refused = resolve(&processor(100 << 20), "base", &[]).unwrap_err().to_string();
-    assert!(refused.contains("MB of memory, and this machine has 100 MB for it"), "{refused}");
+    assert!(refused.contains("B of memory, and this machine has 105 MB for it"), "{refused}");
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn memory_in_use_counts() {
 
 #[test]
 fn limits_of_bindings_are_kept() {
-    // Partial sums of attention's gradient, [T, 4, 2, 256], in 64 MB: 8,192 tokens.
+    // Partial sums of attention's gradient, [T, 4, 2, 256], in 64 MiB: 8,192 tokens.
     let narrow = Capabilities { binding_bytes: 64 << 20, ..adapter("discrete", Some(80 * GB)) };
     let config = resolve(&Room::adapter(narrow.clone()), "small", &[]).unwrap();
     assert_eq!((config.micro_batch, config.vocabulary_chunk), (16, 512));
@@ -155,7 +155,7 @@ fn numbers_are_kept_and_refused_where_they_do_not_fit() {
     let refused = resolve(&room, "base", &["micro_batch=128"]).unwrap().check(&room, false).unwrap_err();
     let refused = refused.to_string();
     let fits = refused.split_once("; micro_batch=").unwrap().1.strip_suffix(" would fit").unwrap();
-    assert!(refused.contains("baseline has 4096 MB for it (4096 free of 4096)"), "{refused}");
+    assert!(refused.contains("baseline has 4.29 GB for it (4.29 GB free of 4.29 GB)"), "{refused}");
     resolve(&room, "base", &[&format!("micro_batch={fits}")]).unwrap().check(&room, false).unwrap();
     // Nothing fits: why one sequence does not.
     let room = card(GB / 2);

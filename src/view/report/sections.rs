@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use super::facts::Facts;
 use super::html::{self, Cell, list, name, note, number, section, table, words};
 use super::samples::Samples;
+use crate::files::size;
 use crate::note::grouped;
 use crate::view::plot::scale::brief;
 use crate::view::recorded::{Kind, Record, Recorded};
@@ -50,18 +51,14 @@ pub fn of_pretraining(run: &Recorded, facts: &Facts, samples: Option<&Samples>) 
         let rows = summary.bytes_by_role.iter().map(|(role, &bytes)| {
             (
                 "",
-                vec![
-                    words(role),
-                    number(megabytes(bytes)),
-                    html::bar(bytes as f64 / summary.bytes.max(1) as f64),
-                ],
+                vec![words(role), number(size(bytes)), html::bar(bytes as f64 / summary.bytes.max(1) as f64)],
             )
         });
         let rest = format!(
             "{} in {} buffers for a micro-batch, by the plan. Activations share memory by lifetime: {} of tensors.",
-            megabytes(summary.bytes),
+            size(summary.bytes),
             summary.buffers,
-            megabytes(summary.unshared_activation_bytes)
+            size(summary.unshared_activation_bytes)
         );
         page += &section(
             "Memory by role",
@@ -241,10 +238,6 @@ fn configuration(facts: &Facts) -> String {
     let rows: Vec<_> = facts.settings.iter().map(row).collect();
     note("Bold: other than the defaults (those of the preset small).")
         + &table(&["key", "value", "meaning"], &rows)
-}
-
-fn megabytes(bytes: u64) -> String {
-    format!("{:.1} MB", bytes as f64 / 1e6)
 }
 
 /// A value as people read it.

@@ -129,7 +129,7 @@ impl Dashboard {
         let chart = Chart::new(sets.collect())
             .legend_position(None)
             .x_axis(Axis::default().bounds(x).labels(ends(x, unit)))
-            .y_axis(Axis::default().bounds(y).labels(ends(y, "")));
+            .y_axis(Axis::default().bounds(y).labels(one_over_the_other(ends(y, ""))));
         frame.render_widget(chart, rest);
     }
 
@@ -208,6 +208,12 @@ fn bounds(values: impl Iterator<Item = f64>) -> [f64; 2] {
         0.0 => [low - 0.5 * low.abs().max(1e-9), high + 0.5 * high.abs().max(1e-9)],
         _ => [0.0, 1.0],
     }
+}
+
+/// Labels of one width: where there is one row for all, the last hides the others instead of a part of them.
+fn one_over_the_other(labels: Vec<Span<'static>>) -> Vec<Span<'static>> {
+    let width = labels.iter().map(Span::width).max().unwrap_or(0);
+    labels.into_iter().map(|label| Span::raw(format!("{:<width$}", label.content))).collect()
 }
 
 /// The end of an axis.

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 
 use crate::device::Room;
+use crate::files::size;
 use crate::note::duration;
 use crate::train::config::{Surroundings, TrainConfig};
 
@@ -142,7 +143,7 @@ impl Followed {
         if let Some(rate) = last.and_then(|record| record.number("tokens_per_second")) {
             parts.push(format!("{rate:.0} tokens/s"));
         }
-        parts.extend(self.memory.map(|bytes| format!("{} MB", bytes >> 20)));
+        parts.extend(self.memory.map(size));
         parts.extend(self.age.map(|age| format!("written {} ago", duration(age.as_secs_f64()))));
         parts.extend(self.checkpoint.clone().map(|name| format!("checkpoint {name}")));
         parts.join("  ")

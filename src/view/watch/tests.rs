@@ -60,6 +60,19 @@ fn every_size_is_drawn() {
     assert!(small.contains("step 500/1000") && small.contains("loss") && small.contains('*'), "{small}");
 }
 
+/// A curve of one row has room for one end of its axis.
+#[test]
+fn labels_are_not_mixed() {
+    let directory = tempfile::tempdir().unwrap();
+    write_run(directory.path(), 0);
+    let lines = "{\"step\":1,\"loss\":36000}\n{\"step\":9,\"loss\":6667}\n";
+    fs::write(directory.path().join("metrics.jsonl"), lines).unwrap();
+    let dashboard = open(&[directory.path()]);
+    let of = |height| dashboard.text(ALL, 20, height).unwrap();
+    assert!(of(5).contains("\n36k │"), "{}", of(5));
+    assert!(of(6).contains("\n36k │") && of(6).contains("\n6667│"), "{}", of(6));
+}
+
 #[test]
 fn keys_choose_what_is_shown() {
     let directory = tempfile::tempdir().unwrap();
