@@ -1,8 +1,8 @@
 //! The executor of one rank of several (`plan::Sharding`): computes as the executor inside does, and exchanges what the
 //! ranks need of each other between the ops of the update.
 //!
-//! Before the update gradients are summed, each range by the rank that owns it, in the order of ranks. Norm, clipping and
-//! whether the step counts are decided from all ranks' sums, and by the first rank for all, as devices may round a root
+//! Before the update gradients are summed, each slice by the rank that owns it, in the order of ranks: group after group,
+//! the first while a device that works by itself still computes the last. Norm, clipping and whether the step counts are decided from all ranks' sums, and by the first rank for all, as devices may round a root
 //! otherwise. After it each rank has the parameters of all. The metrics are then those of the whole batch.
 //!
 //! What is above knows nothing of it, but must do the same on every rank: reading moments, or gradients after an update,
@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::plan::{Executor, Identity, Phase, Plan, Sharding, Submitted, Upload};
+use crate::plan::{Executor, Group, Identity, Phase, Plan, Sharding, Submitted, Upload};
 use crate::ranks::{Ranks, Travel};
 use crate::tensor::{Element, Role, StepValues, TensorId};
 
@@ -22,9 +22,14 @@ pub struct RankedExecutor {
     ranks: Ranks,
     travel: Travel,
     sharding: Sharding,
+    /// What is exchanged before which op; in order.
+    exchanges: Vec<(usize, Exchange)>,
+    micro: Range<usize>,
     update: Range<usize>,
-    /// The op that decides norm and clipping.
-    decides: usize,
+    /// Whether the last micro-batch of a step is being computed.
+    last: bool,
+    /// Groups whose gradients are on their way to the host, in order.
+    fetched: Vec<usize>,
     /// Whether gradients are summed already, of which this rank has its own.
     summed: bool,
 }
@@ -32,10 +37,27 @@ pub struct RankedExecutor {
 /// What is exchanged before an op, or at the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Exchange {
+    /// Backward is done with a group: the host begins to fetch its gradients.
+    Group(usize),
     Gradients,
     Sums,
     Decision,
     Values,
+}
+
+/// The op behind which nothing more is added to a group's gradients, partial sums of several ops included.
+fn done_with(plan: &Plan, group: &Group) -> usize {
+    let (place, range) = (plan.placement(group.gradients), group.range());
+    let inside = |tensor: TensorId| {
+        let other = plan.placement(tensor);
+        other.buffer == place.buffer && other.offset < range.end && range.start < other.offset + other.length
+    };
+    let writes = |&op: &usize| plan.ops[op].results().any(inside);
+    let together = |op: usize| {
+        let groups = plan.sum_groups.iter().filter(|sums| sums.ops.contains(&op));
+        groups.map(|sums| sums.last()).max().unwrap_or(op).max(op)
+    };
+    plan.phase(Phase::Micro).filter(writes).map(together).max().map_or(0, |op| op + 1)
 }
 
 impl RankedExecutor {
@@ -44,16 +66,27 @@ impl RankedExecutor {
         let plan = inner.plan();
         let sharding = plan.sharding.clone().context("a plan for one rank alone; please report this")?;
         let (partials, _) = sharding.partials.as_ref().context("ranks without a norm; please report this")?;
-        let update = plan.phase(Phase::Update);
+        let [micro, update] = [Phase::Micro, Phase::Update].map(|phase| plan.phase(phase));
         let reads = |&op: &usize| plan.ops[op].reads().any(|tensor| tensor == *partials);
         let decides = update.clone().find(reads).context("nothing decides the norm; please report this")?;
-        let of = sharding.bounds.len().saturating_sub(1);
         ensure!(
-            of == ranks.size() && sharding.rank == ranks.rank(),
-            "a plan for rank {} of {of}",
-            sharding.rank
+            sharding.ranks == ranks.size() && sharding.rank == ranks.rank(),
+            "a plan for rank {} of {}; please report this",
+            sharding.rank,
+            sharding.ranks
         );
-        Ok(RankedExecutor { inner, ranks, travel, sharding, update, decides, summed: false })
+        let groups = sharding.groups.iter().enumerate();
+        let mut exchanges: Vec<(usize, Exchange)> = groups
+            .map(|(number, group)| (done_with(plan, group).max(micro.start), Exchange::Group(number)))
+            .collect();
+        exchanges.sort_by_key(|(op, _)| *op);
+        exchanges.extend([
+            (update.start, Exchange::Gradients),
+            (decides, Exchange::Sums),
+            (decides + 1, Exchange::Decision),
+        ]);
+        let (last, fetched, summed) = (false, Vec::new(), false);
+        Ok(RankedExecutor { inner, ranks, travel, sharding, exchanges, micro, update, last, fetched, summed })
     }
 
     /// Runs `ops` piece by piece, with the exchanges between.
@@ -62,27 +95,25 @@ impl RankedExecutor {
         ops: Range<usize>,
         mut run: impl FnMut(&mut dyn Executor, Range<usize>) -> Result<()>,
     ) -> Result<()> {
-        let Range { start, end } = self.update;
-        let before = [
-            (start, Exchange::Gradients),
-            (self.decides, Exchange::Sums),
-            (self.decides + 1, Exchange::Decision),
-        ];
-        if ops.start < start {
-            self.summed = false;
+        if ops.start < self.micro.start {
+            (self.last, self.summed) = (false, false);
         }
         let mut next = ops.start;
         while next < ops.end {
-            for (_, exchange) in before.iter().filter(|(op, _)| *op == next) {
-                self.exchange(*exchange)?;
+            for number in 0..self.exchanges.len() {
+                let (op, exchange) = self.exchanges[number];
+                if op == next {
+                    self.exchange(exchange)?;
+                }
             }
-            let cut = before.iter().map(|(op, _)| *op).filter(|&op| op > next).min();
+            let cuts = self.exchanges.iter().filter(|(_, exchange)| self.last || !is_group(*exchange));
+            let cut = cuts.map(|(op, _)| *op).filter(|&op| op > next).min();
             let until = cut.map_or(ops.end, |cut| cut.min(ops.end));
             run(self.inner.as_mut(), next..until)?;
             next = until;
         }
-        if ops.end == end && ops.start < end {
-            if self.decides + 1 == end {
+        if ops.end == self.update.end && ops.start < ops.end {
+            if self.exchanges.iter().any(|&(op, exchange)| op == ops.end && exchange == Exchange::Decision) {
                 self.exchange(Exchange::Decision)?;
             }
             self.exchange(Exchange::Values)?;
@@ -92,6 +123,7 @@ impl RankedExecutor {
 
     fn exchange(&mut self, what: Exchange) -> Result<()> {
         match what {
+            Exchange::Group(number) => self.fetch(number),
             Exchange::Gradients => self.sum_gradients(),
             Exchange::Sums => self.sum_metrics(),
             Exchange::Decision => self.take_decision(),
@@ -100,25 +132,54 @@ impl RankedExecutor {
         .with_context(|| format!("exchanging {what:?} with the other ranks"))
     }
 
-    fn sum_gradients(&mut self) -> Result<()> {
-        let all = self.inner.read(self.sharding.gradients)?;
-        let own = self.sharding.own();
-        if self.sharding.is_whole() {
-            let sum = self.ranks.sum_own(&all, &self.sharding.bounds, self.travel)?;
-            self.write_own(self.sharding.own_gradients, &sum)?;
-        } else {
-            let packed = pack(&all, &self.sharding.trained);
-            let sum = self.ranks.sum_own(&packed, &self.sharding.travelling(), self.travel)?;
-            let mut values = all[own.clone()].to_vec();
-            unpack(&sum, &self.sharding.trained_within(&own), &mut values);
-            self.write_own(self.sharding.own_gradients, &values)?;
+    /// Begins to copy a group's gradients to the host, while what follows is computed.
+    fn fetch(&mut self, number: usize) -> Result<()> {
+        if self.last && !self.sharding.groups[number].trained.is_empty() {
+            self.inner.request(number as u64, &[self.sharding.groups[number].gradients])?;
+            self.fetched.push(number);
         }
-        self.summed = true;
         Ok(())
     }
 
-    fn write_own(&mut self, tensor: TensorId, values: &[f32]) -> Result<()> {
-        if values.is_empty() { Ok(()) } else { self.inner.write(tensor, values) }
+    /// Sums the gradients of group after group, as backward was done with them.
+    fn sum_gradients(&mut self) -> Result<()> {
+        let fetched = std::mem::take(&mut self.fetched);
+        for &number in &fetched {
+            let (of, words) = self.inner.poll(true)?.context("gradients did not arrive")?;
+            let words = words.into_iter().next().filter(|_| of == number as u64);
+            let words = words.context("other results came than gradients; please report this")?;
+            self.sum_group(number, &bytemuck::cast_vec(words))?;
+        }
+        // In the order in which they are fetched where there is a micro-batch: other ranks may have one.
+        let order: Vec<Exchange> = self.exchanges.iter().map(|(_, exchange)| *exchange).collect();
+        for exchange in order {
+            if let Exchange::Group(number) = exchange
+                && !fetched.contains(&number)
+                && !self.sharding.groups[number].trained.is_empty()
+            {
+                let gradients = self.inner.read(self.sharding.groups[number].gradients)?;
+                self.sum_group(number, &gradients)?;
+            }
+        }
+        (self.last, self.summed) = (false, true);
+        Ok(())
+    }
+
+    fn sum_group(&mut self, number: usize, gradients: &[f32]) -> Result<()> {
+        let group = &self.sharding.groups[number];
+        let slice = group.slice(self.sharding.rank);
+        let own = group.own_gradients;
+        let sum = if group.is_whole() {
+            let bounds: Vec<usize> = group.bounds.iter().map(|bound| bound - group.bounds[0]).collect();
+            self.ranks.sum_own(gradients, &bounds, self.travel)?
+        } else {
+            let packed = pack(gradients, &group.trained);
+            let sum = self.ranks.sum_own(&packed, &group.travelling(), self.travel)?;
+            let mut values = gradients[slice.clone()].to_vec();
+            unpack(&sum, &group.trained_of(self.sharding.rank), &mut values);
+            values
+        };
+        if slice.is_empty() { Ok(()) } else { self.inner.write(own, &sum) }
     }
 
     /// Partial sums of the norm are those of all, metrics the sums over all.
@@ -184,18 +245,39 @@ impl RankedExecutor {
         Ok(())
     }
 
+    /// What each rank has updated becomes all ranks': all groups at once.
     fn collect_values(&mut self) -> Result<()> {
-        let own = self.sharding.own();
-        let updated = if own.is_empty() { Vec::new() } else { self.inner.read(self.sharding.own_values)? };
-        if self.sharding.is_whole() {
-            let all = self.ranks.collect(&updated, &self.sharding.bounds)?;
-            return self.inner.write(self.sharding.values, &all);
+        let Sharding { rank, ranks, groups, .. } = self.sharding.clone();
+        let mut updated = Vec::new();
+        for group in groups.iter().filter(|group| !group.slice(rank).is_empty()) {
+            updated.extend(pack(&self.inner.read(group.own_values)?, &group.trained_of(rank)));
         }
-        let packed = pack(&updated, &self.sharding.trained_within(&own));
-        let collected = self.ranks.collect(&packed, &self.sharding.travelling())?;
-        let mut all = self.inner.read(self.sharding.values)?;
-        unpack(&collected, &self.sharding.trained, &mut all);
-        self.inner.write(self.sharding.values, &all)
+        // Of rank after rank, in each of group after group.
+        let length =
+            |rank: usize, group: &Group| -> usize { group.trained_of(rank).iter().map(Range::len).sum() };
+        let mut bounds = vec![0];
+        for rank in 0..ranks {
+            let own: usize = groups.iter().map(|group| length(rank, group)).sum();
+            bounds.push(bounds[rank] + own);
+        }
+        let collected = self.ranks.collect(&updated, &bounds)?;
+        let mut rests: Vec<&[f32]> = bounds.windows(2).map(|pair| &collected[pair[0]..pair[1]]).collect();
+        for group in groups.iter().filter(|group| !group.trained.is_empty()) {
+            let mut packed = Vec::with_capacity(group.range().len());
+            for (rank, rest) in rests.iter_mut().enumerate() {
+                let (own, after) = rest.split_at(length(rank, group));
+                packed.extend_from_slice(own);
+                *rest = after;
+            }
+            if group.is_whole() {
+                self.inner.write(group.values, &packed)?;
+            } else {
+                let mut values = self.inner.read(group.values)?;
+                unpack(&packed, &group.trained, &mut values);
+                self.inner.write(group.values, &values)?;
+            }
+        }
+        Ok(())
     }
 
     /// What a step reports, but for the loss scale, which follows from it.
@@ -216,6 +298,10 @@ impl RankedExecutor {
         let own = piece.own.map_or(Ok(Vec::new()), |own| self.inner.read(own))?;
         self.ranks.collect(&own, &piece.bounds).map(Some)
     }
+}
+
+fn is_group(exchange: Exchange) -> bool {
+    matches!(exchange, Exchange::Group(_))
 }
 
 /// The elements of these ranges, one after the other.
@@ -244,6 +330,10 @@ impl Executor for RankedExecutor {
 
     fn ops_at_once(&self) -> usize {
         self.inner.ops_at_once()
+    }
+
+    fn before_last_micro_batch(&mut self) {
+        self.last = true;
     }
 
     fn timed(

@@ -34,6 +34,9 @@ pub trait Executor {
         usize::MAX
     }
 
+    /// Call before the last micro-batch of a step is run: what backward is done with may then be sent to other ranks.
+    fn before_last_micro_batch(&mut self) {}
+
     /// As `run`, one op at a time, all done on return: in which seconds each ran, since the first began. On a GPU by its
     /// own clock where it has one.
     fn timed(

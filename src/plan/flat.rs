@@ -6,7 +6,6 @@ use std::ops::Range;
 use crate::tensor::{Element, Role, Rows, TensorId, TensorInfo};
 
 use super::PlanBuilder;
-use super::sharding::Sharding;
 
 /// Every tensor of a flat buffer starts at a multiple of 256 bytes: the strictest alignment WebGPU asks of
 /// a storage binding.
@@ -96,11 +95,11 @@ struct Span {
 }
 
 /// What is trained of `within`, in ranges of at most `limit` elements and one kind.
-fn spans(builder: &PlanBuilder, limit: usize, within: &Range<usize>) -> Vec<Span> {
+fn spans(builder: &PlanBuilder, limit: usize, within: &[Range<usize>]) -> Vec<Span> {
     let limit = limit / ALIGNMENT * ALIGNMENT;
     let mut spans = Vec::new();
     for Kind { decays, rate, trained, .. } in layout(builder).1 {
-        for range in trained {
+        for (range, within) in trained.iter().flat_map(|range| within.iter().map(move |part| (range, part))) {
             let (start, end) = (range.start.max(within.start), range.end.min(within.end));
             for offset in (start..end).step_by(limit) {
                 spans.push(Span { decays, rate, elements: offset..offset + limit.min(end - offset) });
@@ -108,6 +107,11 @@ fn spans(builder: &PlanBuilder, limit: usize, within: &Range<usize>) -> Vec<Span
         }
     }
     spans
+}
+
+/// All of the flat buffers, however long they are.
+fn everything() -> Vec<Range<usize>> {
+    std::iter::once(0..usize::MAX).collect()
 }
 
 /// What is updated, in runs of neighbours.
@@ -127,7 +131,7 @@ impl PlanBuilder {
     /// one kind of decay and one learning rate; of what is this rank's, where several share the moments. Declare all
     /// parameters first.
     pub fn parameter_ranges(&mut self, limit: usize) -> Vec<ParameterRange> {
-        let own = self.sharding.as_ref().map_or(0..usize::MAX, Sharding::own);
+        let own = self.sharding.as_ref().map_or_else(everything, |sharding| sharding.slices(sharding.rank));
         let spans = spans(self, limit, &own);
         let mut range = |(number, span): (usize, &Span)| {
             let Range { start, end } = span.elements;
@@ -151,7 +155,7 @@ impl PlanBuilder {
         if self.sharding.is_none() {
             return ranges.iter().map(|range| (range.gradient, range.elements)).collect();
         }
-        let all = spans(self, limit, &(0..usize::MAX)).into_iter().enumerate();
+        let all = spans(self, limit, &everything()).into_iter().enumerate();
         let mut gradient = |(number, span): (usize, Span)| {
             let Range { start, end } = span.elements;
             (alias(self, format!("gradients.{number}"), Role::Gradient, start, end - start), end - start)
@@ -162,12 +166,12 @@ impl PlanBuilder {
     /// Where the numbers of each rank lie among those that ranges have `per` so many elements of: rank `r` has those from
     /// the `r`-th to the one before the next. One rank has all unless they share the moments.
     pub fn numbers_by_rank(&self, limit: usize, per: impl Fn(usize) -> usize) -> Vec<usize> {
-        let count = |within: Range<usize>| {
+        let count = |within: Vec<Range<usize>>| {
             spans(self, limit, &within).iter().map(|span| per(span.elements.len())).sum::<usize>()
         };
-        let parts: Vec<Range<usize>> = match &self.sharding {
-            None => vec![0..usize::MAX],
-            Some(sharding) => sharding.bounds.windows(2).map(|pair| pair[0]..pair[1]).collect(),
+        let parts: Vec<Vec<Range<usize>>> = match &self.sharding {
+            None => vec![everything()],
+            Some(sharding) => (0..sharding.ranks).map(|rank| sharding.slices(rank)).collect(),
         };
         let mut bounds = vec![0];
         parts.into_iter().for_each(|part| bounds.push(bounds[bounds.len() - 1] + count(part)));

@@ -33,7 +33,7 @@ pub use identity::Identity;
 pub use in_flight::{IN_FLIGHT, InFlight};
 pub use memory::DeviceMemory;
 pub use planned_op::PlannedOp;
-pub use sharding::{Piece, Shard, Sharding};
+pub use sharding::{Group, Shard, Sharding};
 pub use storage::BufferInfo;
 pub use sums::SumGroup;
 

@@ -93,10 +93,9 @@ impl Assignment<'_> {
         let builder = self.builder;
         let (offsets, kinds) = layout(builder);
         let elements = kinds.last().map_or(0, |kind| kind.elements.end);
-        // Of moments that ranks share there is a range.
-        let own = |role: Role| match &builder.sharding {
-            Some(sharding) if matches!(role, Role::FirstMoment | Role::SecondMoment) => sharding.own(),
-            _ => 0..elements,
+        // Of moments that ranks share there are some.
+        let shared = |role: Role| {
+            builder.sharding.as_ref().filter(|_| matches!(role, Role::FirstMoment | Role::SecondMoment))
         };
         let mut flat = HashMap::new();
         if !builder.parameters.is_empty() {
@@ -108,7 +107,7 @@ impl Assignment<'_> {
                     continue;
                 }
                 flat.insert(role, self.buffers.len());
-                let elements = own(role).len().max(1);
+                let elements = shared(role).map_or(elements, |sharding| sharding.moments().max(1));
                 self.buffers.push(BufferInfo { elements, element: Element::Float, role });
             }
         }
@@ -119,10 +118,13 @@ impl Assignment<'_> {
         let of_ranges = builder.aliases.iter().map(|alias| (alias.tensor, alias.offset));
         for (tensor, offset) in of_parameters.chain(of_ranges) {
             let info = builder.info(tensor);
-            let (own, length) = (own(info.role), info.elements());
-            let inside = own.start <= offset && offset + length <= own.end;
-            if let Some(&buffer) = flat.get(&info.role).filter(|_| inside) {
-                self.placements[tensor.0 as usize] = Placement { buffer, offset: offset - own.start, length };
+            let length = info.elements();
+            let offset = match shared(info.role) {
+                Some(sharding) => sharding.among_moments(&(offset..offset + length)),
+                None => Some(offset),
+            };
+            if let (Some(&buffer), Some(offset)) = (flat.get(&info.role), offset) {
+                self.placements[tensor.0 as usize] = Placement { buffer, offset, length };
             }
         }
     }

@@ -42,7 +42,11 @@ impl Feeding {
         learning_rate: f32,
     ) -> Result<()> {
         let ops = executor.plan().phase(phase);
-        self.each(phase, batch, learning_rate, |values, uploads| executor.run(ops.clone(), values, uploads))
+        let mut left = batch.micro.len();
+        self.each(phase, batch, learning_rate, |values, uploads| {
+            count_down(executor, phase, &mut left);
+            executor.run(ops.clone(), values, uploads)
+        })
     }
 
     /// Runs a whole step: all phases.
@@ -66,7 +70,9 @@ impl Feeding {
             let ops = executor.plan().phase(phase);
             let most = executor.ops_at_once();
             let stopped = || phase != Phase::Update && stop.load(Ordering::Relaxed);
+            let mut left = batch.micro.len();
             self.each(phase, batch, learning_rate, |values, uploads| {
+                count_down(executor, phase, &mut left);
                 let (mut next, mut uploads) = (ops.start, uploads);
                 while next < ops.end && !stopped() {
                     let end = next.saturating_add(most).min(ops.end);
@@ -112,5 +118,15 @@ impl Feeding {
     /// The tensors that `Totals::add` wants.
     pub fn reported(&self) -> [TensorId; 2] {
         [self.tensors.metrics, self.tensors.histogram]
+    }
+}
+
+/// Tells the executor of the last micro-batch.
+fn count_down(executor: &mut dyn Executor, phase: Phase, left: &mut usize) {
+    if phase == Phase::Micro {
+        *left -= 1;
+        if *left == 0 {
+            executor.before_last_micro_batch();
+        }
     }
 }

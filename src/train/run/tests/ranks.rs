@@ -1,7 +1,11 @@
 //! Several ranks, here as threads: what they train is what one process trains, but for the order of sums.
 
+use super::super::super::config::Surroundings;
+use super::super::super::examples::Batcher;
+use super::super::super::feeding::Feeding;
 use super::*;
 use crate::interop::weights::WeightFile;
+use crate::plan::Phase;
 use crate::ranks::threads;
 
 /// Runs on so many ranks; what each made of it. `of` gives each its own options.
@@ -84,6 +88,28 @@ fn model_difference(a: &Options, b: &Options, file: &str) -> f64 {
     furthest
 }
 
+/// What the run's last model would sample in a batch.
+fn sampled(options: &Options) -> Vec<u32> {
+    let stores = Stores::open(&options.stores).unwrap();
+    let settings = TrainConfig::load(&options.out.join(checkpoint::CONFIG)).unwrap();
+    let device = Device::new(&DeviceChoice::Cpu, 1).unwrap();
+    let surroundings = Surroundings { vocab_size: stores.first().vocab_size(), room: device.room() };
+    let config = TrainConfig::resolve(settings, surroundings).unwrap();
+    let (mut executor, feeding) = Feeding::open(&device, config.plan().unwrap()).unwrap();
+    checkpoint::newest(&options.out).unwrap().unwrap().checkpoint.load(executor.as_mut()).unwrap();
+    let mut batcher = Batcher::new(&stores, &config).unwrap();
+    let mut ids = Vec::new();
+    for step in 0..10 {
+        let batch = batcher.step(step).unwrap();
+        for micro in &batch.micro {
+            let ops = executor.plan().phase(Phase::Micro);
+            executor.run(ops, &batch.values(Some(micro), 0.0), &feeding.uploads(micro)).unwrap();
+            ids.extend_from_slice(&executor.read_uint(feeding.sampled()).unwrap()[..micro.masked()]);
+        }
+    }
+    ids
+}
+
 #[test]
 fn ranks_train_as_one_process_does() {
     let scratch = Scratch::new();
@@ -94,7 +120,7 @@ fn ranks_train_as_one_process_does() {
         options
     };
     let (first, hundred) = (one("1"), one("100"));
-    for count in [2, 3, 5] {
+    for count in [2, 3] {
         let several = |steps: &str, name: &str| {
             let options = run_in(&scratch, &format!("{count}-{name}"), &[&format!("steps={steps}")]);
             let reports = all_well(count, &options);
@@ -113,6 +139,11 @@ fn ranks_train_as_one_process_does() {
         };
         let [a, b] = [&hundred, &all].map(|run| evaluated(run)["mlm_loss"].as_f64().unwrap());
         assert!(((a - b) / a).abs() < 1e-4);
+        // The draws are the same; what is drawn differs where two pieces are nearly as likely.
+        let [a, b] = [&hundred, &all].map(sampled);
+        let differ = a.iter().zip(&b).filter(|(a, b)| a != b).count();
+        eprintln!("{count} ranks, after 100 steps: {differ} of {} sampled ids differ", a.len());
+        assert!(a.len() > 50 && differ <= a.len() / 50, "{differ} of {}", a.len());
         // The same ranks make the same bytes.
         if count == 2 {
             assert!(bytes(&all) == bytes(&several("100", "again")));
