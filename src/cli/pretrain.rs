@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
+use crate::files::size;
 use crate::interop::checkpoint::CONFIG;
 use crate::ranks::{Ranks, Shares, Travel};
 use crate::store::WeightedPath;
@@ -181,6 +182,9 @@ pub fn run(args: Args, ranks: &Ranks) -> Result<()> {
             }
         };
         return Err(Interrupted(message).into());
+    }
+    if let Some(bytes) = report.sent_bytes_per_step {
+        note!("{} ranks: this one sent {} to the others in a step", ranks.size(), size(bytes));
     }
     match report.metrics {
         Some(metrics) => {

@@ -36,9 +36,6 @@ pub const NODE_MEMORY: f64 = 200e9;
 /// (docs/benchmarks/2026-11-27-h100.md).
 pub const LAUNCH: f64 = 8.1e-3 / 626.0;
 
-/// Bytes of memory that Adam reads and writes for a parameter: a gradient; both moments and the value, read and written.
-const ADAM_BYTES: f64 = 28.0;
-
 /// Share of a micro-batch's time that is its backward pass: twice the FLOPs of forward.
 const BACKWARD: f64 = 2.0 / 3.0;
 
@@ -108,7 +105,6 @@ impl Cluster {
             // Each range that comes is read, and added to an f32 sum.
             sum_seconds: others * range * (width + 8.0) / self.host_memory,
             norm_seconds: 2.0 * self.pairwise(0.0),
-            update_seconds: ADAM_BYTES * range / self.host_memory,
             all_gather_seconds: self.pairwise(4.0 * range),
             write_seconds: 4.0 * all / self.host_link,
             sent_bytes: others * range * (width + 4.0),
@@ -126,8 +122,6 @@ pub struct Exchange {
     pub sum_seconds: f64,
     /// The two small all-gathers.
     pub norm_seconds: f64,
-    /// Adam on the own range, in the host's memory.
-    pub update_seconds: f64,
     pub all_gather_seconds: f64,
     /// Parameters from the host to the device.
     pub write_seconds: f64,
@@ -136,11 +130,7 @@ pub struct Exchange {
 
 impl Exchange {
     pub fn seconds(&self) -> f64 {
-        self.gradients()
-            + self.norm_seconds
-            + self.update_seconds
-            + self.all_gather_seconds
-            + self.write_seconds
+        self.gradients() + self.norm_seconds + self.all_gather_seconds + self.write_seconds
     }
 
     /// What could begin before the backward pass ends.
@@ -149,7 +139,7 @@ impl Exchange {
     }
 
     /// Seconds that are left where gradients go while the backward pass of the last micro-batch, which takes so long, makes
-    /// others: at best all of what can. Nothing of this is built.
+    /// others: at best all of what can. The program sends group after group, but the table of words is one, and done last.
     pub fn overlapped(&self, last_micro_batch: f64) -> f64 {
         self.seconds() - self.gradients().min(BACKWARD * last_micro_batch)
     }
@@ -217,14 +207,13 @@ mod tests {
         // 500 numbers of 4 bytes read, and a sum read and written.
         assert_eq!(exchange.sum_seconds, 500.0 * 12.0 / 400.0);
         assert_eq!(exchange.norm_seconds, 2.0);
-        assert_eq!(exchange.update_seconds, 500.0 * 28.0 / 400.0);
         assert_eq!(exchange.all_gather_seconds, 21.0);
         assert_eq!(exchange.write_seconds, 4.0);
         assert_eq!(exchange.sent_bytes, 4000.0);
-        assert_eq!(exchange.seconds(), 4.0 + 21.0 + 15.0 + 2.0 + 35.0 + 21.0 + 4.0);
+        assert_eq!(exchange.seconds(), 4.0 + 21.0 + 15.0 + 2.0 + 21.0 + 4.0);
         // Of 60 seconds 40 are backward, which is as long as what can go beside it; of 30, 20.
-        assert_eq!(exchange.overlapped(60.0), 62.0);
-        assert_eq!(exchange.overlapped(30.0), 82.0);
+        assert_eq!(exchange.overlapped(60.0), 27.0);
+        assert_eq!(exchange.overlapped(30.0), 47.0);
     }
 
     /// Four ranks on two nodes: one neighbour, two far away, and two that send over each link.

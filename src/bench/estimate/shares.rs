@@ -231,12 +231,11 @@ impl Display for Ranks {
             100.0 * self.efficiency,
             duration(self.seconds)
         )?;
-        let [readback, reduce, sum, norm, update, gather, write] = [
+        let [readback, reduce, sum, norm, gather, write] = [
             exchange.readback_seconds,
             exchange.reduce_scatter_seconds,
             exchange.sum_seconds,
             exchange.norm_seconds,
-            exchange.update_seconds,
             exchange.all_gather_seconds,
             exchange.write_seconds,
         ]
@@ -244,7 +243,7 @@ impl Display for Ranks {
         writeln!(
             f,
             "          ms: {:.2} computing, {readback:.2} gradients to the host, {reduce:.2} reduce-scatter ({}), \
-             {sum:.2} sums, {norm:.2} norm, {update:.2} Adam, {gather:.2} all-gather, {write:.2} parameters to the device",
+             {sum:.2} sums, {norm:.2} norm, {gather:.2} all-gather, {write:.2} parameters to the device",
             1e3 * self.compute_seconds,
             self.reduce.name()
         )?;

@@ -204,6 +204,8 @@ pub fn attempt(
         evaluator,
         evaluation: None,
         skipped: 0,
+        sent: 0,
+        made: 0,
         cross_check,
         suspect: None,
         debug_nan: options.debug_nan,

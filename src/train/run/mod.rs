@@ -177,12 +177,22 @@ pub struct Report {
     pub evaluation: Option<Evaluation>,
     /// Stopped by the user before the last step, and saved if a step was made.
     pub interrupted: bool,
+    /// Of a run on several ranks: bytes that this one sent to the others in a step, on average.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sent_bytes_per_step: Option<u64>,
 }
 
 impl Report {
     /// Of a run that was stopped before its first step.
     fn not_begun() -> Self {
-        Report { step: 0, tokens: 0, metrics: None, evaluation: None, interrupted: true }
+        Report {
+            step: 0,
+            tokens: 0,
+            metrics: None,
+            evaluation: None,
+            interrupted: true,
+            sent_bytes_per_step: None,
+        }
     }
 }
 

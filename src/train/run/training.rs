@@ -79,6 +79,9 @@ pub struct Run<'a> {
     /// Step of the checkpoint that it began with, or whose writing was begun last.
     pub saved: Option<u64>,
     pub saving: Saving,
+    /// Bytes that were sent to other ranks in steps of this process, and how many these were where there are others.
+    pub sent: u64,
+    pub made: u64,
     /// Steps in a row that were no good and were skipped.
     pub skipped: u32,
     pub cross_check: Option<CrossCheck>,
@@ -115,6 +118,7 @@ impl Run<'_> {
             metrics: run.progress.last(),
             evaluation: run.evaluation,
             interrupted,
+            sent_bytes_per_step: run.sent.checked_div(run.made),
         })
     }
 
@@ -226,6 +230,8 @@ impl Run<'_> {
         let step = self.state.step;
         let rate = self.schedule.rate(step, self.config.learning_rate);
         let rate = (f64::from(rate) * self.state.rate()) as f32;
+        let ranks = &self.workshop.options.ranks;
+        let sent = ranks.sent();
         let executor = self.executor.as_mut();
         match &mut self.profiler {
             Some(profiler) => {
@@ -244,6 +250,10 @@ impl Run<'_> {
                     return Ok(false);
                 }
             }
+        }
+        if ranks.are_several() {
+            self.sent += ranks.sent() - sent;
+            self.made += 1;
         }
         let (totals, norm_limit) = (batch.totals, batch.norm_limit);
         self.suspect = self.debug_nan.then(|| batch.clone());

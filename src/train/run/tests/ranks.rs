@@ -125,6 +125,16 @@ fn ranks_train_as_one_process_does() {
             let options = run_in(&scratch, &format!("{count}-{name}"), &[&format!("steps={steps}")]);
             let reports = all_well(count, &options);
             assert!(reports.iter().all(|report| report.step.to_string() == steps));
+            // (N − 1)/N of the gradients and as much of the parameters, 4 bytes each, and a few for norm and metrics.
+            let parameters =
+                fs::metadata(checkpoint::latest(&options.out).unwrap().join("model.safetensors"));
+            let parameters = parameters.unwrap().len() as f64;
+            let sum: f64 = reports.iter().map(|report| report.sent_bytes_per_step.unwrap() as f64).sum();
+            let formula = 2.0 * (count - 1) as f64 * parameters;
+            assert!(
+                (sum - formula).abs() < 0.1 * formula + 4e4 * (count * (count - 1)) as f64,
+                "{sum} {formula}"
+            );
             options
         };
         let step = several("1", "first");
