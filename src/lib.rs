@@ -27,7 +27,8 @@
 //!  corpus     dump → text                        ops    shapes, FLOPs, CPU code, kernels as data
 //!  tokenizer  SentencePiece                       ↓
 //!   ↓                                            tensor, tolerances
-//!  files      whole or not at all                  ranks: processes that train together
+//!  files      whole or not at all
+//!  ranks      processes that train together
 //! ```
 
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
