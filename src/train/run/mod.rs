@@ -33,6 +33,7 @@ mod leg;
 mod lock;
 mod outlook;
 mod record;
+mod results;
 mod rollback;
 mod saving;
 mod search;
