@@ -255,9 +255,8 @@ impl Bench {
         let settings = PrepareOptions {
             lines: Lines::Sentence,
             words: Words::Script,
-            dictionary: None,
             threads: options.threads,
-            held_out: 0.0,
+            ..PrepareOptions::default()
         };
         let documents = Documents::open(&options.inputs)?;
         prepare(documents, &self.lowering, &self.store(), &settings, |_| {})?;

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::device::{Device, DeviceChoice};
 use crate::note;
+use crate::ranks::Ranks;
 use crate::tensor::Precision;
 use crate::train::presets::preset_names;
 
@@ -149,6 +150,11 @@ pub struct ThreadArgs {
 impl ThreadArgs {
     pub fn count(self) -> usize {
         self.threads.map_or_else(crate::files::cores, usize::from)
+    }
+
+    /// Of one rank: those of a machine divide its cores.
+    pub fn of_rank(self, ranks: &Ranks) -> usize {
+        self.threads.map_or_else(|| (crate::files::cores() / ranks.local().1).max(1), usize::from)
     }
 }
 

@@ -117,10 +117,13 @@ pub fn main() -> ExitCode {
         Err(error) => return report(&error),
     };
     let cli = Cli::parse_from(arguments);
-    let ranks = match ranks::start().and_then(|ranks| cli.command.suits(&ranks).map(|()| ranks)) {
+    let ranks = match ranks::start() {
         Ok(ranks) => ranks,
         Err(error) => return report(&error),
     };
+    if let Err(error) = cli.command.suits(&ranks) {
+        return report_of_rank(&error, &ranks);
+    }
     note::start(if ranks.is_first() { cli.verbosity() } else { Verbosity::Errors });
     notes.iter().for_each(|note| note!("--hparams: {note}"));
     let result = match cli.command {
@@ -139,7 +142,7 @@ pub fn main() -> ExitCode {
         Command::Parity(args) => parity::run(args),
         Command::Plot(args) => plot::run(args),
         Command::Predict(args) => predict::run(args),
-        Command::Prepare(args) => prepare::run(args),
+        Command::Prepare(args) => prepare::run(args, &ranks),
         Command::Pretrain(args) => pretrain::run(args, &ranks),
         Command::Sample(args) => sample::run(args),
         Command::Report(args) => report::run(args),
@@ -178,13 +181,14 @@ impl Command {
         let divided = match self {
             Command::Pretrain(_) => true,
             Command::Eval(args) => args.is_divided(),
+            Command::Prepare(args) => args.is_divided(),
             _ => false,
         };
         if divided || !ranks.are_several() {
             return Ok(());
         }
         Err(Together(format!(
-            "{} processes were started, and only `pretrain` and `eval pretrain` divide their work among ranks",
+            "{} processes were started, and only `pretrain`, `eval pretrain` and `prepare` of text divide their work among ranks",
             ranks.size()
         ))
         .into())

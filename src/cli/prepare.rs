@@ -8,12 +8,16 @@ use super::arguments::ThreadArgs;
 use super::progress::{Reporter, left};
 use crate::corpus::input::Documents;
 use crate::files::{size, with_suffix};
+use crate::ranks::Ranks;
 use crate::store::format::Header;
 use crate::store::prepare::{Options, Progress, prepare};
 use crate::store::{Lines, Words, ids};
 use crate::tokenizer::{ReadyMade, SpecialIds, Tokenizer};
 
 /// Encode text into a token store, which `pretrain` maps into memory
+///
+/// Started by mpirun, ranks divide the text among them (each reads all of it, and encodes its share); the first one writes, the
+/// same bytes as one process.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   inazuma prepare articles/ --tokenizer wiki-32k.model --out wiki.store --held-out 0.5%
@@ -70,29 +74,40 @@ pub(super) fn parse_share(text: &str) -> Result<f64, String> {
     }
 }
 
-pub fn run(args: Args) -> Result<()> {
+impl Args {
+    /// Whether it divides its work among ranks: ids that are ready-made are only copied.
+    pub fn is_divided(&self) -> bool {
+        self.ids.is_empty()
+    }
+}
+
+pub fn run(args: Args, ranks: &Ranks) -> Result<()> {
     let mut reporter = Reporter::new();
     let report = |progress| reporter.report(|seconds| line(progress, seconds));
     let summary = match (&args.tokenizer, args.special, args.vocab_size) {
         (None, Some(special), Some(size)) => {
             let vocabulary = ReadyMade::new(size, special).context("--special")?;
-            ids::prepare(&args.ids, &vocabulary, &args.out, args.held_out, report)?
+            Some(ids::prepare(&args.ids, &vocabulary, &args.out, args.held_out, report)?)
         }
         (Some(path), ..) => {
-            let tokenizer = Tokenizer::open(path, !args.no_lower)?;
-            let documents = Documents::open(&args.input)?;
+            let tokenizer = ranks.agree(Tokenizer::open(path, !args.no_lower))?;
+            let documents = ranks.agree(Documents::open(&args.input))?;
             let options = Options {
                 lines: args.lines,
                 words: args.words,
                 dictionary: args.dictionary,
-                threads: args.threads.count(),
+                threads: args.threads.of_rank(ranks),
                 held_out: args.held_out,
+                ranks: ranks.clone(),
+                ..Options::default()
             };
             prepare(documents, &tokenizer, &args.out, &options, report)?
         }
         (None, ..) => bail!("--ids needs --special and --vocab-size"),
     };
     reporter.clear();
+    // Of several ranks the first one has written, and tells.
+    let Some(summary) = summary else { return Ok(()) };
     let seconds = reporter.seconds();
     let tokens = summary.store.tokens + summary.held_out.map_or(0, |header| header.tokens);
     let describe = |path: PathBuf, header: &Header| {

@@ -93,6 +93,11 @@ impl Documents {
         })
     }
 
+    /// Files that are not read yet, and their lengths.
+    pub fn files(&self) -> impl Iterator<Item = (&Path, u64)> {
+        self.waiting.iter().map(|path| (path.as_path(), std::fs::metadata(path).map_or(0, |file| file.len())))
+    }
+
     fn next_document(&mut self) -> Result<Option<Document>> {
         loop {
             if self.open.is_none() {

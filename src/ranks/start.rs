@@ -21,6 +21,11 @@ pub fn started_by() -> Option<(&'static str, Option<usize>)> {
     numbered.or_else(|| STARTED.iter().find_map(|(by, name)| value(name).map(|_| (*by, None))))
 }
 
+/// Checksum of this program's file, of which all ranks must have the same; 0 where it cannot be read.
+pub fn program() -> u32 {
+    std::env::current_exe().and_then(std::fs::read).map_or(0, |bytes| crc32c::crc32c(&bytes))
+}
+
 /// The processes that this one was started with: alone where nothing says that there are others.
 ///
 /// # Errors

@@ -3,6 +3,10 @@
 //! Workers take turns at the input (reading is a few hundredths of the work), each for one batch; the batches
 //! have numbers, and the writer writes them by number, so the store is the same for any number of threads.
 //! Tickets bound how far the workers may run ahead of a slow batch.
+//!
+//! Several processes do the same in rounds: all read everything, in a round each encodes the batch that has its number, and
+//! the first one, which alone writes, writes them in that order. So the store is the same for any number of processes, too.
+//! `source` reads, `encoded` encodes, `exchange` is what the processes tell each other.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,17 +18,25 @@ use sha2::{Digest, Sha256};
 
 use super::format::Header;
 use super::reader::Lines;
-use super::sentences;
 use super::words::{Marker, Words};
 use super::writer::StoreWriter;
-use crate::corpus::input::{Document, Documents};
+use crate::corpus::input::Documents;
 use crate::files::with_suffix;
+use crate::ranks::Ranks;
 use crate::tokenizer::{Tokenizer, Vocabulary};
+
+mod encoded;
+mod exchange;
+mod source;
+
+use encoded::Encoded;
+use exchange::{Round, of_one_kind};
+use source::Source;
 
 /// Bytes of text in a batch.
 const BATCH_BYTES: usize = 1 << 18;
-/// Batches under way for each thread.
-const BATCHES_PER_THREAD: usize = 8;
+/// Rounds under way for each thread.
+const ROUNDS_PER_THREAD: usize = 8;
 
 pub struct Options {
     pub lines: Lines,
@@ -34,6 +46,24 @@ pub struct Options {
     pub threads: usize,
     /// Share of the documents that go to `STORE.held-out` instead.
     pub held_out: f64,
+    /// The processes that divide the work; the threads are each one's.
+    pub ranks: Ranks,
+    /// Bytes of text that a thread takes at once. What is written does not depend on it.
+    pub batch_bytes: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            lines: Lines::Sentence,
+            words: Words::Script,
+            dictionary: None,
+            threads: 1,
+            held_out: 0.0,
+            ranks: Ranks::default(),
+            batch_bytes: BATCH_BYTES,
+        }
+    }
 }
 
 /// How far `prepare` has come.
@@ -52,49 +82,31 @@ pub struct Summary {
     pub empty_documents: u64,
 }
 
-/// Documents of one batch, encoded.
-#[derive(Default)]
-struct Encoded {
-    tokens: Vec<u32>,
-    /// Of each token whether it begins a word; empty where that is not marked.
-    starts: Vec<bool>,
-    line_lengths: Vec<u32>,
-    documents: Vec<EncodedDocument>,
-    bytes_read: u64,
-}
-
-struct EncodedDocument {
-    tokens: usize,
-    lines: usize,
-    held_out: bool,
-}
-
-/// The input and the right to take from it.
-struct Source {
-    documents: Documents,
-    tickets: Receiver<()>,
-    next: u64,
-    finished: bool,
-}
-
-/// Encodes `documents` into the store `out` (and `out`.held-out).
+/// Encodes `documents` into the store `out` (and `out`.held-out). Of several processes the first one writes and reports, and
+/// has the summary.
+///
+/// # Errors
+/// Of one process are those of all.
 pub fn prepare(
     documents: Documents,
     tokenizer: &Tokenizer,
     out: &Path,
     options: &Options,
     mut report: impl FnMut(Progress),
-) -> Result<Summary> {
-    let marker = Marker::new(options.words, tokenizer, options.dictionary.as_deref())?;
+) -> Result<Option<Summary>> {
+    let ranks = &options.ranks;
+    of_one_kind(&documents, tokenizer, out, options)?;
+    let marker = ranks.agree(Marker::new(options.words, tokenizer, options.dictionary.as_deref()))?;
     let vocabulary = Vocabulary::Model(tokenizer);
-    let mut writers = Writers::create(out, &vocabulary, options.lines, options.words, options.held_out)?;
+    let create = || Writers::create(out, &vocabulary, options.lines, options.words, options.held_out);
+    let mut writers = ranks.agree(ranks.is_first().then(create).transpose())?;
     let bytes_total = documents.bytes_total;
     let threads = options.threads.max(1);
     let (ticket, tickets) = channel();
-    for _ in 0..threads * BATCHES_PER_THREAD {
+    for _ in 0..threads * ROUNDS_PER_THREAD {
         ticket.send(())?;
     }
-    let source = Mutex::new(Source { documents, tickets, next: 0, finished: false });
+    let source = Mutex::new(Source::new(documents, tickets, options));
     let (results, encoded) = channel();
     std::thread::scope(|scope| {
         for _ in 0..threads {
@@ -102,27 +114,28 @@ pub fn prepare(
             scope.spawn(move || work(source, tokenizer, marker, options, &results));
         }
         drop(results);
-        // Dropping `encoded` and `ticket` on an error is what stops the workers.
-        let (encoded, ticket) = (encoded, ticket);
-        let mut waiting = BTreeMap::new();
-        let mut next = 0u64;
+        // Dropping these on an error is what stops the workers.
+        let (mut encoded, ticket) = (InOrder::new(encoded), ticket);
         let mut progress = Progress { bytes_total, ..Progress::default() };
-        for (number, batch) in &encoded {
-            waiting.insert(number, batch);
-            while let Some(batch) = waiting.remove(&next) {
-                let batch: Encoded = batch?;
-                writers.write(&batch)?;
-                progress.bytes_read = batch.bytes_read;
-                progress.tokens += batch.tokens.len() as u64;
+        let mut written = Ok(());
+        loop {
+            // What the first one could not write, the others hear of in the next round.
+            let own = std::mem::replace(&mut written, Ok(())).and_then(|()| encoded.next());
+            let Some(Round { batches, bytes_read }) = Round::exchange(ranks, own, tokenizer.vocab_size())?
+            else {
+                return Ok::<(), anyhow::Error>(());
+            };
+            if let Some(writers) = &mut writers {
+                written = batches.iter().try_for_each(|batch| writers.write(batch));
+                progress.bytes_read = bytes_read;
+                progress.tokens += batches.iter().map(|batch| batch.tokens.len() as u64).sum::<u64>();
                 report(progress);
-                next += 1;
-                // The workers are gone once the input is at its end.
-                let _ = ticket.send(());
             }
+            // The workers are gone once the input is at its end.
+            let _ = ticket.send(());
         }
-        Ok::<(), anyhow::Error>(())
     })?;
-    writers.finish(out)
+    ranks.agree(writers.map(|writers| writers.finish(out)).transpose())
 }
 
 fn work(
@@ -133,99 +146,37 @@ fn work(
     results: &Sender<(u64, Result<Encoded>)>,
 ) {
     let take = || source.lock().unwrap_or_else(PoisonError::into_inner).take();
-    while let Some((number, batch)) = take() {
-        let encoded = batch.and_then(|(documents, bytes_read)| {
-            Ok(Encoded { bytes_read, ..encode(&documents, tokenizer, marker, options)? })
-        });
-        if results.send((number, encoded)).is_err() {
+    while let Some((round, batch)) = take() {
+        let encoded = batch.and_then(|batch| Encoded::of(&batch, tokenizer, marker, options));
+        if results.send((round, encoded)).is_err() {
             return;
         }
     }
 }
 
-type Batch = (u64, Result<(Vec<Document>, u64)>);
-
-impl Source {
-    /// The next batch and its number; nothing at the end of the input, or where the writer has given up.
-    fn take(&mut self) -> Option<Batch> {
-        if self.finished || self.tickets.recv().is_err() {
-            return None;
-        }
-        let (mut documents, mut bytes) = (Vec::new(), 0);
-        while bytes < BATCH_BYTES {
-            match self.documents.next() {
-                Some(Ok(document)) => {
-                    bytes += document.text.len();
-                    documents.push(document);
-                }
-                Some(Err(error)) => {
-                    self.finished = true;
-                    return Some((self.next, Err(error)));
-                }
-                None => {
-                    self.finished = true;
-                    break;
-                }
-            }
-        }
-        let number = self.next;
-        self.next += 1;
-        (!documents.is_empty()).then_some((number, Ok((documents, self.documents.bytes_read))))
-    }
+/// What the workers have encoded, by the number of the round.
+struct InOrder {
+    encoded: Receiver<(u64, Result<Encoded>)>,
+    waiting: BTreeMap<u64, Result<Encoded>>,
+    next: u64,
 }
 
-fn encode(
-    documents: &[Document],
-    tokenizer: &Tokenizer,
-    marker: &Marker,
-    options: &Options,
-) -> Result<Encoded> {
-    let mut encoded = Encoded::default();
-    for document in documents {
-        let (tokens, lines) = (encoded.tokens.len(), encoded.line_lengths.len());
-        let mut done = Ok(());
-        let mut take = |line: &str| {
-            if done.is_ok() {
-                done = encoded.line(line, tokenizer, marker);
-            }
-        };
-        for paragraph in document.paragraphs() {
-            match options.lines {
-                Lines::Paragraph => take(paragraph),
-                Lines::Sentence => sentences::split(paragraph, &mut take),
-            }
-        }
-        done?;
-        encoded.documents.push(EncodedDocument {
-            tokens: encoded.tokens.len() - tokens,
-            lines: encoded.line_lengths.len() - lines,
-            held_out: options.held_out > 0.0 && is_held_out(document, options.held_out),
-        });
+impl InOrder {
+    fn new(encoded: Receiver<(u64, Result<Encoded>)>) -> Self {
+        InOrder { encoded, waiting: BTreeMap::new(), next: 0 }
     }
-    Ok(encoded)
-}
 
-impl Encoded {
-    fn line(&mut self, text: &str, tokenizer: &Tokenizer, marker: &Marker) -> Result<()> {
-        let before = self.tokens.len();
-        marker.encode(text, tokenizer, &mut self.tokens, &mut self.starts)?;
-        let length = self.tokens.len() - before;
-        if length > 0 {
-            self.line_lengths.push(length as u32);
+    fn next(&mut self) -> Result<Encoded> {
+        loop {
+            if let Some(encoded) = self.waiting.remove(&self.next) {
+                self.next += 1;
+                return encoded;
+            }
+            let gone = "the threads that encode have ended too early; please report this";
+            let (round, encoded) = self.encoded.recv().context(gone)?;
+            self.waiting.insert(round, encoded);
         }
-        Ok(())
     }
-}
-
-/// Whether a document is held out: by the hash of its text, so that it does not depend on the order of the
-/// input, on the tokenizer, or on what else there is; the same text twice is never on both sides.
-fn is_held_out(document: &Document, share: f64) -> bool {
-    let mut hasher = Sha256::new();
-    for paragraph in document.paragraphs() {
-        hasher.update(paragraph.as_bytes());
-        hasher.update(b"\n");
-    }
-    falls_below(hasher, share)
 }
 
 /// Whether a hash is among the first `share` of all hashes.
@@ -273,11 +224,10 @@ impl Writers {
     fn write(&mut self, batch: &Encoded) -> Result<()> {
         let (mut token, mut line) = (0, 0);
         for document in &batch.documents {
-            let tokens = &batch.tokens[token..token + document.tokens];
-            let lines = &batch.line_lengths[line..line + document.lines];
-            let starts = batch.starts.get(token..token + document.tokens).unwrap_or_default();
-            self.push(tokens, lines, starts, document.held_out)?;
-            (token, line) = (token + document.tokens, line + document.lines);
+            let (tokens, lines) = (token..token + document.tokens(), line..line + document.lines());
+            (token, line) = (tokens.end, lines.end);
+            let starts = batch.starts.get(tokens.clone()).unwrap_or_default();
+            self.push(&batch.tokens[tokens], &batch.line_lengths[lines], starts, document.is_held_out())?;
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ use crate::tensor::random::Stream;
 use crate::tokenizer::{Tokenizer, train};
 
 mod marks;
+mod together;
 
 /// A directory with a small tokenizer, removed at the end of the test.
 pub struct Scratch {
@@ -270,7 +271,7 @@ fn write_text(scratch: &Scratch, documents: usize) -> PathBuf {
 }
 
 fn options(threads: usize, held_out: f64) -> Options {
-    Options { lines: Lines::Sentence, words: Words::Script, dictionary: None, threads, held_out }
+    Options { threads, held_out, ..Options::default() }
 }
 
 #[test]
@@ -281,7 +282,8 @@ fn prepare_writes_the_same_store_with_any_number_of_threads() {
     let run = |threads: usize| {
         let out = scratch.path(&format!("t{threads}.store"));
         let documents = Documents::open(std::slice::from_ref(&text)).unwrap();
-        let summary = prepare(documents, &scratch.tokenizer, &out, &options(threads, 0.1), |_| {}).unwrap();
+        let summary = prepare(documents, &scratch.tokenizer, &out, &options(threads, 0.1), |_| {});
+        let summary = summary.unwrap().unwrap();
         let held_out = summary.held_out.unwrap();
         assert_eq!(summary.store.documents + held_out.documents, 6000);
         assert!((400..800).contains(&held_out.documents), "{}", held_out.documents);

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::interop::checkpoint::{State, StoreIdentity};
 use crate::plan::{Executor, Phase};
-use crate::ranks::{Ranks, Shares, Split, Together};
+use crate::ranks::{Ranks, Shares, Split, Together, program};
 use crate::store::Stores;
 
 use super::super::config::{Surroundings, TrainConfig};
@@ -47,10 +47,9 @@ pub fn claim(options: &Options) -> Result<Option<Claim>> {
 /// Refuses ranks that are another build, or read another text.
 pub fn of_one_kind(ranks: &Ranks, stores: &Stores) -> Result<()> {
     let store = stores.first();
-    let program = std::env::current_exe().and_then(std::fs::read).map_or(0, |bytes| crc32c::crc32c(&bytes));
     let kind = Kind {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        program: if ranks.are_several() { program } else { 0 },
+        program: if ranks.are_several() { program() } else { 0 },
         tokenizer: store.tokenizer_hash().to_owned(),
         lower: store.lower(),
         store: StoreIdentity::of(stores),
