@@ -154,7 +154,7 @@ impl ThreadArgs {
 
     /// Of one rank: those of a machine divide its cores.
     pub fn of_rank(self, ranks: &Ranks) -> usize {
-        self.threads.map_or_else(|| (crate::files::cores() / ranks.local().1).max(1), usize::from)
+        self.threads.map_or_else(|| ranks.threads(), usize::from)
     }
 }
 

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 
 use crate::cpu::CpuExecutor;
-use crate::files::cores;
 use crate::gpu::tuning::device_of;
 use crate::gpu::{Capabilities, Gpu, GpuExecutor, Options, Tuning, adapters, capabilities, strategies};
 use crate::ops::loss_scaling;
@@ -139,10 +138,9 @@ impl Device {
         if !ranks.are_several() {
             return Device::new(choice, threads);
         }
-        let (local, of) = ranks.local();
-        let card = DeviceChoice::Card(local);
+        let card = DeviceChoice::Card(ranks.local().0);
         let choice = if *choice == DeviceChoice::Auto { &card } else { choice };
-        let threads = if threads == 0 { (cores() / of).max(1) } else { threads };
+        let threads = if threads == 0 { ranks.threads() } else { threads };
         Ok(Device { ranks: ranks.clone(), travel, ..Device::new(choice, threads)? })
     }
 

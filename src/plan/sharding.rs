@@ -78,7 +78,7 @@ impl Group {
 
     /// Whether all of it travels.
     pub fn is_whole(&self) -> bool {
-        self.trained == [0..self.range().len()]
+        matches!(&self.trained[..], [all] if *all == (0..self.range().len()))
     }
 
     /// The bounds among the elements that travel, packed without those that do not.

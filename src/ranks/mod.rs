@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+mod cores;
 mod half;
 #[cfg(feature = "mpi")]
 mod mpi;
