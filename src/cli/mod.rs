@@ -117,11 +117,14 @@ pub fn main() -> ExitCode {
         Err(error) => return report(&error),
     };
     let cli = Cli::parse_from(arguments);
-    let ranks = match ranks::start().and_then(|ranks| cli.command.suits(&ranks).map(|()| ranks)) {
+    let ranks = match ranks::start() {
         Ok(ranks) => ranks,
         Err(error) => return report(&error),
     };
     note::start(if ranks.is_first() { cli.verbosity() } else { Verbosity::Errors });
+    if let Err(error) = cli.command.suits(&ranks) {
+        return report_of_rank(&error, &ranks);
+    }
     notes.iter().for_each(|note| note!("--hparams: {note}"));
     let result = match cli.command {
         Command::Bench(args) => bench::run(args),

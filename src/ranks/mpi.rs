@@ -29,8 +29,11 @@ pub fn start() -> Result<Ranks> {
         mpi::initialize_with_threading(Threading::Serialized).context("MPI was begun before")?;
     ensure!(threading >= Threading::Serialized, "this MPI lets only the first thread talk");
     let world = SimpleCommunicator::world();
-    let here = world.split_shared(world.rank());
-    let local = (number(here.rank()), number(here.size()));
+    // Given up before MPI may end: where there is one rank it does so below.
+    let local = {
+        let here = world.split_shared(world.rank());
+        (number(here.rank()), number(here.size()))
+    };
     let (rank, size) = (number(world.rank()), number(world.size()));
     Ok(Ranks::new(Arc::new(Mpi { rank, size, local, universe: Mutex::new(universe) })))
 }
