@@ -1,9 +1,8 @@
 //! `mpirun … inazuma pretrain`: several processes train what one trains, to the same bytes whenever they are as many; over
 //! kills, signals and other numbers of ranks. Needs a build with the feature `mpi`, and Open MPI.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -12,139 +11,9 @@ use crate::killing::files;
 use crate::mpirun::{BINARY, Part, done, ended, is_here, signal, start, start_with};
 use crate::testing::skipped;
 
-/// Steps of a whole run, with a line for each.
-const STEPS: u64 = 30;
+mod place;
 
-/// Of one that is stopped on its way.
-const LONG: u64 = 100;
-
-/// A folder of its own for a test, and the ways from there to what is trained on.
-struct Place {
-    folder: tempfile::TempDir,
-    stores: String,
-}
-
-impl Place {
-    fn new() -> Place {
-        let [store, held_out] = ["store", "store.held-out"].map(|name| prepared().join(name));
-        let stores = format!("--store {} --eval-store {}", store.display(), held_out.display());
-        Place { folder: tempfile::tempdir().expect("a folder"), stores }
-    }
-
-    fn path(&self) -> &Path {
-        self.folder.path()
-    }
-
-    fn out(&self, out: &str) -> PathBuf {
-        self.path().join(out)
-    }
-
-    /// Begins a run on the processor. Evaluations and checkpoints fall on different steps.
-    fn train(&self, out: &str) -> String {
-        format!("{} --device cpu --threads 1 --set steps={STEPS}", self.train_on(out))
-    }
-
-    /// The same, long enough for something to happen to it.
-    fn train_long(&self, out: &str) -> String {
-        self.train(out).replace(&format!("steps={STEPS}"), &format!("steps={LONG}"))
-    }
-
-    fn train_on(&self, out: &str) -> String {
-        format!(
-            "pretrain {} --out {out} --preset tiny --set batch_size=12 --set micro_batch=2 --set max_length=64 --set \
-             model.layers=1 --set model.hidden_size=32 --set model.ffn_size=64 --set warmup_steps=4 --set log_every=1 \
-             --set checkpoint_every=10 --set eval_every=15 --set eval_sequences=14 --keep 1 \
-             --keep-every 10",
-            self.stores
-        )
-    }
-
-    fn resume(&self, out: &str) -> String {
-        format!("pretrain {} --out {out} --device cpu --threads 1 --resume", self.stores)
-    }
-
-    /// The run of one process, which nothing has started with others.
-    fn alone(&self, out: &str) {
-        command_line::done(self.path(), &self.train(out));
-    }
-
-    /// Whether two runs have the same bytes.
-    fn assert_same(&self, run: &str, expected: &str) {
-        let (run, expected) = (files(&self.out(run)), files(&self.out(expected)));
-        let names = |files: &BTreeMap<PathBuf, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
-        assert_eq!(names(&run), names(&expected));
-        for (name, bytes) in &expected {
-            assert!(run[name] == *bytes, "{} is another", name.display());
-        }
-    }
-
-    /// Whether the losses of two runs, trained and held out, are as close as sums in another order are: `first` at the first
-    /// step, `all` later.
-    fn assert_close(&self, run: &str, expected: &str, [first, all]: [f64; 2]) {
-        for name in ["metrics.jsonl", "eval.jsonl"] {
-            let [found, wanted] = [run, expected].map(|run| records(&self.out(run).join(name)));
-            assert_eq!(steps(&found), steps(&wanted), "{run}: {name}");
-            for (found, wanted) in found.iter().zip(&wanted) {
-                let step = wanted["step"].as_u64().expect("a step");
-                let allowed = if step == 1 { first } else { all };
-                for loss in ["loss", "mlm_loss", "disc_loss"] {
-                    let [found, wanted] = [found, wanted].map(|line| line[loss].as_f64().expect("a loss"));
-                    let off = (found - wanted).abs() / wanted;
-                    assert!(
-                        off <= allowed,
-                        "{run}: {name}: step {step}: {loss} {found}, not {wanted}: {off:e}"
-                    );
-                }
-            }
-        }
-    }
-
-    fn state(&self, out: &str) -> Value {
-        let run = self.out(out);
-        let latest = fs::read_to_string(run.join("latest")).expect("latest");
-        let state = run.join(latest.trim()).join("state.json");
-        serde_json::from_slice(&fs::read(&state).expect("read")).expect("JSON")
-    }
-
-    /// As if a run had been killed after this step.
-    fn go_back(&self, out: &str, step: u64) {
-        let run = self.out(out);
-        for entry in fs::read_dir(run.join("checkpoints")).expect("listed") {
-            let path = entry.expect("listed").path();
-            let name = path.file_name().expect("named").to_string_lossy().into_owned();
-            if name.trim_start_matches("step-").parse::<u64>().is_ok_and(|of| of > step) {
-                fs::remove_dir_all(path).expect("removed");
-            }
-        }
-        fs::write(run.join("latest"), format!("checkpoints/step-{step:08}\n")).expect("written");
-    }
-}
-
-fn records(path: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(path).expect("read");
-    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
-}
-
-fn steps(records: &[Value]) -> Vec<u64> {
-    records.iter().map(|record| record["step"].as_u64().expect("a step")).collect()
-}
-
-fn has_lines(run: &Path) -> bool {
-    fs::metadata(run.join("metrics.jsonl")).is_ok_and(|file| file.len() > 0)
-}
-
-/// The step after which a run says that it was interrupted, and the command that goes on with it: said once.
-fn interrupted(errors: &str) -> Option<(u64, String)> {
-    let lines = errors.lines().filter_map(|line| line.strip_prefix("inazuma: interrupted after step "));
-    let lines: Vec<&str> = lines.collect();
-    let [line] = lines[..] else { return None };
-    let (step, command) = line.split_once(", which is saved; go on with: ")?;
-    Some((step.parse().ok()?, command.to_owned()))
-}
-
-fn has_saved(run: &Path, step: u64) -> bool {
-    run.join(format!("checkpoints/step-{step:08}")).exists()
-}
+use place::{LONG, Place, STEPS, alone, has_lines, has_saved, interrupted, records, steps, whole};
 
 /// Sums in another order round otherwise, and a step that begins with other bits ends with other bits.
 const CLOSE: [f64; 2] = [1e-6, 1e-4];
@@ -155,17 +24,16 @@ fn ranks_train_what_one_process_trains() {
         return;
     }
     let place = Place::new();
-    place.alone("alone");
     for count in [1, 2, 3, 4] {
         let out = format!("of-{count}");
         done(place.path(), count, &place.train(&out));
-        place.assert_close(&out, "alone", CLOSE);
+        place.assert_close(&out, alone(), CLOSE);
         let again = format!("of-{count}-again");
         done(place.path(), count, &place.train(&again));
-        place.assert_same(&again, &out);
+        place.assert_same(&again, &place.out(&out));
     }
     // One that mpirun has started is as one that it has not.
-    place.assert_same("of-1", "alone");
+    place.assert_same("of-1", alone());
 }
 
 #[test]
@@ -174,7 +42,6 @@ fn a_rank_that_is_killed_ends_all_and_the_same_command_goes_on() {
         return;
     }
     let place = Place::new();
-    done(place.path(), 2, &place.train_long("whole"));
     for rank in [1, 0] {
         let out = format!("killed-{rank}");
         let run = place.out(&out);
@@ -188,7 +55,7 @@ fn a_rank_that_is_killed_ends_all_and_the_same_command_goes_on() {
         place.state(&out);
         let ended = done(place.path(), 2, &place.resume(&out));
         assert!(!ended.errors.contains("damaged"), "{}", ended.errors);
-        place.assert_same(&out, "whole");
+        place.assert_same(&out, whole());
     }
 }
 
@@ -198,14 +65,13 @@ fn a_run_goes_on_with_more_or_fewer_ranks() {
         return;
     }
     let place = Place::new();
-    place.alone("alone");
     done(place.path(), 2, &place.train("run"));
     for (step, ranks) in [(10, 3), (20, 1)] {
         place.go_back("run", step);
         done(place.path(), ranks, &place.resume("run"));
         assert_eq!(steps(&records(&place.out("run/metrics.jsonl"))), (1..=STEPS).collect::<Vec<_>>());
     }
-    place.assert_close("run", "alone", CLOSE);
+    place.assert_close("run", alone(), CLOSE);
 }
 
 /// What one rank is given that rank 0 is not ends all of them, before anything is written.
@@ -274,7 +140,6 @@ fn a_signal_to_one_rank_saves_and_says_how_all_go_on() {
         return;
     }
     let place = Place::new();
-    done(place.path(), 2, &place.train_long("whole"));
     for (name, rank) in [("INT", 0), ("TERM", 1)] {
         let out = format!("stopped-{name}");
         let mut job = start(place.path(), 2, &place.train_long(&out));
@@ -287,7 +152,7 @@ fn a_signal_to_one_rank_saves_and_says_how_all_go_on() {
         let words = shlex::split(&command).expect("words");
         assert_eq!(words[..4], ["mpirun", "-n", "2", "inazuma"], "{command}");
         done(place.path(), 2, &words[4..].join(" "));
-        place.assert_same(&out, "whole");
+        place.assert_same(&out, whole());
     }
 }
 
@@ -299,7 +164,6 @@ fn a_signal_to_mpirun_leaves_a_run_that_goes_on() {
         return;
     }
     let place = Place::new();
-    done(place.path(), 2, &place.train_long("whole"));
     let mut job = start(place.path(), 2, &place.train_long("stopped"));
     job.until(|| has_lines(&place.out("stopped")));
     signal(job.process(), "INT");
@@ -307,7 +171,7 @@ fn a_signal_to_mpirun_leaves_a_run_that_goes_on() {
     // It may have been done by then.
     assert!(code.is_some_and(|code| code == 0 || code == 1), "{code:?}");
     done(place.path(), 2, &place.resume("stopped"));
-    place.assert_same("stopped", "whole");
+    place.assert_same("stopped", whole());
 
     let endless = place.train("saved").replace(&format!("steps={STEPS}"), "steps=100000");
     let patient = [("OMPI_MCA_odls_base_sigkill_timeout", "3")];
@@ -340,9 +204,9 @@ fn ranks_with_devices_train_what_one_does() {
         let again = format!("{precision}-again");
         done(place.path(), 2, &train(precision, precision));
         done(place.path(), 2, &train(&again, precision));
-        place.assert_same(&again, precision);
+        place.assert_same(&again, &place.out(precision));
     }
-    place.assert_close("f32", "alone", CLOSE);
+    place.assert_close("f32", &place.out("alone"), CLOSE);
 }
 
 #[test]
@@ -351,9 +215,12 @@ fn evaluation_is_divided_and_said_once() {
         return;
     }
     let place = Place::new();
-    place.alone("run");
     let held_out = prepared().join("store.held-out");
-    let eval = format!("eval pretrain run --store {} --device cpu --threads 1 --json", held_out.display());
+    let eval = format!(
+        "eval pretrain {} --store {} --device cpu --threads 1 --json",
+        alone().display(),
+        held_out.display()
+    );
     let figures = |text: &str| -> serde_json::Map<String, Value> {
         serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
     };
@@ -378,7 +245,7 @@ fn what_one_process_does_is_not_for_several() {
     }
     let place = Place::new();
     let words = ["2 processes were started", "only `pretrain` and `eval pretrain`"];
-    for command in ["devices", "config show --preset tiny", "store info nowhere"] {
+    for command in ["devices", "completions bash", "store info nowhere"] {
         ended(place.path(), 2, command).refuses(&words);
         let alone = ended(place.path(), 1, command);
         assert_eq!(alone.code, Some(i32::from(command.contains("nowhere"))), "{command}: {}", alone.errors);
@@ -391,10 +258,9 @@ fn shares_are_kept_and_gradients_travel_as_halves() {
         return;
     }
     let place = Place::new();
-    place.alone("alone");
     done(place.path(), 2, &format!("{} --share 3,1", place.train("shared")));
     assert_eq!(place.state("shared")["shares"], serde_json::json!([3, 1]));
-    place.assert_close("shared", "alone", CLOSE);
+    place.assert_close("shared", alone(), CLOSE);
     let expected = files(&place.out("shared"));
     place.go_back("shared", 10);
     done(place.path(), 2, &place.resume("shared"));
@@ -403,18 +269,18 @@ fn shares_are_kept_and_gradients_travel_as_halves() {
     place.go_back("shared", 20);
     let ended = done(place.path(), 3, &place.resume("shared"));
     assert!(ended.errors.contains("the shares of the run were of 2 ranks"), "{}", ended.errors);
-    place.assert_close("shared", "alone", CLOSE);
+    place.assert_close("shared", alone(), CLOSE);
 
     let ended = done(place.path(), 2, &format!("{} --share auto", place.train("measured")));
     assert!(ended.errors.contains("shares of the ranks, by their speed: "), "{}", ended.errors);
-    place.assert_close("measured", "alone", CLOSE);
+    place.assert_close("measured", alone(), CLOSE);
 
     for out in ["halves", "halves-again"] {
         done(place.path(), 2, &format!("{} --reduce f16", place.train(out)));
     }
-    place.assert_same("halves-again", "halves");
+    place.assert_same("halves-again", &place.out("halves"));
     // 11 bits of each gradient.
-    place.assert_close("halves", "alone", [1e-6, 1e-2]);
+    place.assert_close("halves", alone(), [1e-6, 1e-2]);
 }
 
 /// Without the feature a process that was started with others says what is missing instead of training beside them.
