@@ -20,6 +20,15 @@ struct Mpi {
     universe: Mutex<Universe>,
 }
 
+impl Drop for Mpi {
+    /// A rank that panics does not wait for the others to end, as MPI does: they wait for it.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.abort();
+        }
+    }
+}
+
 /// Begins to talk to them.
 ///
 /// # Errors
