@@ -238,6 +238,32 @@ fn evaluation_is_divided_and_said_once() {
     assert_eq!(lines, command_line::done(place.path(), &text).lines().count());
 }
 
+/// Whatever is looked at is looked at by the first rank, and changes nothing.
+#[test]
+fn runs_are_looked_at_once() {
+    if !is_here() {
+        return;
+    }
+    let place = Place::new();
+    done(place.path(), 2, &place.train("plain"));
+    let looking = "--profile --profile-trace trace.json --debug-nan --tensorboard --json";
+    let ended = done(place.path(), 2, &format!("{} {looking}", place.train("looked-at")));
+    let said = |text: &str| ended.errors.lines().filter(|line| line.contains(text)).count();
+    assert_eq!([said("done: "), said("trace.json: open it")], [1, 1], "{}", ended.errors);
+    let report: Value = serde_json::from_str(&ended.output).expect("one object");
+    assert_eq!(report["step"], STEPS);
+    let [plain, run] = ["plain", "looked-at"].map(|name| files(&place.out(name)));
+    let more = run.keys().filter(|name| !plain.contains_key(*name)).collect::<Vec<_>>();
+    assert!(plain.iter().all(|(name, bytes)| run[name] == *bytes), "what is trained is another");
+    assert!(
+        more.iter().all(|name| name.starts_with("tensorboard") || name.ends_with("profile.json")),
+        "{more:?}"
+    );
+
+    let plan = "pretrain --preset tiny --explain --device cpu";
+    assert_eq!(done(place.path(), 2, plan).output, command_line::done(place.path(), plan));
+}
+
 #[test]
 fn what_one_process_does_is_not_for_several() {
     if !is_here() {
