@@ -238,7 +238,7 @@ fn place(out: &Path) -> &'static str {
 }
 
 /// All files of a run but for its lock, lines without their rates.
-fn files(run: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+pub fn files(run: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
     let mut folders = vec![run.to_owned()];
     while let Some(folder) = folders.pop() {

@@ -34,11 +34,15 @@ mod looking;
 mod losses;
 mod matmul;
 mod measuring;
+#[cfg(unix)]
+mod mpirun;
 mod norm;
 mod optimizer;
 mod outages;
 mod phases;
 mod probe;
+#[cfg(unix)]
+mod ranks;
 mod samples;
 mod shaders;
 mod sharing;

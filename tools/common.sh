@@ -36,3 +36,14 @@ need_build_tools() {
   }
   need "cmake g++ make" "cmake g++ make"
 }
+
+# Whether the feature `mpi` can be built and tested here: Open MPI, and libclang with its own headers, which reads MPI's.
+has_mpi() {
+  command -v mpicc >/dev/null 2>&1 && command -v mpirun >/dev/null 2>&1 || return 1
+  [ -z "${LIBCLANG_PATH:-}" ] || return 0
+  {
+    compgen -G '/usr/lib*/llvm-*/lib/libclang*.so*' || compgen -G '/usr/lib*/libclang.so*'
+  } >/dev/null && {
+    compgen -G '/usr/lib*/llvm-*/lib/clang/*/include/stddef.h' || compgen -G '/usr/lib*/clang/*/include/stddef.h'
+  } >/dev/null
+}

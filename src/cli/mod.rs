@@ -125,6 +125,9 @@ pub fn main() -> ExitCode {
         return report_of_rank(&error, &ranks);
     }
     note::start(if ranks.is_first() { cli.verbosity() } else { Verbosity::Errors });
+    if let Err(error) = cli.command.suits(&ranks) {
+        return report_of_rank(&error, &ranks);
+    }
     notes.iter().for_each(|note| note!("--hparams: {note}"));
     let result = match cli.command {
         Command::Bench(args) => bench::run(args),

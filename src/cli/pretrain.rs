@@ -137,7 +137,8 @@ impl Args {
             budget: self.budget,
             eval_store: self.eval_store,
             profile: self.profile || self.profile_trace.is_some(),
-            profile_trace: self.profile_trace,
+            // Of several ranks the first writes it.
+            profile_trace: self.profile_trace.filter(|_| ranks.is_first()),
             tensorboard: self.tensorboard,
             memory_limit: self.memory.bytes(),
             retries: self.retries,
@@ -162,6 +163,9 @@ pub fn run(args: Args, ranks: &Ranks) -> Result<()> {
     }
     let (explains, output) = (args.explain, args.output);
     let options = args.options(ranks.clone());
+    if explains && !ranks.is_first() {
+        return Ok(());
+    }
     if explains {
         let (text, summary) = explain::explain(&options)?;
         return output.show(&summary, |out| Ok(out.write_all(text.as_bytes())?));

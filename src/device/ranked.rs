@@ -95,6 +95,10 @@ impl RankedExecutor {
         ops: Range<usize>,
         mut run: impl FnMut(&mut dyn Executor, Range<usize>) -> Result<()>,
     ) -> Result<()> {
+        // For its uploads alone.
+        if ops.is_empty() {
+            return run(self.inner.as_mut(), ops);
+        }
         if ops.start < self.micro.start {
             (self.last, self.summed) = (false, false);
         }

@@ -20,6 +20,15 @@ struct Mpi {
     universe: Mutex<Universe>,
 }
 
+impl Drop for Mpi {
+    /// A rank that panics does not wait for the others to end, as MPI does: they wait for it.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.abort();
+        }
+    }
+}
+
 /// Begins to talk to them.
 ///
 /// # Errors
@@ -29,8 +38,11 @@ pub fn start() -> Result<Ranks> {
         mpi::initialize_with_threading(Threading::Serialized).context("MPI was begun before")?;
     ensure!(threading >= Threading::Serialized, "this MPI lets only the first thread talk");
     let world = SimpleCommunicator::world();
-    let here = world.split_shared(world.rank());
-    let local = (number(here.rank()), number(here.size()));
+    // Given up before MPI may end: where there is one rank it does so below.
+    let local = {
+        let here = world.split_shared(world.rank());
+        (number(here.rank()), number(here.size()))
+    };
     let (rank, size) = (number(world.rank()), number(world.size()));
     Ok(Ranks::new(Arc::new(Mpi { rank, size, local, universe: Mutex::new(universe) })))
 }

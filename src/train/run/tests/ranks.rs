@@ -264,6 +264,25 @@ fn shares_are_kept() {
     }
 }
 
+/// Looked at op by op, and written down as a trace, steps are what they are.
+#[test]
+fn a_profile_changes_nothing() {
+    let scratch = Scratch::new();
+    random_store(&scratch, 200, 1);
+    let [plain, profiled] = ["plain", "profiled"].map(|name| run_in(&scratch, name, &["steps=12"]));
+    let trace = scratch.path("trace.json");
+    let profiled = Options { profile: true, ..profiled };
+    all_well(2, &plain);
+    for ended in on_ranks(2, &profiled, |options| {
+        let profile_trace = options.ranks.is_first().then(|| trace.clone());
+        Options { profile_trace, ..options }
+    }) {
+        ended.unwrap();
+    }
+    assert!(bytes(&profiled) == bytes(&plain));
+    assert!(profiled.out.join(PROFILE).is_file() && trace.is_file());
+}
+
 /// Stops all ranks before a step.
 fn stopped_together(options: &Options, count: usize, step: u64) {
     threads::run(count, |ranks| {
