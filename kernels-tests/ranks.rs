@@ -28,12 +28,15 @@ fn ranks_train_what_one_process_trains() {
         let out = format!("of-{count}");
         done(place.path(), count, &place.train(&out));
         place.assert_close(&out, alone(), CLOSE);
+        if count == 1 {
+            // One that mpirun has started is as one that it has not.
+            place.assert_same(&out, alone());
+            continue;
+        }
         let again = format!("of-{count}-again");
         done(place.path(), count, &place.train(&again));
         place.assert_same(&again, &place.out(&out));
     }
-    // One that mpirun has started is as one that it has not.
-    place.assert_same("of-1", alone());
 }
 
 #[test]
