@@ -273,7 +273,7 @@ fn what_one_process_does_is_not_for_several() {
         return;
     }
     let place = Place::new();
-    let words = ["2 processes were started", "only `pretrain` and `eval pretrain`"];
+    let words = ["2 processes were started, and only `pretrain`", "divide their work among ranks"];
     for command in ["devices", "completions bash", "store info nowhere"] {
         ended(place.path(), 2, command).refuses(&words);
         let alone = ended(place.path(), 1, command);
