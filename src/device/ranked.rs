@@ -174,8 +174,7 @@ impl RankedExecutor {
         let slice = group.slice(self.sharding.rank);
         let own = group.own_gradients;
         let sum = if group.is_whole() {
-            let bounds: Vec<usize> = group.bounds.iter().map(|bound| bound - group.bounds[0]).collect();
-            self.ranks.sum_own(gradients, &bounds, self.travel)?
+            self.ranks.sum_own(gradients, &group.travelling(), self.travel)?
         } else {
             let packed = pack(gradients, &group.trained);
             let sum = self.ranks.sum_own(&packed, &group.travelling(), self.travel)?;
@@ -249,37 +248,22 @@ impl RankedExecutor {
         Ok(())
     }
 
-    /// What each rank has updated becomes all ranks': all groups at once.
+    /// What each rank has updated becomes all ranks'.
     fn collect_values(&mut self) -> Result<()> {
-        let Sharding { rank, ranks, groups, .. } = self.sharding.clone();
-        let mut updated = Vec::new();
-        for group in groups.iter().filter(|group| !group.slice(rank).is_empty()) {
-            updated.extend(pack(&self.inner.read(group.own_values)?, &group.trained_of(rank)));
-        }
-        // Of rank after rank, in each of group after group.
-        let length =
-            |rank: usize, group: &Group| -> usize { group.trained_of(rank).iter().map(Range::len).sum() };
-        let mut bounds = vec![0];
-        for rank in 0..ranks {
-            let own: usize = groups.iter().map(|group| length(rank, group)).sum();
-            bounds.push(bounds[rank] + own);
-        }
-        let collected = self.ranks.collect(&updated, &bounds)?;
-        let mut rests: Vec<&[f32]> = bounds.windows(2).map(|pair| &collected[pair[0]..pair[1]]).collect();
+        let Sharding { rank, groups, .. } = self.sharding.clone();
         for group in groups.iter().filter(|group| !group.trained.is_empty()) {
-            let mut packed = Vec::with_capacity(group.range().len());
-            for (rank, rest) in rests.iter_mut().enumerate() {
-                let (own, after) = rest.split_at(length(rank, group));
-                packed.extend_from_slice(own);
-                *rest = after;
-            }
+            let own = group.slice(rank);
+            let updated = if own.is_empty() { Vec::new() } else { self.inner.read(group.own_values)? };
             if group.is_whole() {
-                self.inner.write(group.values, &packed)?;
-            } else {
-                let mut values = self.inner.read(group.values)?;
-                unpack(&packed, &group.trained, &mut values);
-                self.inner.write(group.values, &values)?;
+                let all = self.ranks.collect(&updated, &group.travelling())?;
+                self.inner.write(group.values, &all)?;
+                continue;
             }
+            let collected =
+                self.ranks.collect(&pack(&updated, &group.trained_of(rank)), &group.travelling())?;
+            let mut values = self.inner.read(group.values)?;
+            unpack(&collected, &group.trained, &mut values);
+            self.inner.write(group.values, &values)?;
         }
         Ok(())
     }

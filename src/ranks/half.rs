@@ -1,5 +1,6 @@
 //! How gradients travel: as they are, or as half floats with a scale for each block.
 
+use std::borrow::Cow;
 use std::fmt::{self, Display, Formatter};
 
 use half::f16;
@@ -31,8 +32,8 @@ impl Display for Travel {
 }
 
 /// Words on their way, and whose they are.
-pub struct Packed {
-    pub words: Vec<u32>,
+pub struct Packed<'a> {
+    pub words: Cow<'a, [u32]>,
     pub bounds: Vec<usize>,
 }
 
@@ -49,18 +50,18 @@ impl Travel {
     }
 
     /// The numbers as they travel, each rank's for itself.
-    pub fn pack(self, values: &[f32], bounds: &[usize]) -> Packed {
+    pub fn pack<'a>(self, values: &'a [f32], bounds: &[usize]) -> Packed<'a> {
         if self == Travel::F32 {
-            return Packed { words: bytemuck::cast_slice(values).to_vec(), bounds: bounds.to_vec() };
+            return Packed { words: bytemuck::cast_slice(values).into(), bounds: bounds.to_vec() };
         }
-        let mut packed = Packed { words: Vec::with_capacity(self.words(values.len())), bounds: vec![0] };
+        let (mut words, mut packed) = (Vec::with_capacity(self.words(values.len())), vec![0]);
         for range in bounds.windows(2) {
             for block in values[range[0]..range[1]].chunks(BLOCK) {
-                pack(block, &mut packed.words);
+                pack(block, &mut words);
             }
-            packed.bounds.push(packed.words.len());
+            packed.push(words.len());
         }
-        packed
+        Packed { words: words.into(), bounds: packed }
     }
 
     /// Adds what came from one rank.
@@ -137,7 +138,8 @@ mod tests {
         }
         // Near the smallest and the largest that there are.
         for value in [f32::MIN_POSITIVE, f32::MAX / 2.0, 1e-45] {
-            let packed = Travel::F16.pack(&[value], &[0, 1]);
+            let values = [value];
+            let packed = Travel::F16.pack(&values, &[0, 1]);
             let mut sum = [0.0];
             Travel::F16.add(&packed.words, &mut sum);
             assert!((sum[0] - value).abs() <= value / 1024.0, "{value} {}", sum[0]);

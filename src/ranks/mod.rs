@@ -43,8 +43,8 @@ pub trait Transport: Send + Sync {
     /// the order of ranks, as many words from each.
     fn scatter(&self, words: &[u32], bounds: &[usize], received: &mut [u32]) -> Result<()>;
 
-    /// `words[bounds[r]..bounds[r + 1]]` of rank `r` comes into the same place of all.
-    fn spread(&self, words: &mut [u32], bounds: &[usize]) -> Result<()>;
+    /// What is each rank's `own` comes to all: that of rank `r` into `all[bounds[r]..bounds[r + 1]]`.
+    fn spread(&self, own: &[u32], all: &mut [u32], bounds: &[usize]) -> Result<()>;
 
     /// Ends all processes.
     fn abort(&self);
@@ -212,18 +212,17 @@ impl Ranks {
         Ok(sum)
     }
 
-    /// Fills `values` with what each rank has of them: `own` is this one's.
+    /// The values of which each rank has its own, `bounds[rank]..bounds[rank + 1]`.
     pub fn collect(&self, own: &[f32], bounds: &[usize]) -> Result<Vec<f32>> {
         let Some(transport) = &self.transport else { return Ok(own.to_vec()) };
         let whole = *bounds.last().context("no bounds")?;
         check(bounds, whole, transport.size())?;
         let rank = transport.rank();
-        let place = bounds[rank]..bounds[rank + 1];
-        ensure!(place.len() == own.len(), "{} values are not {}", own.len(), place.len());
+        let length = bounds[rank + 1] - bounds[rank];
+        ensure!(length == own.len(), "{} values are not {length}; please report this", own.len());
         let mut values = vec![0.0f32; whole];
-        values[place].copy_from_slice(own);
         self.count_sent(own.len() * (transport.size() - 1));
-        transport.spread(bytemuck::cast_slice_mut(&mut values), bounds)?;
+        transport.spread(bytemuck::cast_slice(own), bytemuck::cast_slice_mut(&mut values), bounds)?;
         Ok(values)
     }
 

@@ -103,12 +103,11 @@ impl Transport for Mpi {
         Ok(())
     }
 
-    fn spread(&self, words: &mut [u32], bounds: &[usize]) -> Result<()> {
+    fn spread(&self, own: &[u32], all: &mut [u32], bounds: &[usize]) -> Result<()> {
         let _one = self.universe.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = words[bounds[self.rank]..bounds[self.rank + 1]].to_vec();
         let (lengths, begins) = counts(bounds)?;
-        let mut all = PartitionMut::new(words, lengths, begins);
-        SimpleCommunicator::world().all_gather_varcount_into(&own[..], &mut all);
+        let mut all = PartitionMut::new(all, lengths, begins);
+        SimpleCommunicator::world().all_gather_varcount_into(own, &mut all);
         Ok(())
     }
 

@@ -90,12 +90,10 @@ impl Transport for Thread {
         Ok(())
     }
 
-    fn spread(&self, words: &mut [u32], bounds: &[usize]) -> Result<()> {
-        let own = &words[bounds[self.rank]..bounds[self.rank + 1]];
-        let all = self.gather(bytemuck::cast_slice(own))?;
-        for (rank, said) in all.iter().enumerate() {
+    fn spread(&self, own: &[u32], all: &mut [u32], bounds: &[usize]) -> Result<()> {
+        for (rank, said) in self.gather(bytemuck::cast_slice(own))?.iter().enumerate() {
             let said: Vec<u32> = bytemuck::pod_collect_to_vec(said);
-            words[bounds[rank]..bounds[rank + 1]].copy_from_slice(&said);
+            all[bounds[rank]..bounds[rank + 1]].copy_from_slice(&said);
         }
         Ok(())
     }
