@@ -26,7 +26,7 @@ const MOST_RANKS: u64 = 1 << 16;
   inazuma estimate --preset small --steps 1000000
   inazuma estimate --preset base --device gpu --store wiki.store --json
   inazuma estimate --preset small --device cpu --measure false
-  inazuma estimate --preset small --device cpu --ranks 8 --network 25G --step-seconds 0.13 --host-link 25GB/s")]
+  inazuma estimate --preset small --device cpu --ranks 8 --network 25G --step-seconds 0.13")]
 pub struct Args {
     #[command(flatten)]
     configuration: Configuration,

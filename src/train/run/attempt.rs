@@ -100,7 +100,7 @@ pub fn attempt(
     for (store, weight) in stores.iter() {
         detail!("{}: {} tokens, weight {weight}", store.path().display(), store.tokens());
     }
-    together::of_one_kind(ranks, &stores)?;
+    together::of_one_kind(options, &stores)?;
     let device = Device::of_rank(&options.device, options.threads, ranks, options.reduce);
     let device = ranks.agree(device)?.with_memory_limit(options.memory_limit);
     let surroundings = Surroundings { vocab_size: store.vocab_size(), room: device.room() };

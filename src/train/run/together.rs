@@ -2,6 +2,7 @@
 //! whose. Where one cannot go on all end, with the line that says which and why.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -26,7 +27,7 @@ const BY_ROOM: [&str; 2] = ["micro_batch", "vocabulary_chunk"];
 const MEASURED: usize = 3;
 
 /// What all ranks must have in common beside the configuration.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Kind {
     version: String,
     /// Checksum of the program's file; 0 where it cannot be read.
@@ -34,7 +35,40 @@ struct Kind {
     tokenizer: String,
     lower: bool,
     store: StoreIdentity,
+    /// Where it lies, which may be elsewhere on another machine.
     first_store: String,
+    /// What decides which exchanges there are.
+    asked: Vec<String>,
+}
+
+impl PartialEq for Kind {
+    fn eq(&self, other: &Self) -> bool {
+        let Kind { version, program, tokenizer, lower, store, asked, first_store: _ } = self;
+        (version, program, tokenizer, lower, store, asked)
+            == (&other.version, &other.program, &other.tokenizer, &other.lower, &other.store, &other.asked)
+    }
+}
+
+/// The options that every rank must have been given alike, as they are called.
+fn asked(options: &Options) -> Vec<String> {
+    let path =
+        |path: &Option<PathBuf>| path.as_ref().map_or("nothing".into(), |path| path.display().to_string());
+    let Options { resume, allow_change, init_step, budget, debug_nan, profile, cross_check, .. } = options;
+    let share = options.share.as_ref().map_or("nothing".to_owned(), |share| format!("{share:?}"));
+    vec![
+        format!("--resume {resume}"),
+        format!("--allow-change {allow_change}"),
+        format!("--init {}", path(&options.init)),
+        format!("--init-step {init_step:?}"),
+        format!("--decay-from {}", path(&options.decay_from)),
+        format!("--budget {budget:?}"),
+        format!("--eval-store {}", path(&options.eval_store)),
+        format!("--share {share}"),
+        format!("--reduce {}", options.reduce),
+        format!("--debug-nan {debug_nan}"),
+        format!("--profile {profile}"),
+        format!("--cross-check {cross_check}"),
+    ]
 }
 
 /// Claims the run's directory, for all ranks: the first has its lock.
@@ -45,8 +79,8 @@ pub fn claim(options: &Options) -> Result<Option<Claim>> {
 }
 
 /// Refuses ranks that are another build, or read another text.
-pub fn of_one_kind(ranks: &Ranks, stores: &Stores) -> Result<()> {
-    let store = stores.first();
+pub fn of_one_kind(options: &Options, stores: &Stores) -> Result<()> {
+    let (ranks, store) = (&options.ranks, stores.first());
     let kind = Kind {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         program: if ranks.are_several() { program() } else { 0 },
@@ -54,6 +88,7 @@ pub fn of_one_kind(ranks: &Ranks, stores: &Stores) -> Result<()> {
         lower: store.lower(),
         store: StoreIdentity::of(stores),
         first_store: store.path().display().to_string(),
+        asked: asked(options),
     };
     ranks.all_alike(&kind, |other, first| {
         if (&other.version, other.program) != (&first.version, first.program) {
@@ -61,6 +96,11 @@ pub fn of_one_kind(ranks: &Ranks, stores: &Stores) -> Result<()> {
                 "another build of inazuma ({} {:08x}) than rank 0 ({} {:08x}); start the same everywhere",
                 other.version, other.program, first.version, first.program
             );
+        }
+        if let Some((other, first)) =
+            other.asked.iter().zip(&first.asked).find(|(other, first)| other != first)
+        {
+            return format!("started with {other}, rank 0 with {first}; give all ranks the same");
         }
         if (&other.tokenizer, other.lower) != (&first.tokenizer, first.lower) {
             return format!(

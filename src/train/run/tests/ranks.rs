@@ -316,6 +316,10 @@ fn a_rank_of_another_kind_is_refused_by_name() {
     assert!(missing.starts_with("rank 1: ") && missing.contains("nowhere.store"), "{missing}");
     let set = refused(2, &options, &second(&|options| options.sources.set.push("learning_rate=0.25".into())));
     assert!(set.contains("rank 1: another configuration: learning_rate = 0.25; rank 0 has"), "{set}");
+    let blind = refused(2, &options, &second(&|options| options.eval_store = None));
+    assert!(blind.contains("rank 1: started with --eval-store nothing, rank 0 with --eval-store"), "{blind}");
+    let half = refused(2, &options, &second(&|options| options.reduce = Travel::F16));
+    assert!(half.starts_with("rank 1: started with --reduce f16, rank 0 with --reduce f32"), "{half}");
     let small = run_in(&scratch, "small", &["batch_size=2", "micro_batch=1"]);
     let few = refused(3, &small, &|options| options);
     assert_eq!(few, "batch_size is 2: 3 ranks need as many sequences at least");
