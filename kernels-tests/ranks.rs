@@ -194,10 +194,15 @@ fn ranks_with_devices_train_what_one_does() {
     let capabilities = &crate::harness::gpu().capabilities;
     let device = capabilities.name.split_whitespace().next().expect("a name");
     let place = Place::new();
+    let small = "--set batch_size=4 --set eval_sequences=4";
     let train = |out: &str, precision: &str| {
-        let small = "--set batch_size=4 --set eval_sequences=4 --set steps=4 --selftest never";
-        format!("{} {small} --device {device} --precision {precision}", place.train_on(out))
+        let steps = "--set steps=4 --selftest never";
+        format!("{} {small} {steps} --device {device} --precision {precision}", place.train_on(out))
     };
+    // Kernels are tested with fewer sequences than there are ranks.
+    let tested = format!("{} {small} --set steps=1 --set micro_batch=1", place.train_on("tested"));
+    let said = done(place.path(), 2, &format!("{tested} --selftest always --device {device}")).errors;
+    assert!(said.contains("selftest: gradients of 1 sequences"), "{said}");
     command_line::done(place.path(), &train("alone", "f32"));
     for precision in ["f32", "f16"] {
         if precision == "f16" && !capabilities.half {

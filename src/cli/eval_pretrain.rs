@@ -1,7 +1,6 @@
 //! `inazuma eval pretrain`: both losses of a pre-trained model on text that was held out.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
 
@@ -47,20 +46,21 @@ pub struct Args {
 }
 
 pub fn run(args: Args, ranks: &Ranks) -> Result<()> {
-    let saved = ranks.agree(Saved::open(&args.run, args.step))?;
+    // A run that is training gets a newer checkpoint meanwhile.
+    let first = ranks.first_says(|| Ok(Saved::open(&args.run, args.step)?.checkpoint))?;
+    let saved =
+        if ranks.are_several() { Saved::open(&first, None) } else { Saved::open(&args.run, args.step) };
+    let saved = ranks.agree(saved)?;
     let device = Device::of_rank(&args.device.device, args.device.threads, ranks, Travel::default());
     let device = ranks.agree(device)?.with_memory_limit(args.memory.bytes());
     let whole = |name, given: Option<usize>| given.map(|n| (name, Value::Whole(n as u64)));
     let changes = [whole("eval_sequences", args.sequences), whole("max_length", args.max_length)];
     let config = saved.config(&changes.into_iter().flatten().collect::<Vec<_>>(), device.room())?;
     let mut evaluator = ranks.agree(Evaluator::of_saved(&args.store, &saved, &config, &device))?;
+    evaluator.of_one_text()?;
     note!("{}: step {} on {}", saved.checkpoint.display(), saved.state.step, evaluator.identity());
     let stop = interruptible("stopping")?;
-    // Of several ranks none may stop alone.
-    let never = AtomicBool::new(false);
-    let evaluation = evaluator.measure(saved.state.step, if ranks.are_several() { &never } else { stop })?;
-    let stopped = ranks.any(stop.load(Ordering::Relaxed))?;
-    let Some(evaluation) = evaluation.filter(|_| !stopped) else {
+    let Some(evaluation) = evaluator.measure(saved.state.step, stop)? else {
         return Err(Interrupted("interrupted; nothing was evaluated".into()).into());
     };
     if !ranks.is_first() {

@@ -157,7 +157,9 @@ impl Args {
 }
 
 pub fn run(args: Args, ranks: &Ranks) -> Result<()> {
-    if let Some(folder) = args.profile_trace.as_deref().and_then(Path::parent) {
+    if ranks.is_first()
+        && let Some(folder) = args.profile_trace.as_deref().and_then(Path::parent)
+    {
         let there = folder.as_os_str().is_empty() || folder.is_dir();
         ensure!(there, "--profile-trace: {}: no such directory", folder.display());
     }

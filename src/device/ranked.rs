@@ -45,19 +45,42 @@ enum Exchange {
     Values,
 }
 
-/// The op behind which nothing more is added to a group's gradients, partial sums of several ops included.
-fn done_with(plan: &Plan, group: &Group) -> usize {
-    let (place, range) = (plan.placement(group.gradients), group.range());
-    let inside = |tensor: TensorId| {
-        let other = plan.placement(tensor);
-        other.buffer == place.buffer && other.offset < range.end && range.start < other.offset + other.length
+/// Groups in the order in which backward ends with them, and the op before which each may be fetched. The order must be
+/// that of every rank, so it is of the ops that write their gradients; partial sums wait for others, and for which depends on how
+/// many sequences a micro-batch has.
+fn order(plan: &Plan, groups: &[Group]) -> Vec<(usize, usize)> {
+    let micro = plan.phase(Phase::Micro);
+    let writers = |group: &Group| -> Vec<usize> {
+        let (place, range) = (plan.placement(group.gradients), group.range());
+        let inside = |tensor: TensorId| {
+            let other = plan.placement(tensor);
+            let (start, end) = (other.offset, other.offset + other.length);
+            other.buffer == place.buffer && start < range.end && range.start < end
+        };
+        micro.clone().filter(|&op| plan.ops[op].results().any(inside)).collect()
     };
-    let writes = |&op: &usize| plan.ops[op].results().any(inside);
-    let together = |op: usize| {
-        let groups = plan.sum_groups.iter().filter(|sums| sums.ops.contains(&op));
-        groups.map(|sums| sums.last()).max().unwrap_or(op).max(op)
+    let summed = |op: usize| {
+        let sums = plan.sum_groups.iter().filter(|sums| sums.ops.contains(&op));
+        sums.map(|sums| sums.last()).max().unwrap_or(op).max(op) + 1
     };
-    plan.phase(Phase::Micro).filter(writes).map(together).max().map_or(0, |op| op + 1)
+    let mut order: Vec<(Option<usize>, usize, usize)> = groups
+        .iter()
+        .enumerate()
+        .map(|(number, group)| {
+            let writers = writers(group);
+            let done = writers.iter().copied().map(summed).max().unwrap_or(micro.start);
+            (writers.last().copied(), number, done)
+        })
+        .collect();
+    order.sort_by_key(|&(last, number, _)| (last, number));
+    let mut at = micro.start;
+    order
+        .into_iter()
+        .map(|(_, number, done)| {
+            at = at.max(done);
+            (at, number)
+        })
+        .collect()
 }
 
 impl RankedExecutor {
@@ -75,11 +98,9 @@ impl RankedExecutor {
             sharding.rank,
             sharding.ranks
         );
-        let groups = sharding.groups.iter().enumerate();
-        let mut exchanges: Vec<(usize, Exchange)> = groups
-            .map(|(number, group)| (done_with(plan, group).max(micro.start), Exchange::Group(number)))
-            .collect();
-        exchanges.sort_by_key(|(op, _)| *op);
+        let groups = order(plan, &sharding.groups).into_iter();
+        let mut exchanges: Vec<(usize, Exchange)> =
+            groups.map(|(op, number)| (op, Exchange::Group(number))).collect();
         exchanges.extend([
             (update.start, Exchange::Gradients),
             (decides, Exchange::Sums),
@@ -398,3 +419,6 @@ impl Executor for RankedExecutor {
         self.inner.submitted()
     }
 }
+
+#[cfg(test)]
+mod tests;

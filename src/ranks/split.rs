@@ -11,12 +11,14 @@ use serde::{Deserialize, Serialize};
 pub struct Split {
     rank: usize,
     weights: Vec<u64>,
+    /// Somebody has said, or measured, what they are: then they stay.
+    chosen: bool,
 }
 
 impl Default for Split {
     /// Everything is this process's.
     fn default() -> Self {
-        Split { rank: 0, weights: vec![1] }
+        Split { rank: 0, weights: vec![1], chosen: false }
     }
 }
 
@@ -26,7 +28,7 @@ const LARGEST: u64 = 1_000_000;
 impl Split {
     /// Equal parts.
     pub fn equal(rank: usize, ranks: usize) -> Self {
-        Split { rank, weights: vec![1; ranks] }
+        Split { rank, weights: vec![1; ranks], chosen: false }
     }
 
     /// Parts by weight, one for each rank.
@@ -34,7 +36,7 @@ impl Split {
         ensure!(rank < weights.len(), "{} shares are too few for rank {rank}", weights.len());
         let possible = weights.iter().all(|weight| (1..=LARGEST).contains(weight));
         ensure!(possible, "shares are whole numbers from 1 to {LARGEST}");
-        Ok(Split { rank, weights })
+        Ok(Split { rank, weights, chosen: true })
     }
 
     pub fn rank(&self) -> usize {
@@ -45,12 +47,9 @@ impl Split {
         self.weights.len()
     }
 
-    pub fn is_equal(&self) -> bool {
-        self.weights.windows(2).all(|pair| pair[0] == pair[1])
-    }
-
-    pub fn weights(&self) -> &[u64] {
-        &self.weights
+    /// What goes on holding when the run goes on: nothing where no one has chosen.
+    pub fn recorded(&self) -> Vec<u64> {
+        if self.chosen { self.weights.clone() } else { Vec::new() }
     }
 
     /// This rank's sequences of a batch of so many.

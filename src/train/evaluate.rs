@@ -8,6 +8,7 @@ use anyhow::{Result, ensure};
 use serde::Serialize;
 
 use crate::device::Device;
+use crate::interop::checkpoint::StoreIdentity;
 use crate::plan::{Executor, Identity, InFlight, copy_parameters};
 use crate::ranks::Ranks;
 use crate::store::Store;
@@ -64,10 +65,12 @@ pub struct Evaluator {
     sequences: usize,
     unigram_entropy: f64,
     ranks: Ranks,
+    /// Which text it is.
+    crc: String,
 }
 
-/// What a batch has come to: its number, what was in it, and the words of each reported tensor.
-type Reported = (usize, BatchTotals, Vec<Vec<u32>>);
+/// What a batch has come to: what was in it, and the words of each reported tensor.
+type Reported = (BatchTotals, Vec<Vec<u32>>);
 
 impl Evaluator {
     /// Errors: a store of another tokenizer than the training store's, or without an example.
@@ -111,12 +114,20 @@ impl Evaluator {
             tokenizer
         );
         let (executor, plan) = Feeding::open(device, config.evaluation_plan()?)?;
+        let crc = StoreIdentity::crc_of(&store);
         let unigram_entropy = store.unigram_entropy()?;
         let examples = EpochIndex::count(&store, config.seed, 0, config.max_length)?;
         let sequences = config.eval_sequences.min(examples as usize);
         let batcher = Batcher::evaluation(&store.into(), config)?;
         let (config, ranks) = (config.clone(), device.ranks().clone());
-        Ok(Evaluator { executor, plan, batcher, config, sequences, unigram_entropy, ranks })
+        Ok(Evaluator { executor, plan, batcher, config, sequences, unigram_entropy, ranks, crc })
+    }
+
+    /// Refuses ranks that would evaluate on another text; of several all call it.
+    pub fn of_one_text(&self) -> Result<()> {
+        self.ranks.all_alike(&self.crc, |other, first| {
+            format!("another held-out text (checksum {other}) than rank 0 ({first})")
+        })
     }
 
     /// Evaluates the parameters that `trained` holds now; nothing where `stop` was set meanwhile.
@@ -135,35 +146,49 @@ impl Evaluator {
         self.executor.identity()
     }
 
+    /// Computes a batch; nothing where `stop` was set meanwhile.
+    fn batch(
+        &mut self,
+        step: u64,
+        number: usize,
+        first: usize,
+        key: [u32; 2],
+        stop: &AtomicBool,
+    ) -> Result<Option<Reported>> {
+        let count = self.config.batch_size.min(self.sequences - first);
+        let mut batch = self.batcher.examples(number as u64, key, first as u64, count)?;
+        batch.temperature = self.config.temperature_at(step);
+        let executor = self.executor.as_mut();
+        // A plan of the forward pass has no update.
+        if !self.plan.step_until(executor, &batch, 0.0, stop)? {
+            return Ok(None);
+        }
+        let mut in_flight = InFlight::default();
+        in_flight.submitted(executor, &self.plan.reported(), batch.totals)?;
+        in_flight.next(executor, 0)
+    }
+
     /// Evaluates the parameters that are there, of a model after so many steps.
     pub fn measure(&mut self, step: u64, stop: &AtomicBool) -> Result<Option<Evaluation>> {
         let key = derive(root(self.config.seed), EVALUATION, 0);
-        // Of several ranks each computes some of the batches, and all add up all, in order.
-        let (rank, ranks) = (self.ranks.rank(), self.ranks.size());
-        let batches = (0..self.sequences).step_by(self.config.batch_size).enumerate();
-        let mut reported: Vec<Reported> = Vec::new();
-        let mut in_flight = InFlight::default();
-        for (number, first) in batches.filter(|(number, _)| number % ranks == rank) {
-            let count = self.config.batch_size.min(self.sequences - first);
-            let key = derive(key, number as u32, 0);
-            let mut batch = self.batcher.examples(number as u64, key, first as u64, count)?;
-            batch.temperature = self.config.temperature_at(step);
-            let executor = self.executor.as_mut();
-            // A plan of the forward pass has no update.
-            if !self.plan.step_until(executor, &batch, 0.0, stop)? {
-                return Ok(None);
-            }
-            in_flight.submitted(executor, &self.plan.reported(), (number, batch.totals))?;
-            while let Some(((number, totals), words)) = in_flight.next(executor, 0)? {
-                reported.push((number, totals, words));
-            }
-        }
-        let mut reported: Vec<Reported> = self.ranks.gather_all(reported)?.into_iter().flatten().collect();
-        reported.sort_by_key(|(number, ..)| *number);
+        // Of several ranks each computes a batch at a time, and all add up those of all, in order. None may stop alone.
+        let never = AtomicBool::new(false);
+        let stop = if self.ranks.are_several() { &never } else { stop };
+        let firsts: Vec<usize> = (0..self.sequences).step_by(self.config.batch_size).collect();
         let mut totals = Totals::default();
-        for (_, batch, words) in &reported {
-            let cause = totals.add(batch, &words[0], &words[1])?;
-            ensure!(cause.is_none(), "a loss on held-out text is infinite or not a number");
+        for round in (0..firsts.len()).step_by(self.ranks.size()) {
+            let number = round + self.ranks.rank();
+            let own = match firsts.get(number) {
+                None => None,
+                Some(&first) => match self.batch(step, number, first, derive(key, number as u32, 0), stop)? {
+                    None => return Ok(None),
+                    reported => reported,
+                },
+            };
+            for (batch, words) in self.ranks.gather_all(own)?.into_iter().flatten() {
+                let cause = totals.add(&batch, &words[0], &words[1])?;
+                ensure!(cause.is_none(), "a loss on held-out text is infinite or not a number");
+            }
         }
         Ok(Some(Evaluation {
             step,

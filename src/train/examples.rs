@@ -200,6 +200,14 @@ impl Batcher {
         self.examples(step, key, within * self.batch_size as u64, self.batch_size)
     }
 
+    /// As [`Batcher::examples`], all of them this process's, whatever is divided among ranks.
+    pub fn undivided(&mut self, step: u64, key: [u32; 2], first: u64, count: usize) -> Result<StepBatch> {
+        let split = std::mem::take(&mut self.split);
+        let batch = self.examples(step, key, first, count);
+        self.split = split;
+        batch
+    }
+
     /// A batch of `count` examples from number `first` on, its draws made with `key`.
     pub fn examples(&mut self, step: u64, key: [u32; 2], first: u64, count: usize) -> Result<StepBatch> {
         let masked = (0..count)

@@ -45,6 +45,9 @@ struct Beginnings {
 fn beginnings(options: &Options, store: &Store, surroundings: Surroundings<'_>) -> Result<Beginnings> {
     let ranks = &options.ranks;
     let init = ranks.agree(options.init.as_deref().map(Init::open).transpose())?;
+    ranks.all_alike(&init.as_ref().map(Init::identity), |other, first| {
+        format!("--init: another checkpoint than rank 0 ({other:?}, {first:?}); name one of them")
+    })?;
     let decay = options.decay_from.as_deref().filter(|_| !options.resume);
     let decay = ranks.agree(decay.map(DecayFrom::open).transpose())?;
     let asked = ranks.agree(asked(options, init.as_ref(), decay.as_ref(), surroundings))?;
@@ -131,6 +134,8 @@ pub fn attempt(
     if together::measures(options, found.as_ref().map(|found| &found.checkpoint.state)) {
         config.split = together::measured(ranks, &mut machine, &own)?;
         drop(machine);
+        // Micro-batches may be larger than they were.
+        ranks.agree(check(options, &config, surroundings))?;
         legs.iter_mut().for_each(|leg| leg.config.split = config.split.clone());
         own = legs[leg].config.clone();
         machine = ranks.agree(workshop.open(&own))?;
@@ -139,6 +144,9 @@ pub fn attempt(
         Some(path) => Some(ranks.agree(Evaluator::new(path, &store, &config.evaluated()?, &device))?),
         None => None,
     };
+    if let Some(evaluator) = &evaluator {
+        evaluator.of_one_text()?;
+    }
     if stopped()? {
         return Ok(Report::not_begun());
     }

@@ -133,7 +133,7 @@ pub fn start(
         stage: None,
         decay_from: None,
         budget,
-        shares: together::recorded(&config.split),
+        shares: config.split.recorded(),
         device: together::device_name(&options.ranks, executor)?,
     };
     // Of several ranks the first writes.

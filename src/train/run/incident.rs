@@ -60,33 +60,35 @@ fn number(x: f64) -> Value {
     if x.is_finite() { json!(x) } else { json!(x.to_string()) }
 }
 
+/// Of a part of the model.
 #[derive(Serialize)]
-struct Norms {
+pub struct Norms {
     parameter: Value,
     gradient: Value,
 }
 
+/// Norms by tensor as they are now: the parameters are those that the last step was computed with but for the updates of
+/// steps in flight; gradients are of the last of these. Of several ranks all call it.
+pub fn norms(executor: &mut dyn Executor) -> Result<BTreeMap<String, Norms>> {
+    let mut norms = BTreeMap::new();
+    for parameter in executor.plan().parameters.clone() {
+        let mut read = |tensor: TensorId| executor.read(tensor);
+        let (values, gradients) = (read(parameter.value)?, read(parameter.gradient)?);
+        for part in &parameter.parts {
+            let first = part.first_row * parameter.columns;
+            let range = first..first + part.elements();
+            let value = norm(values.get(range.clone()).unwrap_or_default());
+            let gradient = norm(gradients.get(range).unwrap_or_default());
+            norms.insert(part.name.clone(), Norms { parameter: value, gradient });
+        }
+    }
+    Ok(norms)
+}
+
 impl Incident<'_> {
-    /// Writes `incidents/step-N.json`: the step, its batch, and norms by tensor as they are now (the parameters are those
-    /// that the step was computed with but for the updates of steps in flight; gradients are of the last of these).
-    /// Of several ranks the first `writes`; all read.
-    pub fn write(&self, run: &Path, executor: &mut dyn Executor, writes: bool) -> Result<()> {
+    /// Writes `incidents/step-N.json`: the step, its batch, and norms by tensor.
+    pub fn write(&self, run: &Path, norms: &BTreeMap<String, Norms>) -> Result<()> {
         let done = self.submitted.step + 1;
-        let mut norms = BTreeMap::new();
-        for parameter in executor.plan().parameters.clone() {
-            let mut read = |tensor: TensorId| executor.read(tensor);
-            let (values, gradients) = (read(parameter.value)?, read(parameter.gradient)?);
-            for part in &parameter.parts {
-                let first = part.first_row * parameter.columns;
-                let range = first..first + part.elements();
-                let value = norm(values.get(range.clone()).unwrap_or_default());
-                let gradient = norm(gradients.get(range).unwrap_or_default());
-                norms.insert(part.name.clone(), Norms { parameter: value, gradient });
-            }
-        }
-        if !writes {
-            return Ok(());
-        }
         let object = json!({
             "step": done,
             "batch": self.submitted.batch,

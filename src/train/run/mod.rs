@@ -260,7 +260,7 @@ pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
             return Err(error);
         }
         // What is left of a run that had begun says how it goes on.
-        if options.out.join(checkpoint::CONFIG).is_file() {
+        if options.ranks.first_says(|| Ok(options.out.join(checkpoint::CONFIG).is_file()))? {
             options.resume = true;
             options.sources = Sources::default();
         }

@@ -12,7 +12,7 @@ use super::super::divergence::{Cause, MOST_SKIPPED, OnDivergence, remember_norm}
 use super::super::metrics::MetricsRecord;
 use super::super::progress::Submitted;
 use super::super::vigilance::{Remark, end_after};
-use super::incident::{Diverged, Incident};
+use super::incident::{Diverged, Incident, norms};
 use super::search::first_bad;
 use super::training::Run;
 
@@ -92,10 +92,14 @@ impl Run<'_> {
     /// A step that is no good: it is written down, and the run goes on, goes back or ends as the configuration says.
     fn diverged(&mut self, submitted: &Submitted, cause: Cause, norm: f32) -> Result<()> {
         let action = self.config.on_divergence;
-        let first_bad = match self.suspect.take() {
+        // Before the search, which computes the gradients again.
+        let norms = norms(self.executor.as_mut());
+        let found = match self.suspect.take() {
             Some(batch) => first_bad(self.executor.as_mut(), &self.feeding, &batch)?,
             None => None,
         };
+        // Each rank has looked at its own sequences.
+        let first_bad = self.ranks().gather_all(found)?.into_iter().flatten().next();
         if let Some(bad) = &first_bad {
             note!(
                 "step {}: {} of {} made {} in {}",
@@ -107,9 +111,11 @@ impl Run<'_> {
             );
         }
         let (limit, seen_at) = (submitted.norm_limit, self.state.step);
-        let writes = self.ranks().is_first();
         let incident = Incident { submitted, cause, norm, limit, action, seen_at, first_bad };
-        if let Err(error) = incident.write(self.out, self.executor.as_mut(), writes) {
+        let write = || norms.and_then(|norms| incident.write(self.out, &norms));
+        if self.ranks().is_first()
+            && let Err(error) = write()
+        {
             warning!("warning: {error:#}");
         }
         let done = submitted.step + 1;

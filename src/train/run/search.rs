@@ -1,7 +1,7 @@
 //! Looks for the op of a step in which a number first is no number (`--debug-nan`).
 
 use anyhow::Result;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::ops::Touch;
 use crate::plan::{Executor, Phase};
@@ -11,11 +11,11 @@ use super::super::examples::StepBatch;
 use super::super::feeding::Feeding;
 
 /// Where the first bad number stands.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FirstBad {
     /// Place in the model, and kind, of the op that wrote it.
     pub label: String,
-    pub op: &'static str,
+    pub op: String,
     pub tensor: String,
     pub row: usize,
     pub column: usize,
@@ -51,7 +51,7 @@ pub fn first_bad(
                 let planned = &executor.plan().ops[op];
                 return Ok(Some(FirstBad {
                     label: planned.label.clone(),
-                    op: planned.op.name(),
+                    op: planned.op.name().to_owned(),
                     tensor: info.name,
                     row: place / info.columns,
                     column: place % info.columns,

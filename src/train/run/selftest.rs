@@ -63,7 +63,7 @@ pub fn selftest(
     }
     let since = Instant::now();
     let count = (TOKENS / config.max_length).clamp(1, config.sequences_at_once());
-    let batch = batcher.examples(0, derive(root(config.seed), EVALUATION, u32::MAX), 0, count)?;
+    let batch = batcher.undivided(0, derive(root(config.seed), EVALUATION, u32::MAX), 0, count)?;
     let mut check = CrossCheck::new(1, config, threads, count)?;
     let off = check
         .check(executor, feeding, &batch)

@@ -179,7 +179,7 @@ pub fn split(options: &Options, config: &TrainConfig, found: Option<&State>) -> 
             Err(Together(format!("--share: {} shares, but there are {size} ranks", weights.len())).into())
         }
         Some(Shares::Given(weights)) => Split::weighted(rank, weights.clone()),
-        None if recorded.len() == size => Split::weighted(rank, recorded.to_vec()),
+        None | Some(Shares::Measured) if recorded.len() == size => Split::weighted(rank, recorded.to_vec()),
         _ => {
             if !recorded.is_empty() {
                 note!("note: the shares of the run were of {} ranks; now each has as much", recorded.len());
@@ -254,11 +254,6 @@ pub fn consent<T>(ranks: &Ranks, stop: bool, next: Result<T>) -> Result<(bool, T
         }
     }
     Ok((all.iter().any(|(stop, _)| *stop), next?))
-}
-
-/// What a checkpoint keeps of it: equal shares go without saying.
-pub fn recorded(split: &Split) -> Vec<u64> {
-    if split.is_equal() { Vec::new() } else { split.weights().to_vec() }
 }
 
 #[cfg(test)]

@@ -236,25 +236,38 @@ fn phases_a_fixed_generator_and_half_floats_on_the_way() {
 fn shares_are_kept() {
     let scratch = Scratch::new();
     random_store(&scratch, 200, 1);
-    let one = run_in(&scratch, "one", &["steps=6"]);
+    let one = run_in(&scratch, "one", &["steps=6", "micro_batch=7"]);
     run(&one, &AtomicBool::new(false)).unwrap();
-    let shared =
-        Options { share: Some(Shares::Given(vec![5, 2])), ..run_in(&scratch, "shared", &["steps=6"]) };
+    let shared = Options {
+        share: Some(Shares::Given(vec![5, 2])),
+        ..run_in(&scratch, "shared", &["steps=6", "micro_batch=7"])
+    };
     all_well(2, &shared);
     let state = |options: &Options| checkpoint::state(&checkpoint::latest(&options.out).unwrap()).unwrap();
     assert_eq!(state(&shared).shares, [5, 2]);
     assert!(furthest(&one, &shared) < 1e-5);
     // Resumed without a word they are what they were; measured ones too.
-    let cut = Options { share: Some(Shares::Given(vec![5, 2])), ..run_in(&scratch, "cut", &["steps=6"]) };
+    let cut = Options {
+        share: Some(Shares::Given(vec![5, 2])),
+        ..run_in(&scratch, "cut", &["steps=6", "micro_batch=7"])
+    };
     stopped_together(&cut, 2, 3);
     let resumed = Options { resume: true, share: None, sources: Sources::default(), ..cut.clone() };
     all_well(2, &resumed);
     assert!(bytes(&cut) == bytes(&shared));
-    let measured = Options { share: Some(Shares::Measured), ..run_in(&scratch, "measured", &["steps=6"]) };
+    let measured = Options {
+        share: Some(Shares::Measured),
+        ..run_in(&scratch, "measured", &["steps=6", "micro_batch=7"])
+    };
     all_well(2, &measured);
     assert!(furthest(&one, &measured) < 1e-5);
     let found = state(&measured).shares;
-    assert!(found.is_empty() || found.len() == 2 && found.contains(&1000), "{found:?}");
+    assert!(found.len() == 2 && found.contains(&1000), "{found:?}");
+    // The same command again, with --resume: they are not measured again.
+    let longer = Sources { set: vec!["steps=8".into()], ..Sources::default() };
+    let on = Options { resume: true, allow_change: true, sources: longer, ..measured.clone() };
+    all_well(2, &on);
+    assert_eq!(state(&measured).shares, found);
 
     for (share, says) in [(vec![1], "1 shares, but there are 2 ranks"), (vec![1, 1, 1], "3 shares")] {
         let options = Options { share: Some(Shares::Given(share)), ..run_in(&scratch, "wrong", &[]) };
