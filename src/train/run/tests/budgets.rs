@@ -179,7 +179,8 @@ fn phases_have_their_shares_of_a_budget() {
 fn a_run_ends_on_time() {
     let scratch = Scratch::new();
     random_store(&scratch, 40, 1);
-    let set = ["checkpoint_every=100", "model.ffn_size=16", "batch_size=1"];
+    // No checkpoint before the last: a disk that is busy with others' files makes one slow, and the end leaves room for as slow a one.
+    let set = ["checkpoint_every=1_000_000", "model.ffn_size=16", "batch_size=1"];
     let mut options = budgeted(&scratch, "20s", &set);
     let since = std::time::Instant::now();
     // When the last step began, and the longest one: those behind a long one are taken for long, too.
