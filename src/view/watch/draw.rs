@@ -80,7 +80,10 @@ impl Dashboard {
         let rows = if self.single { 1 } else { (area.height / LOWEST).clamp(1, 4) };
         let mut numbers = (0..names.len()).map(|offset| (self.first + offset) % names.len());
         for row in Layout::vertical(vec![Constraint::Fill(1); usize::from(rows)]).split(area).iter() {
-            for cell in Layout::horizontal(vec![Constraint::Fill(1); usize::from(columns)]).split(*row).iter()
+            for cell in Layout::horizontal(vec![Constraint::Fill(1); usize::from(columns)])
+                .spacing(1)
+                .split(*row)
+                .iter()
             {
                 if let Some(name) = numbers.next().and_then(|number| names.get(number)) {
                     self.chart(look, frame, *cell, name);
