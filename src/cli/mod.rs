@@ -4,7 +4,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use clap::{Parser, Subcommand};
 use tracing::Level;
 
@@ -169,8 +169,7 @@ fn report_of_rank(error: &anyhow::Error, ranks: &Ranks) -> ExitCode {
             ExitCode::from(if error.is::<Interrupted>() { 130 } else { 1 })
         }
         true if !together => {
-            let line = format!("{error:#}").replace('\n', " ");
-            note::say(Level::ERROR, &format!("inazuma: error: rank {}: {line}", ranks.rank()));
+            report(&anyhow!("rank {}: {error:#}", ranks.rank()));
             ranks.abort();
             ExitCode::FAILURE
         }

@@ -2,8 +2,9 @@
 //! ranks need of each other between the ops of the update.
 //!
 //! Before the update gradients are summed, each slice by the rank that owns it, in the order of ranks: group after group,
-//! the first while a device that works by itself still computes the last. Norm, clipping and whether the step counts are decided from all ranks' sums, and by the first rank for all, as devices may round a root
-//! otherwise. After it each rank has the parameters of all. The metrics are then those of the whole batch.
+//! the first while a device that works by itself still computes the last. Norm, clipping and whether the step counts are
+//! decided from all ranks' sums, and by the first rank for all, as devices may round a root otherwise. After it each rank
+//! has the parameters of all. The metrics are then those of the whole batch.
 //!
 //! What is above knows nothing of it, but must do the same on every rank: reading moments, or gradients after an update,
 //! gathers them.
@@ -12,7 +13,7 @@ use std::ops::Range;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::plan::{Executor, Group, Identity, Phase, Plan, Sharding, Submitted, Upload};
+use crate::plan::{Executor, Identity, Phase, Plan, Sharding, Submitted, Upload};
 use crate::ranks::{Ranks, Travel};
 use crate::tensor::{Element, Role, StepValues, TensorId};
 
@@ -24,6 +25,8 @@ pub struct RankedExecutor {
     sharding: Sharding,
     /// What is exchanged before which op; in order.
     exchanges: Vec<(usize, Exchange)>,
+    /// What a step reports, but for the loss scale, which follows from it.
+    metrics: Vec<(TensorId, Element)>,
     micro: Range<usize>,
     update: Range<usize>,
     /// Whether the last micro-batch of a step is being computed.
@@ -45,44 +48,6 @@ enum Exchange {
     Values,
 }
 
-/// Groups in the order in which backward ends with them, and the op before which each may be fetched. The order must be
-/// that of every rank, so it is of the ops that write their gradients; partial sums wait for others, and for which depends on how
-/// many sequences a micro-batch has.
-fn order(plan: &Plan, groups: &[Group]) -> Vec<(usize, usize)> {
-    let micro = plan.phase(Phase::Micro);
-    let writers = |group: &Group| -> Vec<usize> {
-        let (place, range) = (plan.placement(group.gradients), group.range());
-        let inside = |tensor: TensorId| {
-            let other = plan.placement(tensor);
-            let (start, end) = (other.offset, other.offset + other.length);
-            other.buffer == place.buffer && start < range.end && range.start < end
-        };
-        micro.clone().filter(|&op| plan.ops[op].results().any(inside)).collect()
-    };
-    let summed = |op: usize| {
-        let sums = plan.sum_groups.iter().filter(|sums| sums.ops.contains(&op));
-        sums.map(|sums| sums.last()).max().unwrap_or(op).max(op) + 1
-    };
-    let mut order: Vec<(Option<usize>, usize, usize)> = groups
-        .iter()
-        .enumerate()
-        .map(|(number, group)| {
-            let writers = writers(group);
-            let done = writers.iter().copied().map(summed).max().unwrap_or(micro.start);
-            (writers.last().copied(), number, done)
-        })
-        .collect();
-    order.sort_by_key(|&(last, number, _)| (last, number));
-    let mut at = micro.start;
-    order
-        .into_iter()
-        .map(|(_, number, done)| {
-            at = at.max(done);
-            (at, number)
-        })
-        .collect()
-}
-
 impl RankedExecutor {
     /// Errors: a plan that is not one rank's of several.
     pub fn new(inner: Box<dyn Executor>, ranks: Ranks, travel: Travel) -> Result<Self> {
@@ -98,7 +63,7 @@ impl RankedExecutor {
             sharding.rank,
             sharding.ranks
         );
-        let groups = order(plan, &sharding.groups).into_iter();
+        let groups = plan.groups_in_order().into_iter();
         let mut exchanges: Vec<(usize, Exchange)> =
             groups.map(|(op, number)| (op, Exchange::Group(number))).collect();
         exchanges.extend([
@@ -106,8 +71,22 @@ impl RankedExecutor {
             (decides, Exchange::Sums),
             (decides + 1, Exchange::Decision),
         ]);
-        let (last, fetched, summed) = (false, Vec::new(), false);
-        Ok(RankedExecutor { inner, ranks, travel, sharding, exchanges, micro, update, last, fetched, summed })
+        let tensors = plan.tensors.iter().enumerate().map(|(index, info)| (TensorId(index as u32), info));
+        let reported = tensors.filter(|(id, info)| info.role == Role::Metric && plan.loss_scale != Some(*id));
+        let metrics = reported.map(|(id, info)| (id, info.element)).collect();
+        Ok(RankedExecutor {
+            inner,
+            ranks,
+            travel,
+            sharding,
+            exchanges,
+            metrics,
+            micro,
+            update,
+            last: false,
+            fetched: Vec::new(),
+            summed: false,
+        })
     }
 
     /// Runs `ops` piece by piece, with the exchanges between.
@@ -166,25 +145,24 @@ impl RankedExecutor {
         Ok(())
     }
 
-    /// Sums the gradients of group after group, as backward was done with them.
+    /// Sums the gradients of group after group, in the one order of all ranks. Those of a rank without a micro-batch are
+    /// not on their way.
     fn sum_gradients(&mut self) -> Result<()> {
         let fetched = std::mem::take(&mut self.fetched);
-        for &number in &fetched {
-            let (of, words) = self.inner.poll(true)?.context("gradients did not arrive")?;
-            let words = words.into_iter().next().filter(|_| of == number as u64);
-            let words = words.context("other results came than gradients; please report this")?;
-            self.sum_group(number, &bytemuck::cast_vec(words))?;
-        }
-        // In the order in which they are fetched where there is a micro-batch: other ranks may have one.
-        let order: Vec<Exchange> = self.exchanges.iter().map(|(_, exchange)| *exchange).collect();
-        for exchange in order {
-            if let Exchange::Group(number) = exchange
-                && !fetched.contains(&number)
-                && !self.sharding.groups[number].trained.is_empty()
-            {
-                let gradients = self.inner.read(self.sharding.groups[number].gradients)?;
-                self.sum_group(number, &gradients)?;
+        for index in 0..self.exchanges.len() {
+            let (_, Exchange::Group(number)) = self.exchanges[index] else { continue };
+            let group = &self.sharding.groups[number];
+            if group.trained.is_empty() {
+                continue;
             }
+            let gradients = if fetched.contains(&number) {
+                let (of, words) = self.inner.poll(true)?.context("gradients did not arrive")?;
+                let words = words.into_iter().next().filter(|_| of == number as u64);
+                bytemuck::cast_vec(words.context("other results came than gradients; please report this")?)
+            } else {
+                self.inner.read(group.gradients)?
+            };
+            self.sum_group(number, &gradients)?;
         }
         (self.last, self.summed) = (false, true);
         Ok(())
@@ -210,10 +188,10 @@ impl RankedExecutor {
     fn sum_metrics(&mut self) -> Result<()> {
         let (partials, bounds) = self.sharding.partials.clone().context("no partial sums")?;
         let rank = self.sharding.rank;
-        let metrics = self.metrics();
-        let mut own = self.inner.read(partials)?[bounds[rank]..bounds[rank + 1]].to_vec();
-        let mut said: Vec<u32> = own.drain(..).map(f32::to_bits).collect();
-        for &(tensor, element) in &metrics {
+        let own = self.inner.read(partials)?;
+        let mut said: Vec<u32> =
+            own[bounds[rank]..bounds[rank + 1]].iter().map(|sum| sum.to_bits()).collect();
+        for &(tensor, element) in &self.metrics {
             match element {
                 Element::Uint => said.extend(self.inner.read_uint(tensor)?),
                 _ => said.extend(self.inner.read(tensor)?.into_iter().map(f32::to_bits)),
@@ -235,9 +213,8 @@ impl RankedExecutor {
             .flat_map(|words| words.iter().map(|&word| f32::from_bits(word)))
             .collect();
         self.inner.write(partials, &sums)?;
-        for (tensor, element) in metrics {
-            let info = self.inner.plan().info(tensor);
-            let length = info.elements();
+        for &(tensor, element) in &self.metrics {
+            let length = self.inner.plan().info(tensor).elements();
             let all = take(&|_| length)?;
             if element == Element::Uint {
                 let mut sum = vec![0u32; length];
@@ -256,7 +233,7 @@ impl RankedExecutor {
 
     /// Norm, factor and flag are those that the first rank has found.
     fn take_decision(&mut self) -> Result<()> {
-        for (tensor, element) in self.metrics() {
+        for &(tensor, element) in &self.metrics {
             if element != Element::Uint {
                 let own = self.inner.read(tensor)?;
                 let bits: Vec<u32> = own.into_iter().map(f32::to_bits).collect();
@@ -271,7 +248,8 @@ impl RankedExecutor {
 
     /// What each rank has updated becomes all ranks'.
     fn collect_values(&mut self) -> Result<()> {
-        let Sharding { rank, groups, .. } = self.sharding.clone();
+        let Sharding { rank, groups, .. } = &self.sharding;
+        let rank = *rank;
         for group in groups.iter().filter(|group| !group.trained.is_empty()) {
             let own = group.slice(rank);
             let updated = if own.is_empty() { Vec::new() } else { self.inner.read(group.own_values)? };
@@ -287,14 +265,6 @@ impl RankedExecutor {
             self.inner.write(group.values, &values)?;
         }
         Ok(())
-    }
-
-    /// What a step reports, but for the loss scale, which follows from it.
-    fn metrics(&self) -> Vec<(TensorId, Element)> {
-        let plan = self.inner.plan();
-        let tensors = plan.tensors.iter().enumerate().map(|(index, info)| (TensorId(index as u32), info));
-        let reported = tensors.filter(|(id, info)| info.role == Role::Metric && plan.loss_scale != Some(*id));
-        reported.map(|(id, info)| (id, info.element)).collect()
     }
 
     /// All of a tensor that ranks have pieces of; nothing for any other.

@@ -11,7 +11,7 @@ use std::ops::Range;
 use crate::tensor::{Role, TensorId};
 
 use super::flat::{ALIGNMENT, alias, layout, trained};
-use super::{Parameter, PlanBuilder};
+use super::{Parameter, Phase, Plan, PlanBuilder};
 
 /// Groups that are aimed at: more would be smaller messages, and end no sooner, as a table of words is one.
 const GROUPS: usize = 8;
@@ -129,6 +129,46 @@ impl Sharding {
     }
 }
 
+impl Plan {
+    /// Groups in the order in which backward ends with them, and the op before which each may be fetched. The order must be
+    /// that of every rank, so it is of the ops that write their gradients; partial sums wait for others, and for which depends
+    /// on how many sequences a micro-batch has.
+    pub fn groups_in_order(&self) -> Vec<(usize, usize)> {
+        let micro = self.phase(Phase::Micro);
+        let writers = |group: &Group| -> Vec<usize> {
+            let (place, range) = (self.placement(group.gradients), group.range());
+            let inside = |tensor: TensorId| {
+                let other = self.placement(tensor);
+                let (start, end) = (other.offset, other.offset + other.length);
+                other.buffer == place.buffer && start < range.end && range.start < end
+            };
+            micro.clone().filter(|&op| self.ops[op].results().any(inside)).collect()
+        };
+        let summed = |op: usize| {
+            let sums = self.sum_groups.iter().filter(|sums| sums.ops.contains(&op));
+            sums.map(|sums| sums.last()).max().unwrap_or(op).max(op) + 1
+        };
+        let groups = self.sharding.iter().flat_map(|sharding| &sharding.groups);
+        let mut order: Vec<(Option<usize>, usize, usize)> = groups
+            .enumerate()
+            .map(|(number, group)| {
+                let writers = writers(group);
+                let done = writers.iter().copied().map(summed).max().unwrap_or(micro.start);
+                (writers.last().copied(), number, done)
+            })
+            .collect();
+        order.sort_by_key(|&(last, number, _)| (last, number));
+        let mut at = micro.start;
+        order
+            .into_iter()
+            .map(|(_, number, done)| {
+                at = at.max(done);
+                (at, number)
+            })
+            .collect()
+    }
+}
+
 /// Where the groups end: with a parameter, each at least as large as all divided by [`GROUPS`], but for the last.
 fn ends(mut parameters: Vec<Range<usize>>) -> Vec<usize> {
     parameters.sort_by_key(|range| range.start);
@@ -224,18 +264,23 @@ impl PlanBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{Initial, ParameterKind, Plan};
+    use crate::plan::{Initial, ParameterKind};
 
     fn plan(rank: usize, ranks: usize, frozen: bool) -> Plan {
+        let mut builder = builder(frozen);
+        builder.shard(Shard { rank, ranks });
+        builder.parameter_ranges(256);
+        builder.build(&[]).unwrap()
+    }
+
+    fn builder(frozen: bool) -> PlanBuilder {
         let mut builder = PlanBuilder::new();
         for (index, rows) in [500, 3, 70, 1, 64, 130, 7].into_iter().enumerate() {
             builder.trains(!frozen || index != 2);
             let kind = if rows < 8 { ParameterKind::Bias } else { ParameterKind::Weight };
             builder.parameter(&[(format!("p{index}"), rows)], 3, kind, Initial::Zero);
         }
-        builder.shard(Shard { rank, ranks });
-        builder.parameter_ranges(256);
-        builder.build(&[]).unwrap()
+        builder
     }
 
     /// Every element is one rank's, in one group; pieces of a parameter make it up; moments lie side by side.
@@ -278,8 +323,11 @@ mod tests {
 
     #[test]
     fn alone_a_plan_is_what_it_was() {
-        let (alone, plain) = (plan(0, 1, false), plan(0, 1, false));
+        let mut plain = builder(false);
+        plain.parameter_ranges(256);
+        let (alone, plain) = (plan(0, 1, false), plain.build(&[]).unwrap());
         assert!(alone.sharding.is_none());
         assert_eq!(alone.tensors.len(), plain.tensors.len());
+        assert!(plan(0, 2, false).tensors.len() > plain.tensors.len());
     }
 }

@@ -23,7 +23,7 @@ pub mod threads;
 
 pub use half::Travel;
 pub use split::{Shares, Split};
-pub use start::{program, start, started_by};
+pub use start::{program, start};
 
 /// What carries words between processes. All call the same operation at the same time.
 pub trait Transport: Send + Sync {

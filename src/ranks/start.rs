@@ -15,7 +15,7 @@ const NUMBERS: [(&str, &str); 3] = [
 const STARTED: [(&str, &str); 2] = [("PMIx", "PMIX_RANK"), ("PMI", "PMI_RANK")];
 
 /// The launcher that has started this process, and how many it has started, where that is told.
-pub fn started_by() -> Option<(&'static str, Option<usize>)> {
+fn started_by() -> Option<(&'static str, Option<usize>)> {
     let value = |name: &str| std::env::var(name).ok();
     let numbered = NUMBERS.iter().find_map(|(by, name)| Some((*by, value(name)?.parse().ok())));
     numbered.or_else(|| STARTED.iter().find_map(|(by, name)| value(name).map(|_| (*by, None))))

@@ -34,7 +34,7 @@ fn the_order_of_groups_is_the_same_for_all_micro_batches() {
                 StepOptions { precision, shard: Shard { rank: 1, ranks: 3 }, ..StepOptions::default() };
             let plan = PretrainPlan::new(&model, capacity, &options).unwrap().plan;
             let groups = &plan.sharding.as_ref().unwrap().groups;
-            let order = order(&plan, groups);
+            let order = plan.groups_in_order();
             assert!(order.len() > 2 && order.is_sorted_by_key(|(op, _)| *op), "{order:?}");
             // Nothing is written to a group from the op on before which it is fetched.
             for &(from, number) in &order {
