@@ -121,6 +121,8 @@ fn signals_save_and_say_how_to_go_on() {
             continue;
         }
         signal(&child, name);
+        // As `timeout` does, which signals the process and its group.
+        signal(&child, name);
         let (code, errors) = ended(child, Duration::from_secs(20), &out);
         if code == Some(0) || code.is_none() {
             continue;

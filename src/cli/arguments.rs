@@ -4,7 +4,9 @@ use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::io::Write;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use bytesize::ByteSize;
@@ -167,9 +169,16 @@ pub fn quoted(path: &Path) -> String {
 /// Watches for SIGINT, SIGTERM and SIGHUP; what it returns is set by the first of them, and the second ends the program
 /// at once.
 pub fn interruptible(message: &'static str) -> Result<&'static AtomicBool> {
+    static FIRST: OnceLock<Instant> = OnceLock::new();
     let on_interrupt = move || {
+        let since = FIRST.get_or_init(Instant::now).elapsed();
         // Who asks twice does not want to wait. Nothing is lost: files are whole under their names or not there.
         if STOP.swap(true, Ordering::Relaxed) {
+            // `timeout` signals the process and its group, a terminal the group of a script that passes it on.
+            if since < ONE_SIGNAL {
+                return;
+            }
+            note!("stopped at once");
             note::end_now();
             std::process::exit(130);
         }
@@ -184,6 +193,9 @@ pub fn ended_by_signal() -> Result<&'static AtomicBool> {
     ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed)).context("cannot watch for signals")?;
     Ok(&STOP)
 }
+
+/// Two signals within this time are one.
+const ONE_SIGNAL: Duration = Duration::from_secs(1);
 
 /// Set by a signal; its handler can reach nothing else.
 static STOP: AtomicBool = AtomicBool::new(false);

@@ -69,8 +69,8 @@ impl Cli {
 #[derive(Subcommand)]
 enum Command {
     Bench(bench::Args),
-    Config(config::Args),
     Completions(manual::CompletionsArgs),
+    Config(config::Args),
     Devices(devices::Args),
     Estimate(estimate::Args),
     Eval(eval::Args),
@@ -79,18 +79,18 @@ enum Command {
     Finetune(Box<finetune::Args>),
     Import(import::Args),
     Man(manual::ManArgs),
-    Tokenizer(tokenizer::Args),
     Parity(parity::Args),
     Plot(plot::Args),
     Predict(predict::Args),
     Prepare(prepare::Args),
     Pretrain(pretrain::Args),
-    Sample(sample::Args),
     Report(report::Args),
+    Sample(sample::Args),
     Score(score::Args),
     Selftest(selftest::Args),
     Store(store::Args),
     Tensorboard(tensorboard::Args),
+    Tokenizer(tokenizer::Args),
     Watch(watch::Args),
 }
 

@@ -73,6 +73,9 @@ pub struct Args {
     /// How often a device that was lost is opened again, to go on from the last checkpoint
     #[arg(long, default_value_t = run::RETRIES, value_name = "N")]
     retries: u32,
+    /// Updates of the parameters: --set steps=N
+    #[arg(long, value_name = "N", conflicts_with = "budget")]
+    steps: Option<u64>,
     /// Newest checkpoints that stay, 0 for all: --set keep=N
     #[arg(long, value_name = "N")]
     keep: Option<u64>,
@@ -120,6 +123,7 @@ pub struct Args {
 impl Args {
     fn options(self, ranks: Ranks) -> Options {
         let mut sources = self.configuration.sources();
+        sources.set.extend(self.steps.map(|steps| format!("steps={steps}")));
         sources.set.extend(self.keep.map(|keep| format!("keep={keep}")));
         sources.phase = self.phase;
         sources.set.extend(self.keep_every.map(|every| format!("keep_every={every}")));

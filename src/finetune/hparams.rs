@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value as Json};
 
-use crate::train::keys::nearest;
+use crate::train::keys::{nearest, unknown};
 use crate::train::reference::{self, Given, Program};
 
 /// Options of ours by the reference's names, where the values mean the same.
@@ -96,7 +96,7 @@ pub fn translate(text: &str, task: &str) -> Result<Translated> {
     let Given { hparams, command_line, notes } = reference::read(text, Program::Finetuning)?;
     for name in hparams.keys() {
         if !known().any(|known| known == name) {
-            bail!("unknown key {name}; the nearest known one is {}", nearest(name, known()));
+            bail!(unknown(name, nearest(name, known())));
         }
     }
     for (name, only) in FIXED {

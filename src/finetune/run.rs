@@ -289,7 +289,7 @@ impl Keeper<'_> {
         if gives_up {
             note!(
                 "the dev score has not risen for {patience} epochs (--patience): stopped after {passed} of {}, that of \
-                 epoch {best} is kept; the learning rate was {:.3e} on its way to 0 at the end of all",
+                 epoch {best} is kept; the learning rate was {:.3e} then: it comes to 0 where --epochs ends",
                 self.epochs,
                 fit.learning_rate()
             );

@@ -7,7 +7,7 @@ use serde_json::{Map, Value as Json};
 use crate::batch::masking;
 
 use super::key::{Reference, Value};
-use super::keys::{keys, nearest};
+use super::keys::{keys, nearest, unknown};
 use super::presets::preset;
 use super::reference::Given;
 use super::settings::Settings;
@@ -80,7 +80,7 @@ pub fn apply(settings: &mut Settings, given: Given) -> Result<Vec<String>> {
     let Given { hparams, notes, .. } = given;
     for name in hparams.keys() {
         if !known().any(|known| known == name) {
-            bail!("unknown key {name}; the nearest known one is {}", nearest(name, known()));
+            bail!(unknown(name, nearest(name, known())));
         }
     }
     for (name, wanted) in FIXED {
@@ -159,7 +159,7 @@ fn model(settings: &mut Settings, hparams: &Map<String, Json>) -> Result<()> {
         }
         let Some((theirs, ours)) = overridden().find(|(theirs, _)| theirs == name) else {
             let nearest = nearest(name, overridden().map(|(theirs, _)| theirs));
-            bail!("model_hparam_overrides: unknown key {name}; the nearest known one is {nearest}")
+            bail!("model_hparam_overrides: {}", unknown(name, nearest))
         };
         set(settings, overrides, theirs, ours).context("model_hparam_overrides")?;
     }

@@ -231,11 +231,8 @@ pub fn phase_key(phase: usize, name: &str) -> Result<&'static Key> {
         Some(key) => Ok(key),
         None => {
             let nearest = nearest(name, phase_keys().map(|key| key.name));
-            bail!(
-                "unknown key {}; the nearest known one is {}",
-                in_phase(phase, name),
-                in_phase(phase, nearest)
-            )
+            let nearest = nearest.map(|nearest| in_phase(phase, nearest));
+            bail!(unknown(&in_phase(phase, name), nearest.as_deref()))
         }
     }
 }
@@ -262,22 +259,30 @@ pub fn following(name: &str) -> impl Iterator<Item = &'static Key> {
 pub fn key(name: &str) -> Result<&'static Key> {
     match keys().find(|key| key.name == name) {
         Some(key) => Ok(key),
-        None => {
-            let nearest = nearest(name, keys().map(|key| key.name));
-            bail!("unknown key {name}; the nearest known one is {nearest}")
-        }
+        None => bail!(unknown(name, nearest(name, keys().map(|key| key.name)))),
     }
 }
 
-/// The name in `names` most like `name`.
-pub fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> &'a str {
+/// What is said of a name that no key has.
+pub fn unknown(name: &str, nearest: Option<&str>) -> String {
+    match nearest {
+        Some(nearest) => format!("unknown key {name}; the nearest known one is {nearest}"),
+        None => format!("unknown key {name}; docs/configuration.md has all there are"),
+    }
+}
+
+/// Share of the letters that a name has in common with one that may have been meant.
+const LIKE: f64 = 0.45;
+
+/// The name in `names` most like `name`, if it is like it at all.
+pub fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let short = |name: &'a str| name.strip_prefix(MODEL_PREFIX).unwrap_or(name);
-    let mut best = ("", 0.0);
+    let mut best = (None, LIKE);
     for known in names {
         let likeness = strsim::normalized_damerau_levenshtein(name, known)
             .max(strsim::normalized_damerau_levenshtein(name, short(known)));
-        if likeness > best.1 || best.0.is_empty() {
-            best = (known, likeness);
+        if likeness > best.1 {
+            best = (Some(known), likeness);
         }
     }
     best.0

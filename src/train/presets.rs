@@ -56,11 +56,9 @@ pub fn preset_names() -> impl Iterator<Item = &'static str> {
 pub fn preset(name: &str) -> Result<Settings> {
     let Some((_, difference)) = PRESETS.iter().find(|(known, _)| *known == name) else {
         let names: Vec<&str> = preset_names().collect();
-        bail!(
-            "there is no preset {name}; did you mean {}? There are {}",
-            nearest(name, preset_names()),
-            names.join(", ")
-        )
+        let meant =
+            nearest(name, preset_names()).map_or(String::new(), |near| format!("did you mean {near}? "));
+        bail!("there is no preset {name}; {meant}there are {}", names.join(", "))
     };
     let mut settings = Settings::defaults()?;
     settings.set_toml(difference)?;

@@ -158,6 +158,9 @@ impl StepProfiler {
         StepProfiler { first, peaks, timed: Vec::new(), profiler, trace }
     }
 
+    /// Steps after which it has seen enough.
+    pub const STEPS: u64 = Self::WARM_UP + Self::TIMED + Self::PROFILED;
+
     /// A trace that cannot be written is no reason to stop training.
     fn write_trace(&self, executor: &dyn Executor) {
         let (Some(path), Some(trace)) = (&self.trace, &self.profiler.trace) else { return };
@@ -187,7 +190,7 @@ impl StepProfiler {
             return Ok(None);
         }
         self.profiler.step(executor, feeding, batch, learning_rate)?;
-        if step + 1 < Self::WARM_UP + Self::TIMED + Self::PROFILED {
+        if step + 1 < Self::STEPS {
             return Ok(None);
         }
         self.write_trace(executor);

@@ -2,6 +2,10 @@
 //! discriminator's collapse has a file of its own (`collapse`).
 
 use std::collections::VecDeque;
+use std::time::{Duration, SystemTime};
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 use crate::note::duration;
 
@@ -38,6 +42,8 @@ pub struct Vigilance {
     frozen: u64,
     /// Whether the entropy of the pieces was asked for.
     compared: bool,
+    /// Whether the last loss was worse than guessing.
+    worse: bool,
     pace: Pace,
 }
 
@@ -51,20 +57,18 @@ impl Vigilance {
             warm: config.warmup_steps.max(began + config.rewarm_steps),
             frozen: if config.generator_freeze_at > 0 { config.generator_freeze_at } else { u64::MAX },
             compared: false,
+            worse: false,
             pace: Pace::default(),
         }
-    }
-
-    /// The steps to come are others: they may take as long as they like.
-    pub fn begin_leg(&mut self) {
-        self.pace = Pace::default();
     }
 
     /// What is to be warned of; and where it is no warning, told. `entropy` is asked for once: it reads the whole store.
     pub fn see(&mut self, record: &MetricsRecord, entropy: impl FnOnce() -> Option<f64>) -> Vec<Remark> {
         let mut remarks = Vec::new();
         let loss = record.quality.loss;
-        if loss > WORSE_THAN_GUESSING * self.guessing {
+        let worse = loss > WORSE_THAN_GUESSING * self.guessing;
+        let was_worse = std::mem::replace(&mut self.worse, worse);
+        if worse && !was_worse {
             remarks.push(Remark::Warning(format!(
                 "the loss is {loss:.1}, and guessing would make it {:.1}: the learning rate may be too high, or the warm-up \
                  too short",
@@ -77,7 +81,7 @@ impl Vigilance {
             let entropy = (record.quality.mlm_loss > 0.5 * self.vocabulary).then(entropy).flatten();
             remarks.extend(entropy.and_then(|entropy| unlearnt(record, entropy)));
         }
-        remarks.extend(self.pace.see(record.tokens_per_second));
+        remarks.extend(self.pace.see(record.model_flops_per_second, record.tokens_per_second));
         remarks
     }
 }
@@ -101,10 +105,11 @@ fn unlearnt(record: &MetricsRecord, entropy: f64) -> Option<Remark> {
     })
 }
 
-/// How long steps take, compared with how long they took.
+/// How long steps take for what they compute, compared with how long they took: so phases compare, whose steps are not
+/// the same.
 #[derive(Debug, Default)]
 struct Pace {
-    /// Of the last intervals that were not slow.
+    /// FLOPs a second of the last intervals that were not slow.
     usual: VecDeque<f64>,
     slow: bool,
     /// Intervals in a row that are otherwise.
@@ -112,7 +117,7 @@ struct Pace {
 }
 
 impl Pace {
-    fn see(&mut self, rate: f64) -> Option<Remark> {
+    fn see(&mut self, rate: f64, tokens: f64) -> Option<Remark> {
         let usual = self.median();
         let changed = match usual {
             Some(usual) if self.slow => rate >= QUICK * usual,
@@ -131,10 +136,15 @@ impl Pace {
         (self.slow, self.in_a_row) = (!self.slow, 0);
         Some(match self.slow {
             true => Remark::Warning(format!(
-                "{rate:.0} tokens/s in the last intervals, where {usual:.0} were usual: does something else use the device, \
-                 is it hot, is the store on a slow disk?"
+                "steps take {:.1} times as long as they did ({tokens:.0} tokens/s): does something else use the device, is it \
+                 hot, is the store on a slow disk?",
+                usual / rate
             )),
-            false => Remark::Note(format!("{rate:.0} tokens/s again; {usual:.0} were usual")),
+            false => {
+                // What was usual may have been slow already.
+                self.usual.clear();
+                Remark::Note(format!("{tokens:.0} tokens/s: no longer slow"))
+            }
         })
     }
 
@@ -145,13 +155,11 @@ impl Pace {
     }
 }
 
-/// When a run ends that has so many seconds left, as people write it: date and time of the universal clock.
-pub fn end_after(seconds: f64, now: std::time::SystemTime) -> Option<String> {
-    let end = now.checked_add(std::time::Duration::try_from_secs_f64(seconds).ok()?)?;
-    // 2026-11-28T06:01:24Z, without the seconds.
-    let text = humantime::format_rfc3339_seconds(end).to_string();
-    let (date, time) = text.split_once('T')?;
-    Some(format!("{date} {} UTC, in {}", time.get(..5)?, duration(seconds)))
+/// When a run ends that has so many seconds left, as people write it: date and time of the zone.
+pub fn end_after(seconds: f64, now: SystemTime, zone: TimeZone) -> Option<String> {
+    let end = now.checked_add(Duration::try_from_secs_f64(seconds).ok()?)?;
+    let end = Timestamp::try_from(end).ok()?.to_zoned_datetime(zone);
+    Some(format!("{}, in {}", end.strftime("%Y-%m-%d %H:%M %Z"), duration(seconds)))
 }
 
 #[cfg(test)]
@@ -179,7 +187,7 @@ mod tests {
             tokens_per_second,
             positions_per_second: 0.0,
             mfu: None,
-            model_flops_per_second: 0.0,
+            model_flops_per_second: 1e6 * tokens_per_second,
             loss_scale: None,
             skipped_steps: None,
         }
@@ -202,13 +210,16 @@ mod tests {
         // Two slow intervals are nothing, and one may be quick.
         rates.extend([400.0, 400.0, 990.0, 400.0, 400.0]);
         assert!(remarked(&mut vigilance(), &rates).is_empty());
-        rates.extend([vec![400.0; 40], vec![600.0; 40], vec![900.0; 10], vec![450.0; 3]].concat());
+        rates.extend([vec![400.0; 40], vec![600.0; 40], vec![900.0; 10], vec![440.0; 3]].concat());
         assert_eq!(remarked(&mut vigilance(), &rates), [(15, true), (97, false), (107, true)]);
-        // Another leg may be slower, and the first intervals are compared with nothing.
-        let mut legs = vigilance();
-        assert!(remarked(&mut legs, &[1000.0; 20]).is_empty());
-        legs.begin_leg();
-        assert!(remarked(&mut legs, &[300.0; 20]).is_empty());
+        // What began slow does not stay what is usual.
+        let began_slow = [vec![400.0; 6], vec![100.0; 3], vec![1000.0; 10], vec![480.0; 3]].concat();
+        assert_eq!(remarked(&mut vigilance(), &began_slow), [(8, true), (11, false), (21, true)]);
+        // Longer sequences are fewer tokens a second, and as much work; the first intervals are compared with nothing.
+        let mut phases = vigilance();
+        assert!(remarked(&mut phases, &[1000.0; 20]).is_empty());
+        let longer = MetricsRecord { model_flops_per_second: 1e9, ..record(1, 1, 5.0, 300.0) };
+        assert!((0..20).all(|_| phases.see(&longer, || None).is_empty()));
         assert!(remarked(&mut vigilance(), &[100.0, 10.0, 10.0, 10.0, 10.0, 10.0]).is_empty());
     }
 
@@ -233,7 +244,12 @@ mod tests {
     fn losses_beyond_guessing_are_told_of() {
         let mut bad = record(1, 1, 8.0, 1.0);
         bad.quality.loss = 60.0;
-        let remarks = vigilance().see(&bad, || None);
+        let mut watched = vigilance();
+        let remarks = watched.see(&bad, || None);
+        // Once, and once more behind a good one.
+        assert!(watched.see(&bad, || None).is_empty());
+        assert!(watched.see(&record(1, 1, 5.0, 1.0), || None).is_empty());
+        assert_eq!(watched.see(&bad, || None), remarks);
         assert!(
             matches!(&remarks[..], [Remark::Warning(text)] if text.contains("guessing would make it 43.0")),
             "{remarks:?}"
@@ -243,8 +259,12 @@ mod tests {
     #[test]
     fn the_end_has_a_date() {
         let now = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_795_845_684);
-        assert_eq!(end_after(5400.0, now).unwrap(), "2026-11-28 07:31 UTC, in 1 h 30 min");
-        assert_eq!(end_after(f64::NAN, now), None);
-        assert_eq!(end_after(1e300, now), None);
+        let zone = || TimeZone::UTC;
+        assert_eq!(end_after(5400.0, now, zone()).unwrap(), "2026-11-28 07:31 UTC, in 1 h 30 min");
+        let japan = TimeZone::posix("JST-9").unwrap();
+        assert_eq!(end_after(5400.0, now, japan).unwrap(), "2026-11-28 16:31 JST, in 1 h 30 min");
+        assert_eq!(end_after(f64::NAN, now, zone()), None);
+        assert_eq!(end_after(1e300, now, zone()), None);
+        assert_eq!(end_after(1e15, now, zone()), None);
     }
 }

@@ -54,7 +54,9 @@ fn presets_are_those_of_the_specification() {
     assert_eq!((tiny.model.layers, tiny.model.hidden_size, tiny.model.generator_hidden_size), (4, 128, 32));
     assert_eq!((tiny.steps, tiny.batch_size, tiny.warmup_steps, tiny.max_length), (300, 16, 20, 128));
     let error = preset("smal").unwrap_err().to_string();
-    assert!(error.contains("did you mean small?"), "{error}");
+    assert!(error.contains("did you mean small? there are tiny, small,"), "{error}");
+    let error = preset("nosuch").unwrap_err().to_string();
+    assert!(error.starts_with("there is no preset nosuch; there are tiny, small,"), "{error}");
 }
 
 #[test]
@@ -134,6 +136,8 @@ fn unknown_keys_name_the_nearest() {
         let error = failure(&set(&[given]));
         assert!(error.ends_with(&format!("the nearest known one is {nearest}")), "{error}");
     }
+    let error = failure(&set(&["foo=1"]));
+    assert!(error.ends_with("unknown key foo; docs/configuration.md has all there are"), "{error}");
     let error = failure(&hparams(r#"{"max_seq_lenght": 1}"#));
     assert!(error.ends_with("the nearest known one is max_seq_length"), "{error}");
     let mut settings = preset("tiny").unwrap();

@@ -27,6 +27,8 @@ use super::decay::DecayFrom;
 use super::leg::{Machine, Workshop};
 use super::outlook::Outlook;
 use super::record::record;
+
+use super::results::Forecast;
 use super::saving::Saving;
 use super::setup::{Asked, announce, asked, check, first_step};
 use super::training::{Run, Stop};
@@ -171,6 +173,13 @@ pub fn attempt(
         .lines(budget.as_ref().is_some_and(Budget::is_open))
         .iter()
         .for_each(|line| note!("{line}"));
+    let left = config.steps.saturating_sub(state.step);
+    if options.profile && !budget.as_ref().is_some_and(Budget::is_open) && left < StepProfiler::STEPS {
+        warning!(
+            "warning: --profile takes {} steps, and {left} are left: it shows nothing",
+            StepProfiler::STEPS
+        );
+    }
     let mut progress = Progress::new(&config, &state, peak)?;
     if budget.as_ref().is_some_and(Budget::is_open) {
         progress.set_legs(&legs, None);
@@ -193,7 +202,7 @@ pub fn attempt(
         },
         bar: if ranks.is_first() { Bar::start() } else { Bar::none() },
         vigilance: Vigilance::new(&config, state.began),
-        intervals: 0,
+        forecast: Some(Forecast::new(state.step)),
         progress,
         in_flight: InFlight::default(),
         profiler: peaks.map(|peaks| StepProfiler::new(state.step, peaks, options.profile_trace.clone())),

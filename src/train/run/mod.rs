@@ -47,6 +47,7 @@ pub use budget::parse as parse_budget;
 use clock::{Clock, Time};
 use incident::Diverged;
 pub use lock::Claim;
+use record::Before;
 pub use record::RUN;
 use rollback::asked_by;
 pub use selftest::SelfTest;
@@ -202,6 +203,9 @@ impl Report {
 /// last checkpoint.
 pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
     let mut options = options.clone();
+    if options.resume {
+        options.ranks.first_says(|| Ok(Before::of(&options.out)))?.go_on(&mut options);
+    }
     let clock = Clock::start(options.time.clone());
     let mut rollbacks: Vec<Rollback> = Vec::new();
     let (mut tries, mut saved) = (0, None);

@@ -1,18 +1,58 @@
 //! `run.json`: what a run is made of and on, for who looks at it later. It decides nothing, and has no times in it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::files::write_atomically;
 use crate::interop::checkpoint::StoreIdentity;
 use crate::store::{Store, Stores};
 
+use super::super::events::FOLDER;
 use super::Options;
 
 /// Its name in the run's directory.
 pub const RUN: &str = "run.json";
+
+/// What a run went on with beside its training, as far as its directory says.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Before {
+    /// Where its held-out store was.
+    held_out: Option<PathBuf>,
+    /// Whether it wrote events for TensorBoard.
+    events: bool,
+}
+
+impl Before {
+    pub fn of(out: &Path) -> Self {
+        let made: Option<Value> =
+            std::fs::read(out.join(RUN)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let held_out = made.as_ref().and_then(|made| made["eval_store"]["path"].as_str());
+        Before { held_out: held_out.map(PathBuf::from), events: out.join(FOLDER).is_dir() }
+    }
+
+    /// A run that is resumed goes on as it did where the command says nothing of it.
+    pub fn go_on(self, options: &mut Options) {
+        options.tensorboard |= self.events;
+        if options.eval_store.is_some() {
+            return;
+        }
+        if let Some(path) = self.held_out {
+            let shown = path.display();
+            if path.is_file() {
+                note!("evaluations go on with {shown}");
+                options.eval_store = Some(path);
+            } else {
+                warning!(
+                    "warning: {shown}, the held-out store of this run, is not there: nothing is evaluated; --eval-store \
+                     names where it is"
+                );
+            }
+        }
+    }
+}
 
 /// Written whenever a run begins or goes on: it may do so with another program or device, and its stores may have moved.
 pub fn record(out: &Path, options: &Options, stores: &Stores, device: &str) -> Result<()> {

@@ -1,8 +1,9 @@
 //! What becomes of a step whose results have arrived: its lines, and what is done where it was no good.
 
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
+use jiff::tz::TimeZone;
 
 use crate::interop::checkpoint::{self, Detection};
 use crate::ranks::Together;
@@ -18,6 +19,31 @@ use super::training::Run;
 
 /// Seconds of a run that has so few left that nobody asks when it ends.
 const WORTH_A_DATE: f64 = 60.0;
+
+/// When to say when the run will end: behind the second interval, as the first one of a process takes longer than those
+/// behind it, or after a minute, if that comes first.
+pub struct Forecast {
+    begun: Instant,
+    /// Updates made before this process.
+    first: u64,
+    intervals: u64,
+}
+
+impl Forecast {
+    const SOON: Duration = Duration::from_secs(60);
+    const INTERVALS: u64 = 2;
+    /// Steps that say little.
+    const FEW: u64 = 3;
+
+    pub fn new(first: u64) -> Self {
+        Forecast { begun: Instant::now(), first, intervals: 0 }
+    }
+
+    fn is_due(&self, step: u64) -> bool {
+        self.intervals >= Self::INTERVALS
+            || self.begun.elapsed() >= Self::SOON && step > self.first + Self::FEW
+    }
+}
 
 impl Run<'_> {
     /// Takes results until at most `waiting` steps are in flight, and all that have arrived.
@@ -37,6 +63,7 @@ impl Run<'_> {
                 self.metrics.as_mut().map_or(Ok(()), |metrics| metrics.append(&record))?;
                 self.events.as_mut().map_or(Ok(()), |events| events.append(record.step, &record))?;
             }
+            self.foretell(submitted.step + 1);
         }
         if self.bar.stands() {
             let progress = &self.progress;
@@ -59,15 +86,20 @@ impl Run<'_> {
                 Remark::Note(text) => note!("note: {text}"),
             }
         }
-        self.intervals += 1;
-        // The first one of a process takes longer than those behind it.
-        let left = self.progress.seconds_left(record).filter(|&left| left > WORTH_A_DATE);
-        if self.intervals == 2
-            && let Some(end) = left.and_then(|left| end_after(left, SystemTime::now()))
-        {
-            note!("expected end: {end}");
+        if let Some(forecast) = &mut self.forecast {
+            forecast.intervals += 1;
         }
         self.progress.pause();
+    }
+
+    /// Says once when the run will end.
+    fn foretell(&mut self, step: u64) {
+        if self.forecast.take_if(|forecast| forecast.is_due(step)).is_some() {
+            let left = self.progress.live().left.filter(|&left| left > WORTH_A_DATE);
+            if let Some(end) = left.and_then(|left| end_after(left, SystemTime::now(), TimeZone::system())) {
+                note!("expected end: {end}");
+            }
+        }
     }
 
     /// Warns, or asks to go back, where the discriminator has collapsed.

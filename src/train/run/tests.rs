@@ -106,6 +106,37 @@ fn a_stopped_run_is_saved_and_goes_on_to_the_same_end() {
     assert!(fs::read(options.out.join(RUN)).unwrap() == recorded);
 }
 
+/// Evaluations and events for TensorBoard go on in a resumed run whose command does not speak of them.
+#[test]
+fn what_a_run_did_beside_training_goes_on() {
+    let scratch = Scratch::new();
+    random_store(&scratch, 40, 1);
+    fs::copy(scratch.path("random.store"), scratch.path("held-out.store")).unwrap();
+    let mut options = options(&scratch, &["eval_every=2", "eval_sequences=4"]);
+    options.eval_store = Some(scratch.path("held-out.store"));
+    options.tensorboard = true;
+    let stopped = stopped_before(&options, 3);
+    assert_eq!((stopped.step, lines(&options.out.join("eval.jsonl"))), (3, 1));
+    options.resume = true;
+    options.sources = Sources::default();
+    options.eval_store = None;
+    options.tensorboard = false;
+    let events = || -> u64 {
+        let files = fs::read_dir(options.out.join("tensorboard")).unwrap().map(|entry| entry.unwrap());
+        files.map(|file| file.metadata().unwrap().len()).sum()
+    };
+    let before = events();
+    let report = run(&options, &AtomicBool::new(false)).unwrap();
+    assert!(report.evaluation.is_some());
+    assert_eq!(lines(&options.out.join("eval.jsonl")), 2);
+    assert!(events() > before);
+    let made: serde_json::Value = serde_json::from_slice(&fs::read(options.out.join(RUN)).unwrap()).unwrap();
+    assert!(made["eval_store"]["path"].as_str().unwrap().ends_with("held-out.store"), "{made}");
+    // A store that is gone is said to be, and stops nothing.
+    fs::remove_file(scratch.path("held-out.store")).unwrap();
+    assert!(run(&options, &AtomicBool::new(false)).unwrap().evaluation.is_none());
+}
+
 #[test]
 fn what_contradicts_the_run_is_refused_by_name() {
     let scratch = Scratch::new();

@@ -26,6 +26,7 @@ use super::super::vigilance::Vigilance;
 use super::budget::Budget;
 use super::cross_check::CrossCheck;
 use super::leg::{Machine, Workshop, extend_positions};
+use super::results::Forecast;
 use super::saving::Saving;
 use super::{PROFILE, Report, together};
 
@@ -63,8 +64,8 @@ pub struct Run<'a> {
     pub progress: Progress,
     pub bar: Bar,
     pub vigilance: Vigilance,
-    /// Log intervals that this process has ended.
-    pub intervals: u64,
+    /// Until it was said when the run will end.
+    pub forecast: Option<Forecast>,
     pub in_flight: InFlight<Submitted>,
     pub profiler: Option<StepProfiler>,
     /// As the run stands; `step` counts the steps submitted.
@@ -184,7 +185,6 @@ impl Run<'_> {
             .and(self.peaks)
             .map(|peaks| StepProfiler::new(step, peaks, self.workshop.options.profile_trace.clone()));
         self.progress.pause();
-        self.vigilance.begin_leg();
         if let Some(budget) = self.budget.as_mut().filter(|_| config.phase.number != self.config.phase.number)
         {
             budget.turned();

@@ -111,7 +111,7 @@ fn bad_phases_are_named() {
             &["phase.1.max_lenght=3"][..],
             "unknown key phase.1.max_lenght; the nearest known one is phase.1.max_length",
         ),
-        (&["phase.1.steps=3"], "unknown key phase.1.steps; the nearest known one is"),
+        (&["phase.1.steps=3"], "unknown key phase.1.steps; docs/configuration.md has all there are"),
         (&["phase.0.share=0.5"], "phase.0.share: phases are numbered, 1 to 64, as in phase.1.max_length"),
         (&["phase.max_length=5"], "phase.max_length: phases are numbered"),
         (&["phase.2.max_length=3"], "phase 2: max_length is 3; it must be a whole number, 5 to 65535"),
