@@ -13,7 +13,7 @@ use crate::interop::export::run::locate;
 
 use super::config::{Sources, Surroundings, TrainConfig};
 use super::describe::default;
-use super::following::FOLLOWING;
+use super::following::{FOLLOWING, Rule};
 use super::key::{AUTO, Key, Kind, Value};
 use super::keys::{GENERATOR_FRACTION, MODEL_PREFIX, in_phase, keys, phase_keys};
 use super::presets::{DEFAULT_PRESET, preset, preset_names};
@@ -39,6 +39,9 @@ pub struct Entry {
     /// As TOML writes the value, and the preset's.
     #[serde(skip)]
     written: [Option<String>; 2],
+    /// Of a key that has the preset's value: what would follow from the others in its place, if it were not given. As TOML.
+    #[serde(skip)]
+    follows: Option<String>,
     /// From 0.
     #[serde(skip)]
     phase: Option<usize>,
@@ -65,10 +68,13 @@ impl Annotated {
     pub fn of(run: Option<&Path>, sources: &Sources) -> Result<(Self, Vec<String>)> {
         let (settings, notes, title) = match run {
             Some(run) => {
-                let path = match locate(run)? {
-                    _ if run.join(CONFIG).is_file() => run.join(CONFIG),
-                    Some((of, _)) => of.join(CONFIG),
-                    None => bail!("{}: neither a run (no `{CONFIG}`) nor a checkpoint", run.display()),
+                // Of a run the configuration is enough: its checkpoints may be elsewhere.
+                let path = match run.join(CONFIG) {
+                    path if path.is_file() => path,
+                    _ => match locate(run)? {
+                        Some((of, _)) => of.join(CONFIG),
+                        None => bail!("{}: neither a run (no `{CONFIG}`) nor a checkpoint", run.display()),
+                    },
                 };
                 let mut settings = TrainConfig::load(&path)?;
                 sources.assign(&mut settings)?;
@@ -96,7 +102,8 @@ impl Annotated {
         Ok((Annotated { preset: name.map(str::to_owned), keys, title }, notes))
     }
 
-    /// Leaves what differs from the preset, and what would follow from that where it were not given.
+    /// Leaves what differs from the preset, and what has the preset's value but would follow as another one if it were not
+    /// given.
     ///
     /// # Errors
     /// There is no preset to differ from.
@@ -106,9 +113,7 @@ impl Annotated {
             "{}: which preset it was made from does not stand there; name one with --preset",
             self.title
         );
-        let sized = |entry: &Entry| ["steps", "batch_size", "max_length"].contains(&entry.name.as_str());
-        let others_follow = self.keys.iter().any(|entry| entry.changed && sized(entry));
-        self.keys.retain(|entry| entry.changed || others_follow && FOLLOWING.contains(&entry.name.as_str()));
+        self.keys.retain(|entry| entry.changed || entry.follows.is_some());
         Ok(())
     }
 
@@ -133,6 +138,12 @@ impl Annotated {
             let _ = writeln!(text, "# {}; default: {}", entry.kind, entry.default);
             if entry.changed {
                 let _ = writeln!(text, "# preset: {}", entry.written[1].as_deref().unwrap_or("not set"));
+            }
+            if let Some(follows) = &entry.follows {
+                let _ = writeln!(
+                    text,
+                    "# as in the preset: without this line {follows} would follow from other keys"
+                );
             }
             let _ = match &entry.written[0] {
                 Some(value) => writeln!(text, "{name} = {value}"),
@@ -195,10 +206,27 @@ fn compared(settings: &Settings, name: Option<&str>) -> Result<Vec<Entry>> {
             }
         }
     }
-    if name.is_none() {
-        entries.iter_mut().for_each(|entry| entry.preset = None);
+    match name {
+        Some(name) => find_following(settings, &preset(name)?, &mut entries)?,
+        None => entries.iter_mut().for_each(|entry| entry.preset = None),
     }
     Ok(entries)
+}
+
+/// Finds keys that have the preset's value, and would have another by the rules of `train::following` were they not given.
+fn find_following(settings: &Settings, plain: &Settings, entries: &mut [Entry]) -> Result<()> {
+    let follows = |entry: &&mut Entry| entry.phase.is_none() && FOLLOWING.contains(&entry.name.as_str());
+    let mut given = Settings::default();
+    for entry in entries.iter_mut().filter(follows).filter(|entry| entry.changed) {
+        settings.get(&entry.name).map_or(Ok(()), |value| given.set_value(&entry.name, value.clone()))?;
+    }
+    let mut followed = settings.clone();
+    Rule::of(plain, &given)?.apply(&mut followed)?;
+    for entry in entries.iter_mut().filter(follows).filter(|entry| !entry.changed) {
+        let other = followed.get(&entry.name).filter(|other| Some(*other) != settings.get(&entry.name));
+        entry.follows = other.map(Value::to_string);
+    }
+    Ok(())
 }
 
 /// The preset as a run with this vocabulary would resolve it, but for what the device decides.
@@ -232,6 +260,7 @@ fn entry(key: &'static Key, phase: Option<usize>, value: Option<&Value>, preset:
         preset: preset.map(Into::into),
         changed: value != preset && value.is_some() && !(found && asked) && !vocabulary,
         written: [value, preset].map(|value| value.map(Value::to_string)),
+        follows: None,
         phase,
         key,
     }
@@ -283,6 +312,39 @@ mod tests {
         assert!(text.ends_with("default: 100\n# preset: 10\nlog_every = 7\n"), "{text}");
     }
 
+    /// Steps that are not the preset's decide other keys (docs/configuration.md): what has the preset's value none the less is
+    /// no difference, and is printed only where it would not be found again.
+    #[test]
+    fn what_follows_is_printed_where_it_differs_or_would_be_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("changed.toml");
+        for (set, printed) in [
+            (&["steps=400"][..], &["steps", "warmup_steps", "optimizer"][..]),
+            (&["steps=400", "warmup_steps=20"], &["steps", "warmup_steps", "optimizer"]),
+            (&["steps=400", "optimizer=adam"], &["steps", "warmup_steps", "optimizer"]),
+            (&["batch_size=64"], &["batch_size"]),
+            (&["batch_size=4"], &["batch_size", "learning_rate"]),
+            (&["batch_size=4", "learning_rate=5e-4"], &["batch_size", "learning_rate"]),
+            (&["log_every=7"], &["log_every"]),
+        ] {
+            let asked = sources(Some("tiny"), set);
+            let (mut annotated, _) = Annotated::of(None, &asked).unwrap();
+            annotated.only_changed().unwrap();
+            let names: Vec<&str> = annotated.keys.iter().map(|entry| entry.name.as_str()).collect();
+            assert_eq!(names, printed, "{set:?}");
+            std::fs::write(&path, annotated.to_toml()).unwrap();
+            let back = Sources { file: Some(path.clone()), ..sources(Some("tiny"), &[]) };
+            assert_eq!(back.settings_for(&[]).unwrap().0, asked.settings_for(&[]).unwrap().0, "{set:?}");
+        }
+        let (mut annotated, _) =
+            Annotated::of(None, &sources(Some("tiny"), &["steps=400", "warmup_steps=20"])).unwrap();
+        annotated.only_changed().unwrap();
+        let text = annotated.to_toml();
+        let said =
+            "# as in the preset: without this line 40 would follow from other keys\nwarmup_steps = 20\n";
+        assert!(text.contains(said), "{text}");
+    }
+
     /// A file is compared with the preset that it names, and with none where it names none: not with the default.
     #[test]
     fn of_a_file_the_preset_is_what_it_says() {
@@ -328,6 +390,9 @@ mod tests {
             back.set_toml(&annotated.to_toml()).unwrap();
             assert_eq!(&back, config.settings(), "{name}");
         }
+        // Its checkpoints need not be there.
+        std::fs::write(dir.path().join("latest"), "checkpoints/step-00000006\n").unwrap();
+        Annotated::of(Some(dir.path()), &sources(None, &[])).unwrap();
         let error =
             format!("{:#}", Annotated::of(Some(&dir.path().join("x")), &sources(None, &[])).unwrap_err());
         assert!(error.contains("neither a run"), "{error}");

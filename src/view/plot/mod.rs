@@ -25,6 +25,9 @@ use quantities::{Form, Quantity, chosen};
 use scale::Axis;
 pub use series::Curve;
 
+/// Runs of fewer hours are drawn over minutes.
+const MINUTES_BELOW: f64 = 2.0;
+
 /// What is to be drawn.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -107,16 +110,18 @@ impl Figure {
         let points = panels.iter().flat_map(|panel| panel.curves.iter().flat_map(Curve::points));
         let last = places.iter().flatten().copied().chain(points.map(|(x, _)| x)).fold(0.0, f64::max);
         let language = options.language;
+        let minutes = options.over == Over::Hours && last < MINUTES_BELOW;
         Ok(Figure {
             title: options.title.clone(),
             language,
             smooth: options.smooth,
             runs: names(&drawn),
-            across: Axis::from_zero(last),
+            across: Axis { times: if minutes { 60.0 } else { 1.0 }, ..Axis::from_zero(last) },
             across_label: match options.over {
                 Over::Steps => language.of("steps", "ステップ"),
                 Over::Tokens => language.of("tokens", "トークン"),
-                Over::Hours => language.of("hours of steps", "時間(学習のみ)"),
+                Over::Hours if minutes => language.of("time in steps (minutes)", "学習のみの時間(分)"),
+                Over::Hours => language.of("time in steps (hours)", "学習のみの時間(時間)"),
             },
             panels,
             size: options.size,
@@ -147,6 +152,7 @@ fn panel(quantity: &Quantity, runs: &[&Recorded], places: &[Vec<f64>], options: 
     // A scale of powers cannot show what is not above 0.
     let log = options.log && !percent && values().all(|value| value > 0.0);
     let axis = Axis::over(values(), log, if percent { 100.0 } else { 1.0 });
+    let axis = if percent && values().all(|value| value >= 0.0) { axis.of_shares() } else { axis };
     Panel { title: quantity.label(options.language), percent, axis, curves }
 }
 

@@ -43,6 +43,11 @@ impl Axis {
         Axis { low, high, log, times }
     }
 
+    /// No further than shares reach, from 0 to 1.
+    pub fn of_shares(self) -> Self {
+        Axis { low: self.low.max(0.0), high: self.high.min(1.0), ..self }
+    }
+
     /// From 0 on.
     pub fn from_zero(high: f64) -> Self {
         Axis { low: 0.0, high: if high > 0.0 { high } else { 1.0 }, log: false, times: 1.0 }

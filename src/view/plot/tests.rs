@@ -117,6 +117,48 @@ fn what_cannot_be_drawn_is_one_line() {
 }
 
 #[test]
+fn shares_that_are_all_zero_reach_from_zero_to_one() {
+    let folder = folder();
+    let lines = |share: &str| {
+        format!("{{\"step\":1,\"mlm_accuracy\":{share}}}\n{{\"step\":2,\"mlm_accuracy\":{share}}}\n")
+    };
+    for (number, (share, low, high)) in
+        [("0", 0.0, 1.0), ("1", 0.9, 1.0), ("0.5", 0.45, 0.55)].into_iter().enumerate()
+    {
+        let run = run(folder.path(), &number.to_string(), &lines(share), "");
+        let figure = Figure::of(&[run], &options()).unwrap();
+        let axis = figure.panels[0].axis;
+        assert!((axis.low - low).abs() < 1e-9 && (axis.high - high).abs() < 1e-9, "{share}: {axis:?}");
+        assert!(!figure.draw().unwrap().svg.contains(">-"), "{share}");
+    }
+}
+
+#[test]
+fn short_runs_are_drawn_over_minutes() {
+    let folder = folder();
+    let of = |name: &str, hours: u64, language| {
+        let tokens = hours * 3600 * 100;
+        let line = format!("{{\"step\":1,\"tokens\":{tokens},\"tokens_per_second\":100,\"loss\":1}}\n");
+        let run = run(folder.path(), name, &line, "");
+        let options = Options {
+            over: Over::Hours,
+            size: Some((640, 380)),
+            quantities: vec!["loss".into()],
+            ..options()
+        };
+        Figure::of(&[run], &Options { language, ..options }).unwrap().draw().unwrap().svg
+    };
+    let short = of("a", 1, Language::En);
+    for part in [">time in steps (minutes)<", ">10<", ">60<"] {
+        assert!(short.contains(part), "{part}: {short}");
+    }
+    assert!(of("b", 1, Language::Ja).contains(">学習のみの時間(分)<"));
+    assert!(of("c", 20, Language::Ja).contains(">学習のみの時間(時間)<"));
+    let long = of("d", 20, Language::En);
+    assert!(long.contains(">time in steps (hours)<") && !long.contains(">1200<"), "{long}");
+}
+
+#[test]
 fn runs_of_one_name_are_called_by_their_paths() {
     let folder = folder();
     let runs = ["a", "b"].map(|parent| {

@@ -8,10 +8,9 @@ use serde_json::{Map, Value};
 use crate::device::Room;
 use crate::interop::checkpoint::{self, CONFIG, State};
 use crate::plan::explain::Summary;
-use crate::train::config::{Surroundings, TrainConfig};
+use crate::train::annotated::{Annotated, Entry};
+use crate::train::config::{Sources, Surroundings, TrainConfig};
 use crate::train::examples::full_extents;
-use crate::train::key::Key;
-use crate::train::keys::{keys, phase_keys};
 use crate::train::run::{INCIDENTS, PROFILE, RUN};
 use crate::view::recorded::{Kind, Recorded};
 
@@ -20,14 +19,16 @@ pub struct Setting {
     pub name: String,
     pub value: String,
     pub help: &'static str,
-    /// Whether nothing else decides it by default.
-    pub default: bool,
+    /// Whether the preset has another value.
+    pub changed: bool,
 }
 
 /// All that is known.
 #[derive(Default)]
 pub struct Facts {
     pub settings: Vec<Setting>,
+    /// That the settings are compared with, as `inazuma config` finds it.
+    pub preset: Option<String>,
     /// Memory of the plan that takes most.
     pub memory: Option<Summary>,
     /// Of the newest checkpoint.
@@ -56,12 +57,7 @@ impl Facts {
             return Ok(Facts { made, task, ..Facts::default() });
         }
         let settings = TrainConfig::load(&path.join(CONFIG))?;
-        let defaults = TrainConfig::defaults()?;
-        let setting = |(name, value): (String, &crate::train::key::Value)| {
-            let default = defaults.get(&name).is_some_and(|default| default == value);
-            Setting { help: key_of(&name).map_or("", |key| key.help), value: plain(value), name, default }
-        };
-        let shown = settings.all().map(setting).collect();
+        let (annotated, _) = Annotated::of(Some(path), &Sources::default())?;
         let vocab_size = settings.whole("model.vocab_size")? as usize;
         // Its sizes are known, so no device is asked. Of a run whose budget is still open there is no plan yet.
         let surroundings = Surroundings { vocab_size, room: &Room::unlimited() };
@@ -69,7 +65,8 @@ impl Facts {
         let memory = config.and_then(|config| largest(&config)).ok().flatten();
         let state = checkpoint::latest(path).and_then(|newest| checkpoint::state(&newest)).ok();
         Ok(Facts {
-            settings: shown,
+            settings: annotated.keys.iter().filter_map(setting).collect(),
+            preset: annotated.preset,
             memory,
             state,
             made: members(object(RUN)?),
@@ -93,16 +90,13 @@ fn largest(config: &TrainConfig) -> Result<Option<Summary>> {
     Ok(largest)
 }
 
-fn plain(value: &crate::train::key::Value) -> String {
-    value.to_string().trim_matches('"').to_owned()
-}
-
-/// The key behind a whole name.
-fn key_of(name: &str) -> Option<&'static Key> {
-    match name.strip_prefix("phase.").and_then(|rest| rest.split_once('.')) {
-        Some((_, name)) => phase_keys().find(|key| key.name == name),
-        None => keys().find(|key| key.name == name),
-    }
+/// Nothing of a key that is not set.
+fn setting(entry: &Entry) -> Option<Setting> {
+    let value = match entry.value.as_ref()? {
+        Value::String(word) => word.clone(),
+        number => number.to_string(),
+    };
+    Some(Setting { name: entry.name.clone(), value, help: entry.help, changed: entry.changed })
 }
 
 fn members(value: Value) -> Map<String, Value> {

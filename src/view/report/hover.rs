@@ -20,7 +20,8 @@ pub fn data(figure: &Figure, drawn: &Drawn) -> String {
         })
     });
     let data = json!({
-        "width": drawn.width, "across": figure.across.high, "label": figure.across_label, "runs": figure.runs,
+        "width": drawn.width,
+        "across": figure.across.high, "times": figure.across.times, "label": figure.across_label, "runs": figure.runs,
         "held": figure.language.of("held-out text", "学習に使わないテキスト"),
         "panels": panels.collect::<Vec<_>>(),
     });

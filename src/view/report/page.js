@@ -38,7 +38,7 @@
     hide();
     if (!panel) return;
     const asked = (x - panel.x) / panel.width * data.across;
-    const found = data.panels.map(p => p.curves.filter(c => c.points.length).map(c => ({ run: c.run, at: nearest(c.points, asked), held: c.held })));
+    const found = data.panels.map(p => p.curves.filter(c => c.points.length).map(c => ({ run: c.run, at: nearest(c.points, asked), points: c.points, held: c.held })));
     const here = found[data.panels.indexOf(panel)];
     if (!here.length) return;
     const place = here[0].at[0];
@@ -52,12 +52,16 @@
         marks.push(make('circle', { class: 'mark', r: 2.5, cx: p.x + one.at[0] / data.across * p.width, cy: p.y + p.height * (1 - share) }));
       }
     });
-    const lines = [panel.title, data.label + ': ' + number(place, false)];
+    const lines = [panel.title, data.label + ': ' + number(place * data.times, false)];
     for (const one of here) {
       lines.push((here.length > 1 ? data.runs[one.run] + ': ' : '') + number(one.at[1], panel.percent));
-      if (!one.held.length) continue;
-      const held = nearest(one.held, asked);
-      lines.push(data.held + ' (' + number(held[0], false) + '): ' + number(held[1], panel.percent));
+      // A score stands where it was taken: at the recorded step nearest to it, or closer than one can point.
+      const near = score => Math.abs(score[0] - place) / data.across * panel.width < 2;
+      const scores = one.held.filter(score => near(score) || nearest(one.points, score[0])[0] === one.at[0]);
+      if (!scores.length) continue;
+      const held = nearest(scores, one.at[0]);
+      const elsewhere = held[0] === place ? '' : ' (' + data.label + ': ' + number(held[0] * data.times, false) + ')';
+      lines.push(data.held + elsewhere + ': ' + number(held[1], panel.percent));
     }
     tip.textContent = lines.join('\n');
     tip.hidden = false;

@@ -40,9 +40,9 @@ impl Samples {
     /// As HTML.
     pub fn html(&self) -> String {
         let mut html = format!(
-            "<p class=\"note\">{} Boxed: chosen to be masked; struck out stands what the generator replaced. The colour, \
-             and the number where one was replaced or is thought so, is the discriminator's probability that a token was \
-             replaced.</p>\n",
+            "<p class=\"note\">{} Boxed: chosen to be masked. Struck out: the original; after it: what the generator put \
+             there. The colour, and the number where one was replaced or is thought so, is the discriminator's probability \
+             that a token was replaced.</p>\n",
             escape(&self.about)
         );
         for text in &self.texts {

@@ -1,5 +1,7 @@
 //! The parts of the page.
 
+use std::path::Path;
+
 use serde_json::{Map, Value};
 
 use super::facts::Facts;
@@ -43,9 +45,7 @@ pub fn heading(run: &Recorded, facts: &Facts) -> String {
 
 pub fn of_pretraining(run: &Recorded, facts: &Facts, samples: Option<&Samples>) -> String {
     let mut page = section("Held-out scores", &evaluations(run.evaluations()));
-    if let Some(samples) = samples {
-        page += &section("Masked, replaced, judged", &samples.html());
-    }
+    page += &section("Masked, replaced, judged", &samples.map_or_else(|| no_samples(facts), Samples::html));
     page += &section("Device, data, checksums", &data(facts));
     if let Some(summary) = &facts.memory {
         let rows = summary.bytes_by_role.iter().map(|(role, &bytes)| {
@@ -123,7 +123,10 @@ fn records(records: &[Record], but: &[&str]) -> String {
 
 fn evaluations(all: &[Record]) -> String {
     if all.is_empty() {
-        return note("None yet: pretrain --eval-store STORE measures them.");
+        return note(
+            "None: pretrain --eval-store STORE measures them while a run trains, eval pretrain RUN --store STORE those of a \
+             checkpoint.",
+        );
     }
     let first = all.len().saturating_sub(EVALUATIONS);
     let mut page = records(&all[first..], &ASIDE);
@@ -138,6 +141,24 @@ fn evaluations(all: &[Record]) -> String {
         of_last("unigram_entropy"),
         of_last("base_rate_entropy")
     ))
+}
+
+/// Why there are none, and how there would be some.
+fn no_samples(facts: &Facts) -> String {
+    let store = facts.made.get("eval_store").and_then(|store| store.get("path")).and_then(Value::as_str);
+    let why = match store {
+        None => "the run has no held-out store (pretrain --eval-store STORE) to take texts from".to_owned(),
+        Some(path) if !Path::new(path).is_file() => {
+            format!("the held-out store {} is no longer where it was", file_of(path))
+        }
+        Some(_) => "this page was made without them".to_owned(),
+    };
+    note(&format!("None: {why}. report --text FILE shows what the networks make of other texts."))
+}
+
+/// The name of a file in a path of any system.
+fn file_of(path: &str) -> &str {
+    path.rsplit(['/', '\\']).next().unwrap_or_default()
 }
 
 fn data(facts: &Facts) -> String {
@@ -168,13 +189,13 @@ fn data(facts: &Facts) -> String {
         say("tokenizer", format!("SHA-256 {}", state.tokenizer));
         say("newest checkpoint", format!("step {}, seed {}", grouped(state.step), state.seed));
     }
-    list(&list_of)
+    if list_of.is_empty() { note("Nothing of these was recorded yet.") } else { list(&list_of) }
 }
 
 fn described(store: &Value) -> String {
     let count = |key: &str| grouped(store.get(key).and_then(Value::as_u64).unwrap_or(0));
     let path = text(store.get("path"));
-    let file = path.rsplit(['/', '\\']).next().unwrap_or_default();
+    let file = file_of(&path);
     format!(
         "{file}: {} documents, {} tokens, CRC-32 of the header {}",
         count("documents"),
@@ -227,7 +248,7 @@ fn incidents(all: &[Value]) -> String {
 
 fn configuration(facts: &Facts) -> String {
     let row = |setting: &super::facts::Setting| {
-        let row = if setting.default { "" } else { "changed" };
+        let row = if setting.changed { "changed" } else { "" };
         let cells = vec![
             name(&setting.name),
             Cell("value", words(&setting.value).1),
@@ -236,8 +257,12 @@ fn configuration(facts: &Facts) -> String {
         (row, cells)
     };
     let rows: Vec<_> = facts.settings.iter().map(row).collect();
-    note("Bold: other than the defaults (those of the preset small).")
-        + &table(&["key", "value", "meaning"], &rows)
+    let about = |preset: &String| {
+        note(&format!(
+            "Bold: other than in the preset {preset}, from which the run differs least (it does not keep its preset's name)."
+        ))
+    };
+    facts.preset.as_ref().map_or_else(String::new, about) + &table(&["key", "value", "meaning"], &rows)
 }
 
 /// A value as people read it.

@@ -2,11 +2,15 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use quick_xml::Reader;
 use quick_xml::events::Event;
 
 use super::*;
+use crate::testing::skipped;
+use crate::train::annotated::Annotated;
+use crate::train::config::Sources;
 use crate::train::sample::{Guess, Proposal, Token};
 use crate::view::plot::Language;
 
@@ -15,7 +19,7 @@ fn options() -> Options {
 }
 
 /// Every tag is closed, ids are there once, and nothing is asked of a network.
-fn sound(page: &str) {
+fn well_formed(page: &str) {
     let mut reader = Reader::from_str(page);
     let mut ids: Vec<String> = Vec::new();
     loop {
@@ -42,6 +46,44 @@ fn sound(page: &str) {
     }
 }
 
+/// What HTML Tidy has to say of a page; nothing where there is none of HTML5 here.
+fn complaints(page: &str) -> Option<String> {
+    let version = Command::new("tidy").arg("--version").output();
+    // That of macOS is from 2006, and has no version.
+    if !version.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(" version ")) {
+        skipped("there is no tidy that knows HTML5 (apt install tidy)");
+        return None;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("page.html");
+    fs::write(&file, page).unwrap();
+    let output = Command::new("tidy").args(["-q", "-e", "-utf8"]).arg(&file).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    Some(if output.status.success() { said } else { format!("{}: {said}", output.status) })
+}
+
+/// Well-formed, by itself, and HTML.
+fn sound(page: &str) {
+    well_formed(page);
+    assert_eq!(complaints(page).unwrap_or_default(), "");
+}
+
+#[test]
+fn what_is_no_html_is_complained_of() {
+    let page = |body: &str| {
+        format!("<!DOCTYPE html>\n<html lang=\"en\"><head><title>t</title></head><body>{body}</body></html>")
+    };
+    for (body, complaint) in [
+        ("<p>fine</p>", ""),
+        ("<p><em>not closed</p>", "</em>"),
+        ("<p><blink2>unknown</blink2></p>", "blink2"),
+    ] {
+        if let Some(said) = complaints(&page(body)) {
+            assert!(said.contains(complaint) && said.is_empty() == complaint.is_empty(), "{body}: {said}");
+        }
+    }
+}
+
 fn opened(folder: &Path, files: &[(&str, &str)]) -> Recorded {
     for (name, text) in files {
         let path = folder.join(name);
@@ -61,7 +103,15 @@ fn a_run_that_has_just_begun_has_a_page() {
     let run = opened(folder.path(), &[("config.toml", CONFIG)]);
     let page = page(&run, &options(), None).unwrap();
     sound(&page);
-    for part in ["no line of metrics yet", "Memory by role", "first moments", "Updates of the parameters"] {
+    for part in [
+        "no line of metrics yet",
+        "Memory by role",
+        "first moments",
+        "Updates of the parameters",
+        "eval pretrain RUN --store STORE",
+        "None: the run has no held-out store",
+        "Nothing of these was recorded yet.",
+    ] {
         assert!(page.contains(part), "{part}");
     }
     assert!(!page.contains("<script"), "nothing to hover over");
@@ -126,9 +176,31 @@ fn all_that_is_known_is_on_the_page_and_escaped() {
         "損失",
         "application/json",
         "6 steps of 30, 190 tokens",
+        "Struck out: the original; after it: what the generator put there.",
     ] {
         assert!(page.contains(part), "{part}");
     }
+}
+
+/// What is bold is what `inazuma config` says of the run: other than in the nearest preset.
+#[test]
+fn bold_is_what_differs_from_the_nearest_preset() {
+    let folder = tempfile::tempdir().unwrap();
+    let tiny = "steps = 300\nbatch_size = 16\nmicro_batch = 16\nvocabulary_chunk = 64\nmax_length = 128\nwarmup_steps = 20\n\
+        log_every = 7\ncheckpoint_every = 100\n[model]\nvocab_size = 100\nembedding_size = 64\nhidden_size = 128\n\
+        layers = 4\nheads = 4\nffn_size = 512\nmax_positions = 128\ngenerator_hidden_size = 32\ngenerator_layers = 4\n\
+        generator_heads = 1\ngenerator_ffn_size = 128\n";
+    let store = r#"{"eval_store":{"path":"/nowhere/x.store"}}"#;
+    let run = opened(folder.path(), &[("config.toml", tiny), ("run.json", store)]);
+    let page = page(&run, &options(), None).unwrap();
+    sound(&page);
+    assert!(page.contains("other than in the preset tiny, "), "{page}");
+    let (annotated, _) = Annotated::of(Some(folder.path()), &Sources::default()).unwrap();
+    let changed = annotated.keys.iter().filter(|entry| entry.changed).map(|entry| entry.name.as_str());
+    assert_eq!(changed.collect::<Vec<_>>(), ["log_every"]);
+    let bold = page.split("<tr class=\"changed\"><td class=\"name\">").skip(1);
+    assert_eq!(bold.filter_map(|row| row.split('<').next()).collect::<Vec<_>>(), ["log_every"]);
+    assert!(page.contains("None: the held-out store x.store is no longer where it was"), "{page}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use ratatui::widgets::{Axis, Chart, Dataset, GraphType, Paragraph};
 
 use super::super::recorded::Over;
 use super::Dashboard;
-use super::followed::{Followed, short};
+use super::followed::{Followed, short, with_digits};
 
 /// What a terminal can show.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +30,12 @@ const LETTERS: [char; 9] = ['*', 'o', '+', 'x', '#', '@', '%', '&', '~'];
 /// The narrowest and lowest picture that shows a curve beside its axes.
 const NARROWEST: u16 = 34;
 const LOWEST: u16 = 7;
+
+/// Digits that the ends of an axis may have more than usual, so that they differ.
+const MORE_DIGITS: usize = 6;
+
+/// How a line says that its numbers are of held-out text, and how where there is less room; `E` stands at the curves too.
+const HELD_OUT: [&str; 3] = [", held-out text:", " held-out:", " E:"];
 
 const KEYS: &str = "q leave  ←→ what  g one/all  x over  1-9 runs";
 
@@ -126,8 +132,9 @@ impl Dashboard {
             Over::Tokens => " tokens",
             Over::Hours => " h",
         };
-        let ends = |[low, high]: [f64; 2], unit: &str| {
-            vec![Span::raw(axis(low)), Span::raw(format!("{}{unit}", axis(high)))]
+        let ends = |bounds: [f64; 2], unit: &str| {
+            let [low, high] = ends(bounds);
+            vec![Span::raw(low), Span::raw(format!("{high}{unit}"))]
         };
         let chart = Chart::new(sets.collect())
             .legend_position(None)
@@ -161,9 +168,9 @@ impl Dashboard {
         let mut lines = Vec::new();
         for run in &shown {
             let last = run.lines();
-            let name = if shown.len() > 1 { format!("{}: ", run.recorded.name()) } else { String::new() };
+            let name = if shown.len() > 1 { run.recorded.name() } else { String::new() };
             let first = last.len().saturating_sub(each.max(1));
-            let line = |line: &String| whole_parts(&format!("{name}{line}"), usize::from(area.width));
+            let line = |line: &String| within(&name, line, usize::from(area.width));
             lines.extend(last[first..].iter().map(line).map(Line::raw));
         }
         frame.render_widget(Paragraph::new(lines), area);
@@ -202,13 +209,35 @@ fn whole_parts(line: &str, width: usize) -> String {
     kept
 }
 
+/// A line of a run, which has a name where there are others, in so many columns: words are shortened, and of the name its
+/// beginning goes, before the first number does.
+fn within(name: &str, line: &str, width: usize) -> String {
+    let columns = |text: &str| Span::raw(text).width();
+    let first = |line: &str| line.split("  ").next().map_or(0, columns);
+    let named = |name: &str, line: &str| {
+        if name.is_empty() { line.to_owned() } else { format!("{name}: {line}") }
+    };
+    let [full, shorter, shortest] = HELD_OUT.map(|words| line.replacen(HELD_OUT[0], words, 1));
+    for line in [full, shorter] {
+        let line = named(name, &line);
+        if first(&line) <= width {
+            return whole_parts(&line, width);
+        }
+    }
+    if first(&shortest) > width {
+        return whole_parts(&named(name, line), width);
+    }
+    let left = width.saturating_sub(first(&shortest) + 2).min(columns(name));
+    whole_parts(&named(fitted(name, left).trim_end(), &shortest), width)
+}
+
 /// From the least to the most; of one number, or none, something around it.
 fn bounds(values: impl Iterator<Item = f64>) -> [f64; 2] {
     let (low, high) =
         values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), x| (low.min(x), high.max(x)));
     match high - low {
         range if range > 0.0 && range.is_finite() => [low, high],
-        0.0 => [low - 0.5 * low.abs().max(1e-9), high + 0.5 * high.abs().max(1e-9)],
+        0.0 if low != 0.0 => [low - 0.5 * low.abs(), high + 0.5 * high.abs()],
         _ => [0.0, 1.0],
     }
 }
@@ -219,15 +248,29 @@ fn one_over_the_other(labels: Vec<Span<'static>>) -> Vec<Span<'static>> {
     labels.into_iter().map(|label| Span::raw(format!("{:<width$}", label.content))).collect()
 }
 
-/// The end of an axis.
-fn axis(x: f64) -> String {
+/// Both ends of an axis, in digits enough to tell them apart.
+fn ends(bounds: [f64; 2]) -> [String; 2] {
+    let with = |more| bounds.map(|x| axis(x, more));
+    let differ = |[low, high]: &[String; 2]| value_of(low) != value_of(high);
+    (0..=MORE_DIGITS).map(with).find(differ).unwrap_or_else(|| with(0))
+}
+
+/// The end of an axis, with so many more digits than usual.
+fn axis(x: f64, more: usize) -> String {
     match x.abs() {
-        size if size >= 1e9 => format!("{:.1}G", x / 1e9),
-        size if size >= 1e6 => format!("{:.1}M", x / 1e6),
-        size if size >= 1e4 => format!("{:.0}k", x / 1e3),
+        size if size >= 1e9 => format!("{:.1$}G", x / 1e9, 1 + more),
+        size if size >= 1e6 => format!("{:.1$}M", x / 1e6, 1 + more),
+        size if size >= 1e4 => format!("{:.more$}k", x / 1e3),
         size if size >= 1.0 && x.fract() == 0.0 => format!("{x:.0}"),
-        _ => short(x),
+        _ => with_digits(x, more),
     }
+}
+
+/// What such a label says: `36`, `36.00` and `0.036k` are the same.
+fn value_of(label: &str) -> Option<f64> {
+    let units = [('G', 1e9), ('M', 1e6), ('k', 1e3)];
+    let scaled = |(unit, times): (char, f64)| Some(label.strip_suffix(unit)?.parse::<f64>().ok()? * times);
+    units.into_iter().find_map(scaled).or_else(|| label.parse().ok())
 }
 
 /// Puts ASCII in the place of what such a terminal cannot show.

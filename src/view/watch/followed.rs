@@ -11,6 +11,7 @@ use crate::note::duration;
 use crate::train::config::{Surroundings, TrainConfig};
 
 use super::super::recorded::{Kind, Record, Recorded};
+use super::lock::Locks;
 
 /// Lines of metrics whose rates say how long the rest will take.
 const RECENT: usize = 5;
@@ -30,6 +31,11 @@ pub struct Followed {
     /// The newest checkpoint, and the steps at which something was wrong.
     pub checkpoint: Option<String>,
     pub incidents: Vec<String>,
+    locks: Locks,
+    /// Whether a process trains in the directory; nothing where that cannot be told.
+    held: Option<bool>,
+    /// Of a fine-tuning: the epoch after which it ends.
+    last_epoch: Option<f64>,
 }
 
 fn modified(path: &Path) -> Option<SystemTime> {
@@ -47,10 +53,28 @@ fn memory(recorded: &Recorded) -> Option<u64> {
     bytes.max()
 }
 
+/// The epoch after which a fine-tuning ends, by the model that it has kept so far: the last one, or where the dev score has
+/// not risen for as long as the user has patience.
+fn last_epoch(path: &Path) -> Option<f64> {
+    let training: Value = serde_json::from_slice(&std::fs::read(path.join("training.json")).ok()?).ok()?;
+    let command = training.get("command").and_then(Value::as_str).unwrap_or_default();
+    let option = |name: &str| -> Option<f64> {
+        let mut words = command.split_whitespace().skip_while(|word| *word != name);
+        words.nth(1)?.parse().ok()
+    };
+    let best = training.get("best_epoch").and_then(Value::as_f64).unwrap_or(0.0);
+    let patient = option("--patience").map_or(f64::INFINITY, |patience| best + patience);
+    // What does not say how many were planned has at least that one.
+    Some(option("--epochs").unwrap_or(best).min(patient))
+}
+
 impl Followed {
     pub fn new(recorded: Recorded) -> Self {
         let (memory, config_of) = (memory(&recorded), modified(&recorded.path.join("config.toml")));
         let mut followed = Followed {
+            locks: Locks::of(&recorded.path),
+            held: None,
+            last_epoch: None,
             recorded,
             shown: true,
             trouble: None,
@@ -95,6 +119,8 @@ impl Followed {
         self.incidents = incidents.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
         self.incidents.retain(|name| name.ends_with(".json"));
         self.incidents.sort();
+        self.held = self.locks.are_held();
+        self.last_epoch = if self.recorded.kind == Kind::FineTuning { last_epoch(path) } else { None };
     }
 
     /// Updates made, as far as lines say.
@@ -122,6 +148,15 @@ impl Followed {
         (steps > 0).then(|| left as f64 * seconds / steps as f64)
     }
 
+    /// Whether it has come to its end.
+    fn is_done(&self) -> bool {
+        let epoch = self.recorded.metrics().last().and_then(|record| record.number("epoch"));
+        match self.recorded.kind {
+            Kind::Pretraining => self.steps() == Some(self.step()),
+            Kind::FineTuning => epoch.zip(self.last_epoch).is_some_and(|(epoch, last)| epoch >= last),
+        }
+    }
+
     /// The run in a line: what matters most comes first, as the end may be cut off.
     pub fn state(&self) -> String {
         let last = self.recorded.metrics().last();
@@ -136,7 +171,8 @@ impl Followed {
             (None, Kind::Pretraining) => format!("step {}", self.step()),
         });
         match self.seconds_left() {
-            _ if self.steps() == Some(self.step()) => parts.push("done".into()),
+            _ if self.is_done() => parts.push("done".into()),
+            _ if self.held == Some(false) => parts.push("stopped".into()),
             Some(seconds) => parts.push(format!("{} left", duration(seconds))),
             None => {}
         }
@@ -188,11 +224,16 @@ impl Followed {
 
 /// A number in few characters.
 pub fn short(x: f64) -> String {
+    with_digits(x, 0)
+}
+
+/// As [`short`], with so many more digits.
+pub fn with_digits(x: f64, more: usize) -> String {
     match x.abs() {
         0.0 => "0".into(),
-        size if !(1e-3..1e6).contains(&size) => format!("{x:.2e}"),
-        size if size >= 1000.0 => format!("{x:.0}"),
-        size if size >= 10.0 => format!("{x:.2}"),
-        _ => format!("{x:.4}"),
+        size if !(1e-3..1e6).contains(&size) => format!("{x:.0$e}", 2 + more),
+        size if size >= 1000.0 => format!("{x:.more$}"),
+        size if size >= 10.0 => format!("{x:.0$}", 2 + more),
+        _ => format!("{x:.0$}", 4 + more),
     }
 }

@@ -2,6 +2,7 @@
 
 mod draw;
 mod followed;
+mod lock;
 mod terminal;
 
 #[cfg(test)]

@@ -27,6 +27,13 @@ fn write_run(path: &Path, steps: u64) {
     fs::write(path.join("metrics.jsonl"), lines).unwrap();
 }
 
+/// Holds the directory as a process does that trains in it.
+fn held(path: &Path) -> fs::File {
+    let lock = fs::File::options().write(true).create(true).truncate(false).open(path.join("lock")).unwrap();
+    lock.try_lock().unwrap();
+    lock
+}
+
 fn open(paths: &[&Path]) -> Dashboard {
     Dashboard::open(&paths.iter().map(|path| path.to_path_buf()).collect::<Vec<_>>()).unwrap()
 }
@@ -37,6 +44,7 @@ fn every_size_is_drawn() {
     let [first, second] = ["電気", "b"].map(|name| directory.path().join(name));
     write_run(&first, 500);
     write_run(&second, 0);
+    let _held = held(&first);
     let mut dashboard = open(&[&first, &second]);
     for look in [ALL, ASCII] {
         for (width, height) in [(1, 1), (2, 9), (20, 5), (40, 12), (80, 24), (200, 60), (300, 2)] {
@@ -58,6 +66,89 @@ fn every_size_is_drawn() {
     assert!(usual.chars().any(|c| ('\u{2801}'..='\u{28ff}').contains(&c)), "{usual}");
     let small = dashboard.text(ASCII, 40, 12).unwrap();
     assert!(small.contains("step 500/1000") && small.contains("loss") && small.contains('*'), "{small}");
+}
+
+/// A process that was killed leaves its lock, and nobody holds it. Who watches neither makes nor changes one.
+#[test]
+fn whether_a_run_goes_on_is_told_by_its_lock() {
+    let directory = tempfile::tempdir().unwrap();
+    let run = directory.path();
+    write_run(run, 500);
+    let mut dashboard = open(&[run]);
+    let mut shown = || {
+        dashboard.refresh();
+        dashboard.text(ALL, 80, 24).unwrap()
+    };
+    let stopped = |text: &str| text.contains("step 500/1000  stopped") && !text.contains("left");
+    assert!(stopped(&shown()), "{}", shown());
+    assert!(!run.join("lock").exists());
+    let lock = held(run);
+    assert!(shown().contains("step 500/1000  50 s left"), "{}", shown());
+    fs::write(run.join("lock"), "holder").unwrap();
+    drop(lock);
+    let written = || fs::metadata(run.join("lock")).unwrap().modified().unwrap();
+    let before = written();
+    assert!(stopped(&shown()) && stopped(&shown()), "{}", shown());
+    assert_eq!((fs::read_to_string(run.join("lock")).unwrap().as_str(), written()), ("holder", before));
+    // Resumed: nothing of the watching keeps the lock, and the file is written anew.
+    let lock = held(run);
+    lock.set_modified(before + std::time::Duration::from_secs(1)).unwrap();
+    assert!(shown().contains("left"), "{}", shown());
+    write_run(run, 1000);
+    assert!(shown().contains("step 1000/1000  done"));
+}
+
+/// Ends of an axis that round to the same number have more digits.
+#[test]
+fn labels_of_an_axis_differ() {
+    let directory = tempfile::tempdir().unwrap();
+    let label = |low: f64, high: f64| {
+        write_run(directory.path(), 0);
+        let lines = format!("{{\"step\":1,\"loss\":{low}}}\n{{\"step\":9,\"loss\":{high}}}\n");
+        fs::write(directory.path().join("metrics.jsonl"), lines).unwrap();
+        let text = open(&[directory.path()]).text(ALL, 40, 12).unwrap();
+        let labels: Vec<&str> =
+            text.lines().filter_map(|line| line.split_once('│')).map(|(end, _)| end.trim()).collect();
+        let labels: Vec<String> =
+            labels.into_iter().filter(|label| !label.is_empty()).map(str::to_owned).collect();
+        (labels[1].clone(), labels[0].clone())
+    };
+    for (low, high, expected) in [
+        (17_100.0, 17_400.0, ("17.1k", "17.4k")),
+        (17_100.0, 18_400.0, ("17k", "18k")),
+        (5e-4, 5.000001e-4, ("5.000000e-4", "5.000001e-4")),
+        (0.75, 0.75001, ("0.75000", "0.75001")),
+        (35.9999, 36.0, ("35.9999", "36")),
+        // Nothing but zeros.
+        (0.0, 0.0, ("0", "1")),
+    ] {
+        let (left, right) = label(low, high);
+        assert_eq!((left.as_str(), right.as_str()), expected, "{low} to {high}");
+    }
+}
+
+/// Where there is little room, words and the beginnings of names go before numbers do.
+#[test]
+fn narrow_lines_keep_their_first_number() {
+    let directory = tempfile::tempdir().unwrap();
+    let runs = ["phases-1", "phases-disentangled-2"].map(|name| directory.path().join(name));
+    for run in &runs {
+        write_run(run, 1000);
+        fs::write(run.join("eval.jsonl"), "{\"step\":1000,\"loss\":24.61}\n").unwrap();
+    }
+    let of = |paths: &[&Path], width| open(paths).text(ALL, width, 40).unwrap();
+    let both = of(&[&runs[0], &runs[1]], 40);
+    for line in [
+        "phases-1: step 1000 held-out: loss 24.61",
+        "-disentangled-2: step 1000 E: loss 24.61",
+        "s-disentangled-2: step 1000: loss 3.6364",
+    ] {
+        assert!(both.lines().any(|shown| shown.ends_with(line)), "{line}\n{both}");
+    }
+    let alone = of(&[&runs[0]], 40);
+    assert!(alone.contains("\nstep 1000, held-out text: loss 24.61\n"), "{alone}");
+    let wide = of(&[&runs[0], &runs[1]], 80);
+    assert!(wide.contains("\nphases-1: step 1000, held-out text: loss 24.61\n"), "{wide}");
 }
 
 /// A curve of one row has room for one end of its axis.
@@ -163,4 +254,32 @@ fn a_fine_tuned_model_is_shown_by_its_epochs() {
     assert_eq!(dashboard.quantities(), ["loss", "f1", "tokens_per_second", "train_accuracy"]);
     let text = dashboard.text(ALL, 80, 24).unwrap();
     assert!(text.contains("epoch 2, step 18") && text.contains("f1  0.2"), "{text}");
+
+    // The best model so far is there long before the end.
+    let kept = |options: &str| {
+        let training =
+            format!("{{\"command\":\"inazuma finetune tag {options} --seed 1\",\"best_epoch\":1}}");
+        fs::write(directory.path().join("training.json"), training).unwrap();
+        open(&[directory.path()]).text(ALL, 80, 24).unwrap()
+    };
+    assert!(kept("--epochs 3").contains("epoch 2, step 18  stopped"));
+    assert!(kept("--epochs 2").contains("epoch 2, step 18  done"));
+    assert!(kept("--patience 1 --epochs 9").contains("epoch 2, step 18  done"));
+    let _lock = held(directory.path());
+    let goes_on = kept("--patience 2 --epochs 9");
+    assert!(goes_on.contains("epoch 2, step 18  50 tokens/s"), "{goes_on}");
+}
+
+/// Of several trials one process holds the folder above.
+#[test]
+fn trials_are_stopped_together() {
+    let directory = tempfile::tempdir().unwrap();
+    let trial = directory.path().join("trial-1");
+    fs::create_dir(&trial).unwrap();
+    fs::write(trial.join("metrics.jsonl"), "{\"step\":9,\"epoch\":1,\"loss\":0.5}\n").unwrap();
+    let shown = || open(&[directory.path()]).text(ALL, 80, 24).unwrap();
+    let lock = held(directory.path());
+    assert!(!shown().contains("stopped"), "{}", shown());
+    drop(lock);
+    assert!(shown().contains("epoch 1, step 9  stopped"), "{}", shown());
 }
