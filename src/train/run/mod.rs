@@ -203,6 +203,7 @@ impl Report {
 /// last checkpoint.
 pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
     let mut options = options.clone();
+    options.ranks.given_alike(&together::given(&options))?;
     if options.resume {
         options.ranks.first_says(|| Ok(Before::of(&options.out)))?.go_on(&mut options);
     }
