@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use crate::device::Device;
-use crate::interop::checkpoint::checksum;
 use crate::ranks::{Given, Ranks, Travel};
 use crate::train::evaluate::Evaluator;
 use crate::train::key::Value;
+use crate::train::run::of_one_checkpoint;
 use crate::train::saved::Saved;
 
 use super::Interrupted;
@@ -60,16 +60,12 @@ impl Args {
 }
 
 pub fn run(args: Args, ranks: &Ranks) -> Result<()> {
-    let stop = interruptible("stopping")?;
     // A run that is training gets a newer checkpoint meanwhile.
     let first = ranks.first_says(|| Ok(Saved::open(&args.run, args.step)?.checkpoint))?;
     let saved =
         if ranks.are_several() { Saved::open(&first, None) } else { Saved::open(&args.run, args.step) };
     let saved = ranks.agree(saved)?;
-    // Elsewhere there may be another one of that name.
-    let sum = ranks.agree(checksum(&saved.checkpoint))?;
-    let checkpoint = format!("{} ({sum:08x})", saved.checkpoint.display());
-    ranks.given_alike(&Given::default().with("the checkpoint", checkpoint))?;
+    of_one_checkpoint(ranks, Some(&saved.checkpoint))?;
     let device = Device::of_rank(&args.device.device, args.device.threads, ranks, Travel::default());
     let device = ranks.agree(device)?.with_memory_limit(args.memory.bytes());
     let whole = |name, given: Option<usize>| given.map(|n| (name, Value::Whole(n as u64)));
@@ -80,6 +76,7 @@ pub fn run(args: Args, ranks: &Ranks) -> Result<()> {
     let mut evaluator = ranks.agree(Evaluator::of_saved(&args.store, &saved, &config, &device))?;
     evaluator.of_one_text()?;
     note!("{}: step {} on {}", saved.checkpoint.display(), saved.state.step, evaluator.identity());
+    let stop = interruptible("stopping")?;
     let Some(evaluation) = evaluator.measure(saved.state.step, stop)? else {
         return Err(Interrupted("interrupted; nothing was evaluated".into()).into());
     };

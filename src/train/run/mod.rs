@@ -51,6 +51,7 @@ use record::Before;
 pub use record::RUN;
 use rollback::asked_by;
 pub use selftest::SelfTest;
+pub use together::of_one_checkpoint;
 
 const METRICS: &str = "metrics.jsonl";
 const HISTORY: &str = "history.jsonl";

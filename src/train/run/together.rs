@@ -104,7 +104,7 @@ pub fn of_one_kind(options: &Options, stores: &Stores) -> Result<()> {
     })
 }
 
-/// Refuses ranks that go on from another checkpoint, or begin with one.
+/// Refuses ranks that have another checkpoint, of the same name in another place or not. Of several ranks all call it.
 pub fn of_one_checkpoint(ranks: &Ranks, checkpoint: Option<&PathBuf>) -> Result<()> {
     let sum =
         |path: &PathBuf| checkpoint::checksum(path).map(|sum| format!("{} ({sum:08x})", path.display()));
