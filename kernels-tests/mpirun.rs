@@ -59,7 +59,17 @@ pub fn start(folder: &Path, count: usize, arguments: &str) -> Job {
 
 /// Ranks that are not alike, and variables that mpirun is told something by.
 pub fn start_with(folder: &Path, more: &[(&str, &str)], parts: &[Part]) -> Job {
+    launch(folder, &[], more, parts)
+}
+
+/// Ranks beside which mpirun says little.
+pub fn start_quiet(folder: &Path, parts: &[Part]) -> Job {
+    launch(folder, &["-q"], &[], parts)
+}
+
+fn launch(folder: &Path, options: &[&str], more: &[(&str, &str)], parts: &[Part]) -> Job {
     let mut command = Command::new("mpirun");
+    command.args(options);
     // As many as are asked for, wherever the system places them: these machines have few cores, and share them.
     command.args(["--oversubscribe", "--bind-to", "none"]);
     for (number, (count, program, arguments)) in parts.iter().enumerate() {
@@ -174,6 +184,15 @@ pub fn done(folder: &Path, count: usize, arguments: &str) -> Ended {
 }
 
 impl Ended {
+    /// Expects one line of ours, which says that this rank has died.
+    pub fn mourns(&self, rank: usize, process: u32) {
+        assert!(self.code.is_some_and(|code| code > 0), "{:?}: {}", self.code, self.errors);
+        let lines: Vec<&str> = self.errors.lines().filter(|line| line.contains("inazuma: ")).collect();
+        let died = format!("inazuma: error: rank {rank} (process {process}) has died");
+        assert!(lines.len() == 1 && lines[0].starts_with(&died), "not one `{died}`: {}", self.errors);
+        assert!(!self.errors.contains("stopping and saving"), "nothing is saved: {}", self.errors);
+    }
+
     /// Expects exit status 1, and one line of ours that holds all of `words`.
     pub fn refuses(&self, words: &[&str]) {
         assert_eq!(self.code, Some(1), "{}", self.errors);

@@ -8,10 +8,11 @@ use serde_json::Value;
 
 use crate::command_line::{self, prepared};
 use crate::killing::files;
-use crate::mpirun::{BINARY, Part, done, ended, is_here, signal, start, start_with};
+use crate::mpirun::{BINARY, Part, done, ended, is_here, signal, start, start_quiet, start_with};
 use crate::testing::skipped;
 
 mod place;
+mod refused;
 
 use place::{LONG, Place, STEPS, alone, has_lines, has_saved, interrupted, records, steps, whole};
 
@@ -48,18 +49,67 @@ fn a_rank_that_is_killed_ends_all_and_the_same_command_goes_on() {
     for rank in [1, 0] {
         let out = format!("killed-{rank}");
         let run = place.out(&out);
-        let mut job = start(place.path(), 2, &place.train_long(&out));
+        // What mpirun says of it is not needed.
+        let long = place.train_long(&out);
+        let mut job = start_quiet(place.path(), &[(2, Path::new(BINARY), &long)]);
         job.until(|| has_saved(&run, 10));
-        signal(job.rank(rank), "KILL");
+        let process = job.rank(rank);
+        signal(process, "KILL");
         let ended = job.end();
         assert!(ended.code.is_some_and(|code| code > 0), "{:?}: {}", ended.code, ended.errors);
-        assert!(ended.errors.contains(&format!("rank {rank}")), "{}", ended.errors);
+        ended.mourns(rank, process);
         assert!(!has_saved(&run, LONG), "it came too late");
         place.state(&out);
         let ended = done(place.path(), 2, &place.resume(&out));
         assert!(!ended.errors.contains("damaged"), "{}", ended.errors);
         place.assert_same(&out, whole());
     }
+}
+
+/// Of those that are left one says which, while they wait for it or compute, and with mpirun's own words too.
+#[test]
+fn one_names_a_rank_that_dies() {
+    if !is_here() {
+        return;
+    }
+    let place = Place::new();
+    let endless = |out: &str| place.train(out).replace(&format!("steps={STEPS}"), "steps=100000");
+    for rank in [2, 0] {
+        let out = format!("run-{rank}");
+        let mut job = start(place.path(), 3, &endless(&out));
+        job.until(|| has_lines(&place.out(&out)));
+        let process = job.rank(rank);
+        signal(process, "KILL");
+        job.end().mourns(rank, process);
+    }
+    // One that only hangs is waited for, and one that is asked to end is no death.
+    let mut job = start(place.path(), 2, &endless("stopped"));
+    job.until(|| has_lines(&place.out("stopped")));
+    let process = job.rank(1);
+    signal(process, "STOP");
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    signal(process, "CONT");
+    signal(process, "TERM");
+    let ended = job.end();
+    assert!(interrupted(&ended.errors).is_some() && !ended.errors.contains("has died"), "{}", ended.errors);
+    let said =
+        ended.errors.lines().filter(|line| line.starts_with("stopping and saving, as rank 1 ")).count();
+    assert_eq!(said, 1, "{}", ended.errors);
+}
+
+/// A launcher's one process may be a script that starts the program more than once.
+#[test]
+fn one_process_may_be_started_again() {
+    if !is_here() {
+        return;
+    }
+    let place = Place::new();
+    let script = place.out("twice");
+    fs::write(&script, format!("set -e\n{BINARY} completions bash\n{BINARY} completions bash\n"))
+        .expect("written");
+    let script = script.display().to_string();
+    let ended = start_with(place.path(), &[], &[(1, Path::new("sh"), &script)]).end();
+    assert_eq!(ended.code, Some(0), "{}", ended.errors);
 }
 
 #[test]
@@ -75,65 +125,6 @@ fn a_run_goes_on_with_more_or_fewer_ranks() {
         assert_eq!(steps(&records(&place.out("run/metrics.jsonl"))), (1..=STEPS).collect::<Vec<_>>());
     }
     place.assert_close("run", alone(), CLOSE);
-}
-
-/// What one rank is given that rank 0 is not ends all of them, before anything is written.
-#[test]
-fn ranks_of_another_kind_are_refused_by_name() {
-    if !is_here() {
-        return;
-    }
-    let place = Place::new();
-    let program = Path::new(BINARY);
-    let refuses = |out: &str, parts: &[Part], words: &[&str]| {
-        let before = place.out(out).exists().then(|| files(&place.out(out)));
-        start_with(place.path(), &[], parts).end().refuses(words);
-        let after = place.out(out).exists().then(|| files(&place.out(out)));
-        assert!(after == before, "{out}: something was written");
-        assert!(!place.out(out).join("lock").exists(), "{out}: a lock is left");
-    };
-    let train = place.train("none");
-    let store = prepared().join("store");
-    let instead = |text: &str, other: &Path| {
-        text.replace(&format!("--store {} ", store.display()), &format!("--store {} ", other.display()))
-    };
-    let other = instead(&train, &prepared().join("store.held-out"));
-    let words = ["rank 1", "store.held-out", "another text than rank 0's"];
-    refuses("none", &[(1, program, &train), (1, program, &other)], &words);
-
-    let [model, tokens] = ["small.model", "small.store"].map(|name| place.out(name).display().to_string());
-    let text = prepared().join("text").display().to_string();
-    command_line::done(place.path(), &format!("tokenizer train {text} --out small --vocab-size 1900"));
-    command_line::done(place.path(), &format!("prepare {text} --tokenizer {model} --out {tokens}"));
-    let other = instead(&train, Path::new(&tokens));
-    let words = ["rank 1", "small.store", "another tokenizer than rank 0's"];
-    refuses("none", &[(1, program, &train), (1, program, &other)], &words);
-
-    let other = format!("{train} --set learning_rate=3e-4");
-    let words = ["rank 2", "another configuration", "learning_rate = 0.0003", "rank 0 has learning_rate"];
-    refuses("none", &[(2, program, &train), (1, program, &other)], &words);
-
-    // What stands behind a program's end does nothing.
-    let changed = place.out("inazuma");
-    fs::copy(BINARY, &changed).expect("copied");
-    let bytes = fs::read(&changed).expect("read");
-    fs::write(&changed, [&bytes[..], b"another build"].concat()).expect("written");
-    refuses("none", &[(1, program, &train), (1, &changed, &train)], &["rank 1", "another build of inazuma"]);
-
-    // A store that only one rank lacks, and a batch that is too small for them.
-    let other = instead(&train, Path::new("nowhere.store"));
-    refuses("none", &[(1, program, &train), (1, program, &other)], &["rank 1", "nowhere.store"]);
-    let few = format!("{train} --set batch_size=2");
-    refuses("none", &[(3, program, &few)], &["batch_size is 2: 3 ranks"]);
-    let shares = format!("{train} --share 1,2,3");
-    refuses("none", &[(2, program, &shares)], &["--share: 3 shares", "2 ranks"]);
-
-    // A run that is there stays what it is.
-    done(place.path(), 2, &place.train("run"));
-    place.go_back("run", 20);
-    let resume = place.resume("run");
-    let other = instead(&resume, &prepared().join("store.held-out"));
-    refuses("run", &[(1, program, &resume), (1, program, &other)], &["rank 1", "another text"]);
 }
 
 /// Asked of any rank all end after the same step, which is saved.

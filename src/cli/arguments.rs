@@ -167,26 +167,76 @@ pub fn quoted(path: &Path) -> String {
 }
 
 /// Watches for SIGINT, SIGTERM and SIGHUP; what it returns is set by the first of them, and the second ends the program
-/// at once.
+/// at once. Several ranks do so since they were started, and say `message` when all know of it.
 pub fn interruptible(message: &'static str) -> Result<&'static AtomicBool> {
-    static FIRST: OnceLock<Instant> = OnceLock::new();
-    let on_interrupt = move || {
-        let since = FIRST.get_or_init(Instant::now).elapsed();
-        // Who asks twice does not want to wait. Nothing is lost: files are whole under their names or not there.
-        if STOP.swap(true, Ordering::Relaxed) {
-            // `timeout` signals the process and its group, a terminal the group of a script that passes it on.
-            if since < ONE_SIGNAL {
-                return;
-            }
-            note!("stopped at once");
-            note::end_now();
-            std::process::exit(130);
-        }
-        note!("{message}; a second Ctrl-C or signal stops at once");
+    LISTENS.store(true, Ordering::SeqCst);
+    if ATTENDED.load(Ordering::SeqCst) {
+        return Ok(&STOP);
+    }
+    let on_signal = move || match Signal::next() {
+        Signal::First => note!("{message}; a second Ctrl-C or signal stops at once"),
+        Signal::Same => {}
+        Signal::Second => end_at_once(),
     };
-    ctrlc::set_handler(on_interrupt).context("cannot watch for Ctrl-C")?;
+    ctrlc::set_handler(on_signal).context("cannot watch for Ctrl-C")?;
     Ok(&STOP)
 }
+
+/// Of several ranks, watches for the same signals from now on. A launcher sends one where a rank has died, too.
+pub fn attend(ranks: &Ranks) -> Result<()> {
+    let Some(neighbours) = ranks.neighbours() else { return Ok(()) };
+    let on_signal = move || {
+        if neighbours.mourn() {
+            note::end_now();
+            std::process::exit(1);
+        }
+        if neighbours.is_ending() {
+            return;
+        }
+        let signal = if LISTENS.load(Ordering::SeqCst) { Signal::next() } else { Signal::Second };
+        if signal == Signal::Second {
+            // That this one ends is no death that others were to tell of.
+            neighbours.has_last_word();
+            end_at_once();
+        }
+    };
+    ctrlc::set_handler(on_signal).context("cannot watch for signals")?;
+    ATTENDED.store(true, Ordering::SeqCst);
+    Ok(())
+}
+
+/// Which one of the signals that have come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Signal {
+    First,
+    /// `timeout` signals the process and its group, a terminal the group of a script that passes it on.
+    Same,
+    /// Who asks twice does not want to wait.
+    Second,
+}
+
+impl Signal {
+    fn next() -> Self {
+        static FIRST: OnceLock<Instant> = OnceLock::new();
+        let since = FIRST.get_or_init(Instant::now).elapsed();
+        match STOP.swap(true, Ordering::Relaxed) {
+            false => Signal::First,
+            true if since < ONE_SIGNAL => Signal::Same,
+            true => Signal::Second,
+        }
+    }
+}
+
+/// Nothing is lost: files are whole under their names or not there.
+fn end_at_once() {
+    note!("stopped at once");
+    note::end_now();
+    std::process::exit(130);
+}
+
+/// Whether signals are watched for already, and whether a command heeds the first one.
+static ATTENDED: AtomicBool = AtomicBool::new(false);
+static LISTENS: AtomicBool = AtomicBool::new(false);
 
 /// The same for what saves nothing and says nothing: the first signal asks it to end.
 pub fn ended_by_signal() -> Result<&'static AtomicBool> {

@@ -8,7 +8,7 @@ use clap::{ArgMatches, FromArgMatches};
 
 use crate::finetune::apply::Model;
 use crate::finetune::predictions::{shown, write_predictions_to};
-use crate::ranks::Ranks;
+use crate::ranks::{Given, Ranks};
 use crate::tasks::source::Source;
 use crate::tasks::squad::Answers;
 use crate::tasks::table::Selection;
@@ -103,9 +103,12 @@ struct OfTask {
 }
 
 impl Args {
-    /// Whether it divides its work among ranks.
-    pub fn is_divided(&self) -> bool {
-        matches!(self.command, Some(Command::Pretrain(_)))
+    /// What all ranks must have been given alike; nothing where it does not divide its work among them.
+    pub fn given(&self, given: Given) -> Option<Given> {
+        match &self.command {
+            Some(Command::Pretrain(args)) => Some(args.given(given)),
+            None => None,
+        }
     }
 }
 

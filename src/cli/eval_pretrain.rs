@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use crate::device::Device;
-use crate::ranks::{Ranks, Travel};
+use crate::ranks::{Given, Ranks, Travel};
 use crate::train::evaluate::Evaluator;
 use crate::train::key::Value;
+use crate::train::run::of_one_checkpoint;
 use crate::train::saved::Saved;
 
 use super::Interrupted;
@@ -20,7 +21,8 @@ use super::arguments::{DeviceArgs, MemoryArgs, OutputArgs, count_to, interruptib
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   inazuma eval pretrain run --store wiki.store.held-out
-  inazuma eval pretrain run --store wiki.store.held-out --step 200000 --sequences 4096 --json")]
+  inazuma eval pretrain run --store wiki.store.held-out --step 200000 --sequences 4096 --json
+  mpirun -n 4 inazuma eval pretrain run --store wiki.store.held-out")]
 pub struct Args {
     /// A run, a checkpoint, or what `import` wrote with a generator
     #[arg(value_name = "RUN_OR_DIR")]
@@ -45,17 +47,32 @@ pub struct Args {
     output: OutputArgs,
 }
 
+impl Args {
+    /// What all ranks must have been given alike.
+    pub fn given(&self, given: Given) -> Given {
+        given
+            .with("RUN", self.run.display())
+            .with_some("--step", self.step)
+            .with_some("--sequences", self.sequences)
+            .with_some("--max-length", self.max_length)
+            .with_some("--memory-limit", self.memory.bytes())
+    }
+}
+
 pub fn run(args: Args, ranks: &Ranks) -> Result<()> {
     // A run that is training gets a newer checkpoint meanwhile.
     let first = ranks.first_says(|| Ok(Saved::open(&args.run, args.step)?.checkpoint))?;
     let saved =
         if ranks.are_several() { Saved::open(&first, None) } else { Saved::open(&args.run, args.step) };
     let saved = ranks.agree(saved)?;
+    of_one_checkpoint(ranks, Some(&saved.checkpoint))?;
     let device = Device::of_rank(&args.device.device, args.device.threads, ranks, Travel::default());
     let device = ranks.agree(device)?.with_memory_limit(args.memory.bytes());
     let whole = |name, given: Option<usize>| given.map(|n| (name, Value::Whole(n as u64)));
     let changes = [whole("eval_sequences", args.sequences), whole("max_length", args.max_length)];
-    let config = saved.config(&changes.into_iter().flatten().collect::<Vec<_>>(), device.room())?;
+    let changes: Vec<_> = changes.into_iter().flatten().collect();
+    let config = ranks.agree(saved.config(&changes, device.room()))?;
+    ranks.given_alike(&config.given())?;
     let mut evaluator = ranks.agree(Evaluator::of_saved(&args.store, &saved, &config, &device))?;
     evaluator.of_one_text()?;
     note!("{}: step {} on {}", saved.checkpoint.display(), saved.state.step, evaluator.identity());

@@ -3,13 +3,14 @@
 //! Exit status: 0 done, 1 failed (one line on stderr), 2 wrong usage (clap's, and of `--set`), 130 interrupted after saving.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use clap::{Parser, Subcommand};
 use tracing::Level;
 
 use crate::note::{self, Verbosity};
-use crate::ranks::{self, Ranks, Together};
+use crate::ranks::{self, Given, Ranks, Together};
 use crate::train::config::WrongUsage;
 
 mod answer_table;
@@ -116,16 +117,17 @@ pub fn main() -> ExitCode {
         Ok(spelled_out) => spelled_out,
         Err(error) => return report(&error),
     };
-    let cli = Cli::parse_from(arguments);
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(said) => return say_before_ranks(&said),
+    };
     let ranks = match ranks::start() {
         Ok(ranks) => ranks,
         Err(error) => return report(&error),
     };
-    if let Err(error) = cli.command.suits(&ranks) {
-        return report_of_rank(&error, &ranks);
-    }
     note::start(if ranks.is_first() { cli.verbosity() } else { Verbosity::Errors });
-    if let Err(error) = cli.command.suits(&ranks) {
+    let suits = arguments::attend(&ranks).and_then(|()| cli.command.suits(&ranks));
+    if let Err(error) = suits {
         return report_of_rank(&error, &ranks);
     }
     notes.iter().for_each(|note| note!("--hparams: {note}"));
@@ -161,35 +163,61 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// What clap says, help or an error, before processes that were started together know of each other.
+fn say_before_ranks(said: &clap::Error) -> ExitCode {
+    let status = u8::try_from(said.exit_code()).unwrap_or(2);
+    if ranks::started_as().is_some_and(|rank| rank > 0) {
+        if status == 0 {
+            return ExitCode::SUCCESS;
+        }
+        // Where the first one has the same to say, all are ended with it meanwhile. Else it is this one's alone.
+        std::thread::sleep(UNTIL_THE_FIRST_HAS_SPOKEN);
+    }
+    let _ = said.print();
+    ExitCode::from(status)
+}
+
+const UNTIL_THE_FIRST_HAS_SPOKEN: Duration = Duration::from_secs(2);
+
 /// Of several ranks that end with the same line one says it; one that ends alone takes the others with it.
 fn report_of_rank(error: &anyhow::Error, ranks: &Ranks) -> ExitCode {
     let together = error.is::<Together>() || error.is::<Interrupted>();
     match ranks.are_several() {
-        true if together && !ranks.is_first() => {
-            ExitCode::from(if error.is::<Interrupted>() { 130 } else { 1 })
-        }
+        true if together && !ranks.is_first() => status(error),
         true if !together => {
             report(&anyhow!("rank {}: {error:#}", ranks.rank()));
             ranks.abort();
-            ExitCode::FAILURE
+            status(error)
         }
         _ => report(error),
     }
 }
 
 impl Command {
-    /// Fails where several ranks were started for what one process does.
+    /// Its name, where it divides its work among ranks, and what decides which rank does what. What else is given is compared
+    /// where it is known what it comes to.
+    fn divided(&self) -> Option<Given> {
+        let name = |name: &str| Given::program().with("the command", name);
+        match self {
+            Command::Pretrain(args) => Some(args.given(name("pretrain"))),
+            Command::Eval(args) => args.given(name("eval pretrain")),
+            Command::Prepare(args) if args.is_divided() => Some(name("prepare")),
+            _ => None,
+        }
+    }
+
+    /// Fails where several ranks were started for what one process does, or for something else each.
     fn suits(&self, ranks: &Ranks) -> Result<()> {
-        let divided = match self {
-            Command::Pretrain(_) => true,
-            Command::Eval(args) => args.is_divided(),
-            Command::Prepare(args) => args.is_divided(),
-            _ => false,
-        };
-        if divided || !ranks.are_several() {
+        if !ranks.are_several() {
             return Ok(());
         }
-        Err(Together(format!(
+        let divided = self.divided();
+        let alone = || Given::program().with("the command", "for one process");
+        ranks.given_alike(&divided.clone().unwrap_or_else(alone))?;
+        if divided.is_some() {
+            return Ok(());
+        }
+        Err(Together::new(format!(
             "{} processes were started, and only `pretrain`, `eval pretrain` and `prepare` of text divide their work among ranks",
             ranks.size()
         ))
@@ -204,9 +232,9 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 
 /// Says how a command ended, whatever is wanted of the log.
 fn report(error: &anyhow::Error) -> ExitCode {
-    if error.downcast_ref::<Interrupted>().is_some() {
+    if error.is::<Interrupted>() {
         note::say(Level::INFO, &format!("inazuma: {error}"));
-        return ExitCode::from(130);
+        return status(error);
     }
     // A closed pipe on stdout (`inazuma … | head`) is the reader's choice, not an error of ours.
     if is_closed_pipe(error) {
@@ -214,5 +242,17 @@ fn report(error: &anyhow::Error) -> ExitCode {
     }
     let line = format!("{error:#}").replace('\n', " ");
     note::say(Level::ERROR, &format!("inazuma: error: {line}"));
-    if error.downcast_ref::<WrongUsage>().is_some() { ExitCode::from(2) } else { ExitCode::FAILURE }
+    status(error)
+}
+
+fn status(error: &anyhow::Error) -> ExitCode {
+    let is_usage =
+        error.is::<WrongUsage>() || error.downcast_ref::<Together>().is_some_and(Together::is_usage);
+    ExitCode::from(if error.is::<Interrupted>() {
+        130
+    } else if is_usage {
+        2
+    } else {
+        1
+    })
 }

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 
 use crate::files::size;
 use crate::interop::checkpoint::CONFIG;
-use crate::ranks::{Ranks, Shares, Travel};
+use crate::ranks::{Given, Ranks, Shares, Travel};
 use crate::store::WeightedPath;
 use crate::train::run::{self, Options, SelfTest};
 use crate::train::{describe, explain};
@@ -121,6 +121,11 @@ pub struct Args {
 }
 
 impl Args {
+    /// What is explained is explained by one; all else is compared as a run's options.
+    pub fn given(&self, given: Given) -> Given {
+        given.with_switch("--explain", self.explain)
+    }
+
     fn options(self, ranks: Ranks) -> Options {
         let mut sources = self.configuration.sources();
         sources.set.extend(self.steps.map(|steps| format!("steps={steps}")));

@@ -16,6 +16,8 @@ macro_rules! detail {
     ($($argument:tt)*) => { ::tracing::debug!("{}", ::std::format_args!($($argument)*)) };
 }
 
+use std::fmt::{self, Display, Formatter};
+
 mod layout;
 mod logs;
 mod terminal;
@@ -25,3 +27,13 @@ pub use layout::{Parts, columns, count, grouped, narrow};
 pub use logs::{Verbosity, start};
 pub use terminal::{Bar, end_now, say, takes_colour};
 pub use time::{duration, short_duration};
+
+/// Says that an error is one of the command line: what the user typed there, under which option.
+#[derive(Clone, Copy, Debug)]
+pub struct WrongUsage(pub &'static str);
+
+impl Display for WrongUsage {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}

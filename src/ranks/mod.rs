@@ -12,18 +12,25 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::note::WrongUsage;
+
 mod cores;
+mod given;
 mod half;
 #[cfg(feature = "mpi")]
 mod mpi;
+#[cfg_attr(not(feature = "mpi"), allow(dead_code))]
+mod neighbours;
 mod split;
 mod start;
 #[cfg(test)]
 pub mod threads;
 
+pub use given::Given;
 pub use half::Travel;
+pub use neighbours::Neighbours;
 pub use split::{Shares, Split};
-pub use start::{program, start};
+pub use start::{start, started_as};
 
 /// What carries words between processes. All call the same operation at the same time.
 pub trait Transport: Send + Sync {
@@ -39,6 +46,12 @@ pub trait Transport: Send + Sync {
     /// What each has to say, in the order of ranks.
     fn gather(&self, own: &[u8]) -> Result<Vec<Vec<u8>>>;
 
+    /// The same, of which only the first one hears; nothing on the others.
+    fn gather_to_first(&self, own: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let all = self.gather(own)?;
+        Ok(if self.rank() == 0 { all } else { Vec::new() })
+    }
+
     /// `words[bounds[r]..bounds[r + 1]]` goes to rank `r`; what the others have for this one comes into `received`, in
     /// the order of ranks, as many words from each.
     fn scatter(&self, words: &[u32], bounds: &[usize], received: &mut [u32]) -> Result<()>;
@@ -48,6 +61,11 @@ pub trait Transport: Send + Sync {
 
     /// Ends all processes.
     fn abort(&self);
+
+    /// The processes of this machine, where they look after each other.
+    fn neighbours(&self) -> Option<Arc<Neighbours>> {
+        None
+    }
 }
 
 /// The processes of a run; by default this one alone.
@@ -60,11 +78,25 @@ pub struct Ranks {
 
 /// An error that all ranks know of, and end with.
 #[derive(Debug)]
-pub struct Together(pub String);
+pub struct Together {
+    line: String,
+    is_usage: bool,
+}
+
+impl Together {
+    pub fn new(line: String) -> Self {
+        Together { line, is_usage: false }
+    }
+
+    /// Whether it is one of the command line.
+    pub fn is_usage(&self) -> bool {
+        self.is_usage
+    }
+}
 
 impl Display for Together {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.line)
     }
 }
 
@@ -72,8 +104,13 @@ impl std::error::Error for Together {}
 
 impl From<anyhow::Error> for Together {
     fn from(error: anyhow::Error) -> Self {
-        Together(format!("{error:#}"))
+        Together { line: format!("{error:#}"), is_usage: is_usage(&error) }
     }
+}
+
+/// Whether an error is one of the command line.
+fn is_usage(error: &anyhow::Error) -> bool {
+    error.is::<WrongUsage>() || error.downcast_ref::<Together>().is_some_and(Together::is_usage)
 }
 
 impl Debug for Ranks {
@@ -129,7 +166,19 @@ impl Ranks {
         }
     }
 
-    /// The same of what can be written as JSON.
+    /// The same, of which only the first one hears; nothing on the others.
+    pub fn gather_to_first(&self, own: &[u8]) -> Result<Vec<Vec<u8>>> {
+        match &self.transport {
+            None => Ok(vec![own.to_vec()]),
+            Some(transport) => {
+                let sent = if self.is_first() { 0 } else { own.len() };
+                self.sent.fetch_add(sent as u64, Ordering::Relaxed);
+                transport.gather_to_first(own)
+            }
+        }
+    }
+
+    /// What each has to say of what can be written as JSON, in the order of ranks.
     pub fn gather_all<T: Serialize + DeserializeOwned>(&self, own: T) -> Result<Vec<T>> {
         if !self.are_several() {
             return Ok(vec![own]);
@@ -148,7 +197,7 @@ impl Ranks {
         let all = self.gather(&said.map_or(Ok(Vec::new()), |said| serde_json::to_vec(&said))?)?;
         let first = all.first().context("nobody says anything")?;
         let said: Result<T, String> = serde_json::from_slice(first).context("what rank 0 says")?;
-        said.map_err(|error| Together(error).into())
+        said.map_err(|error| Together::new(error).into())
     }
 
     /// Whether any of them says so.
@@ -164,12 +213,12 @@ impl Ranks {
         if !self.are_several() {
             return own;
         }
-        let said = own.as_ref().err().map_or(String::new(), |error| format!("{error:#}"));
-        let failed = self.gather(said.as_bytes())?.into_iter().enumerate().find(|(_, said)| !said.is_empty());
-        match (failed, own) {
-            (None, own) => own,
-            (Some((rank, said)), _) => {
-                Err(Together(format!("rank {rank}: {}", String::from_utf8_lossy(&said))).into())
+        let said = own.as_ref().err().map(|error| (is_usage(error), format!("{error:#}")));
+        let all = self.gather_all(said)?;
+        match all.into_iter().enumerate().find_map(|(rank, said)| Some((rank, said?))) {
+            None => own,
+            Some((rank, (is_usage, said))) => {
+                Err(Together { line: format!("rank {rank}: {said}"), is_usage }.into())
             }
         }
     }
@@ -189,7 +238,7 @@ impl Ranks {
         for (rank, bytes) in all.iter().enumerate() {
             let other = read(bytes)?;
             if other != first {
-                return Err(Together(format!("rank {rank}: {}", what(&other, &first))).into());
+                return Err(Together::new(format!("rank {rank}: {}", what(&other, &first))).into());
             }
         }
         Ok(())
@@ -224,6 +273,11 @@ impl Ranks {
         self.count_sent(own.len() * (transport.size() - 1));
         transport.spread(bytemuck::cast_slice(own), bytemuck::cast_slice_mut(&mut values), bounds)?;
         Ok(values)
+    }
+
+    /// The processes of this machine, where there are several that look after each other.
+    pub fn neighbours(&self) -> Option<Arc<Neighbours>> {
+        self.transport.as_ref()?.neighbours()
     }
 
     /// Ends all processes because this one cannot go on.

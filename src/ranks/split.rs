@@ -1,5 +1,6 @@
 //! Which sequences of a batch are whose.
 
+use std::fmt::{self, Display, Formatter};
 use std::ops::Range;
 use std::str::FromStr;
 
@@ -77,6 +78,17 @@ pub enum Shares {
     Given(Vec<u64>),
 }
 
+impl Display for Shares {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Shares::Measured => f.write_str("auto"),
+            Shares::Given(weights) => {
+                f.write_str(&weights.iter().map(u64::to_string).collect::<Vec<_>>().join(","))
+            }
+        }
+    }
+}
+
 impl FromStr for Shares {
     type Err = String;
 
@@ -121,6 +133,9 @@ mod tests {
     fn shares_are_read() {
         assert_eq!("auto".parse(), Ok(Shares::Measured));
         assert_eq!("3, 1".parse(), Ok(Shares::Given(vec![3, 1])));
+        for text in ["auto", "3,1"] {
+            assert_eq!(text.parse::<Shares>().unwrap().to_string(), text);
+        }
         for wrong in ["", "3,", "0,1", "a", "1.5", "-1", "1000001"] {
             assert!(wrong.parse::<Shares>().is_err(), "{wrong}");
         }

@@ -14,6 +14,14 @@ const NUMBERS: [(&str, &str); 3] = [
 /// And what those say that leave the number of processes to the library.
 const STARTED: [(&str, &str); 2] = [("PMIx", "PMIX_RANK"), ("PMI", "PMI_RANK")];
 
+/// What they say to these of which one each is.
+const RANKS: [&str; 4] = ["OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK", "PMIX_RANK"];
+
+/// Which one of a launcher's processes this is, as far as that is told before they talk to each other.
+pub fn started_as() -> Option<usize> {
+    RANKS.iter().find_map(|name| std::env::var(name).ok()?.parse().ok())
+}
+
 /// The launcher that has started this process, and how many it has started, where that is told.
 fn started_by() -> Option<(&'static str, Option<usize>)> {
     let value = |name: &str| std::env::var(name).ok();
@@ -21,18 +29,14 @@ fn started_by() -> Option<(&'static str, Option<usize>)> {
     numbered.or_else(|| STARTED.iter().find_map(|(by, name)| value(name).map(|_| (*by, None))))
 }
 
-/// Checksum of this program's file, of which all ranks must have the same; 0 where it cannot be read.
-pub fn program() -> u32 {
-    std::env::current_exe().and_then(std::fs::read).map_or(0, |bytes| crc32c::crc32c(&bytes))
-}
-
 /// The processes that this one was started with: alone where nothing says that there are others.
 ///
 /// # Errors
 /// There are, and this build cannot talk to them.
 pub fn start() -> Result<Ranks> {
+    // One that is alone needs nobody: then a script that a launcher has started may start us more than once.
     #[cfg(feature = "mpi")]
-    if started_by().is_some() {
+    if started_by().is_some_and(|(_, processes)| processes != Some(1)) {
         return super::mpi::start();
     }
     #[cfg(not(feature = "mpi"))]

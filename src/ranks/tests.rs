@@ -52,6 +52,32 @@ fn all_end_with_the_same_line() {
     }
 }
 
+/// As one process says it: the exit status is that of wrong usage.
+#[test]
+fn wrong_usage_of_all_is_wrong_usage() {
+    for (usage, expected) in [(true, true), (false, false)] {
+        let each = |ranks: Ranks| {
+            let error = anyhow!("no such key");
+            let error = if usage { error.context(WrongUsage("--set")) } else { error };
+            ranks.agree(Err::<(), _>(error)).unwrap_err()
+        };
+        for error in threads::run(2, each) {
+            let said = error.downcast_ref::<Together>().unwrap();
+            assert_eq!(said.is_usage(), expected, "{said}");
+        }
+    }
+}
+
+#[test]
+fn the_first_alone_hears() {
+    let each = |ranks: Ranks| (ranks.gather_to_first(&vec![7; 10 * ranks.rank()]).unwrap(), ranks.sent());
+    let heard = threads::run(3, each);
+    assert_eq!(heard[0].0.iter().map(Vec::len).collect::<Vec<_>>(), [0, 10, 20]);
+    assert!(heard[1..].iter().all(|(heard, _)| heard.is_empty()));
+    assert_eq!(heard.iter().map(|(_, sent)| *sent).collect::<Vec<_>>(), [0, 10, 20]);
+    assert_eq!(Ranks::default().gather_to_first(b"x").unwrap(), [b"x"]);
+}
+
 #[test]
 fn nobody_waits_for_who_is_gone() {
     let each = |ranks: Ranks| match ranks.rank() {

@@ -1,6 +1,5 @@
 //! What a run does: presets, TOML, `--hparams` and `--set`, in this order of precedence (docs/spec.md §2, docs/cli.md).
 
-use std::fmt::{self, Display, Formatter};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
@@ -26,8 +25,10 @@ use super::sizing::{Asked, Sizes};
 
 mod by_step;
 mod legs;
+mod on_ranks;
 mod plans;
 
+pub use crate::note::WrongUsage;
 pub use legs::{Leg, Phase, change_from, describe_phases, leg_of, shares_of_phases};
 
 /// Where a run's configuration comes from; each member overrides those before it.
@@ -41,16 +42,6 @@ pub struct Sources {
     pub set: Vec<String>,
     /// The phase that is measured or explained, from 1; it decides nothing of a run.
     pub phase: Option<usize>,
-}
-
-/// Says that an error is one of the command line: what the user typed there, under which option.
-#[derive(Clone, Copy, Debug)]
-pub struct WrongUsage(pub &'static str);
-
-impl Display for WrongUsage {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
-    }
 }
 
 /// A key of the model and its value.

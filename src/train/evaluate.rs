@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Result, ensure};
 use serde::Serialize;
@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::device::Device;
 use crate::interop::checkpoint::StoreIdentity;
 use crate::plan::{Executor, Identity, InFlight, copy_parameters};
-use crate::ranks::Ranks;
+use crate::ranks::{Ranks, Together};
 use crate::store::Store;
 use crate::store::examples::EpochIndex;
 use crate::tensor::draws::EVALUATION;
@@ -171,8 +171,9 @@ impl Evaluator {
     /// Evaluates the parameters that are there, of a model after so many steps.
     pub fn measure(&mut self, step: u64, stop: &AtomicBool) -> Result<Option<Evaluation>> {
         let key = derive(root(self.config.seed), EVALUATION, 0);
-        // Of several ranks each computes a batch at a time, and all add up those of all, in order. None may stop alone.
-        let never = AtomicBool::new(false);
+        // Of several ranks each computes a batch at a time, and all add up those of all, in order. None may stop alone: when
+        // they have told each other what they came to, all do.
+        let (never, asked) = (AtomicBool::new(false), stop);
         let stop = if self.ranks.are_several() { &never } else { stop };
         let firsts: Vec<usize> = (0..self.sequences).step_by(self.config.batch_size).collect();
         let mut totals = Totals::default();
@@ -185,9 +186,17 @@ impl Evaluator {
                     reported => reported,
                 },
             };
-            for (batch, words) in self.ranks.gather_all(own)?.into_iter().flatten() {
-                let cause = totals.add(&batch, &words[0], &words[1])?;
-                ensure!(cause.is_none(), "a loss on held-out text is infinite or not a number");
+            let ends = self.ranks.are_several() && asked.load(Ordering::Relaxed);
+            let all = self.ranks.gather_all((ends, own))?;
+            if all.iter().any(|(ends, _)| *ends) {
+                return Ok(None);
+            }
+            for (batch, words) in all.into_iter().filter_map(|(_, own)| own) {
+                if totals.add(&batch, &words[0], &words[1])?.is_some() {
+                    // Of all ranks.
+                    let line = "a loss on held-out text is infinite or not a number";
+                    return Err(Together::new(line.to_owned()).into());
+                }
             }
         }
         Ok(Some(Evaluation {

@@ -68,11 +68,9 @@ impl Init {
         })
     }
 
-    /// Which checkpoint it is: its place in the run, its step and how much it was trained on.
-    pub fn identity(&self) -> (String, u64, u64) {
-        let name =
-            self.checkpoint.file_name().map_or(String::new(), |name| name.to_string_lossy().into_owned());
-        (name, self.state.step, self.state.tokens)
+    /// Which checkpoint it is.
+    pub fn checkpoint(&self) -> &PathBuf {
+        &self.checkpoint
     }
 
     /// Its sizes as keys of the configuration. A generator that is to be drawn is as deep as the discriminator; its

@@ -90,6 +90,13 @@ fn load_all(file: &WeightFile, executor: &mut dyn Executor, kinds: &[Kind]) -> R
     Ok(())
 }
 
+/// Checksum of `state.json`, which has those of the other files.
+pub fn checksum(checkpoint: &Path) -> Result<u32> {
+    let path = checkpoint.join(STATE);
+    let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(crc32fast::hash(&text))
+}
+
 /// Reads and verifies `state.json`.
 pub fn saved(checkpoint: &Path) -> Result<Saved> {
     let text = fs::read(checkpoint.join(STATE)).with_context(|| format!("{STATE}: cannot be read"))?;

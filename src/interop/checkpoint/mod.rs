@@ -24,7 +24,7 @@ mod save;
 mod state;
 
 pub use find::{Damaged, Found, newest, turn_back};
-pub use load::Whole;
+pub use load::{Whole, checksum};
 pub use read::{moments, plain, state, weights};
 pub use save::{Keep, Snapshot, remove_old, save_tensors};
 pub use state::{

@@ -8,49 +8,33 @@ use anyhow::{Result, bail};
 use super::Options;
 use super::encoded::{Encoded, Read};
 use crate::corpus::input::Documents;
-use crate::ranks::{self, Ranks, Together};
+use crate::ranks::{Given, Ranks, Together};
 use crate::tokenizer::Tokenizer;
 
 /// What a message begins with.
 const ENCODED: u8 = 0;
 const FAILED: u8 = 1;
 
-/// What a rank was asked for: the name of each thing, and its value.
-type Asked = Vec<(String, String)>;
-
-/// Refuses by name a rank that is another build, or was asked for something else.
+/// Refuses by name a rank that was asked for something else.
 pub fn of_one_kind(
     documents: &Documents,
     tokenizer: &Tokenizer,
     out: &Path,
     options: &Options,
 ) -> Result<()> {
-    let ranks = &options.ranks;
-    if !ranks.are_several() {
-        return Ok(());
-    }
-    let dictionary = options.dictionary.as_ref().map_or("none".into(), |path| path.display().to_string());
-    let asked = [
-        ("the program", format!("{} {:08x}", env!("CARGO_PKG_VERSION"), ranks::program())),
-        ("the tokenizer", format!("{} (sha256 {})", tokenizer.path().display(), tokenizer.hash())),
-        ("lower-casing", tokenizer.lower().to_string()),
-        ("--lines", format!("{:?}", options.lines).to_lowercase()),
-        ("--words", options.words.to_string()),
-        ("--dictionary", dictionary),
-        ("--held-out", options.held_out.to_string()),
-        ("--out", out.display().to_string()),
-    ];
-    let mut asked: Asked = asked.into_iter().map(|(what, value)| (what.to_owned(), value)).collect();
+    let dictionary = options.dictionary.as_ref().map(|path| path.display().to_string());
+    let mut given = Given::default()
+        .with("the tokenizer", format!("{} (sha256 {})", tokenizer.path().display(), tokenizer.hash()))
+        .with("lower-casing", tokenizer.lower())
+        .with("--lines", format!("{:?}", options.lines).to_lowercase())
+        .with("--words", options.words)
+        .with_some("--dictionary", dictionary)
+        .with("--held-out", options.held_out)
+        .with("--out", out.display());
     for (index, (path, bytes)) in documents.files().enumerate() {
-        asked.push((format!("input {}", index + 1), format!("{} ({bytes} bytes)", path.display())));
+        given = given.with(format!("input {}", index + 1), format!("{} ({bytes} bytes)", path.display()));
     }
-    ranks.all_alike(&asked, |other, first| {
-        let differs = (0..).find(|&at| other.get(at) != first.get(at)).unwrap_or_default();
-        let value =
-            |asked: &Asked| asked.get(differs).map_or("missing".to_owned(), |(_, value)| value.clone());
-        let what = other.get(differs).or(first.get(differs)).map_or("", |(what, _)| what);
-        format!("{what} is {}, and {} for rank 0; give all ranks the same", value(other), value(first))
-    })
+    options.ranks.given_alike(&given)
 }
 
 /// What all ranks have encoded in a round, in their order; on all but the first one nothing.
@@ -71,8 +55,12 @@ impl Round {
             let bytes_read = own.read.bytes();
             return Ok((!own.read.is_last()).then_some(Round { batches: vec![own], bytes_read }));
         }
+        // What all need to know of it; what it is only the first one does.
         let said = match &own {
-            Ok(encoded) => [&[ENCODED], &encoded.pack(vocab_size)[..]].concat(),
+            Ok(Encoded { read, .. }) => {
+                let read = Encoded { read: *read, ..Encoded::default() };
+                [&[ENCODED], &read.pack(vocab_size)[..]].concat()
+            }
             Err(error) => [&[FAILED], format!("{error:#}").as_bytes()].concat(),
         };
         let all = ranks.gather(&said)?;
@@ -81,7 +69,7 @@ impl Round {
         let own = own?;
         let reads: Vec<Read> = all.iter().map(|said| Encoded::read_of(said)).collect::<Result<_>>()?;
         if let Some(rank) = reads.iter().position(|read| *read != reads[0]) {
-            return Err(Together(format!(
+            return Err(Together::new(format!(
                 "rank {rank}: its input is not that of rank 0, somewhere in the first {} bytes; give all ranks the same files",
                 reads[rank].bytes().max(reads[0].bytes())
             ))
@@ -91,11 +79,13 @@ impl Round {
             return Ok(None);
         }
         let bytes_read = own.read.bytes();
+        let packed = if ranks.is_first() { Vec::new() } else { own.pack(vocab_size) };
         let mut batches = Vec::new();
+        let all = ranks.gather_to_first(&packed)?;
         if ranks.is_first() {
             batches.push(own);
-            for said in &all[1..] {
-                batches.push(Encoded::unpack(said, vocab_size)?);
+            for packed in all.iter().skip(1) {
+                batches.push(Encoded::unpack(packed, vocab_size)?);
             }
         }
         Ok(Some(Round { batches, bytes_read }))
@@ -106,7 +96,9 @@ impl Round {
 fn encoded(rank: usize, said: &[u8]) -> Result<&[u8]> {
     match said.split_first() {
         Some((&ENCODED, encoded)) => Ok(encoded),
-        Some((_, error)) => Err(Together(format!("rank {rank}: {}", String::from_utf8_lossy(error))).into()),
+        Some((_, error)) => {
+            Err(Together::new(format!("rank {rank}: {}", String::from_utf8_lossy(error))).into())
+        }
         None => bail!("rank {rank} says nothing; please report this"),
     }
 }
@@ -115,6 +107,7 @@ fn encoded(rank: usize, said: &[u8]) -> Result<&[u8]> {
 mod tests {
     use anyhow::anyhow;
 
+    use super::super::encoded::EncodedDocument;
     use super::*;
     use crate::ranks::threads;
 
@@ -136,6 +129,28 @@ mod tests {
                 ("rank 1: no analyser".into(), true),
                 "{rank}"
             );
+        }
+    }
+
+    /// What ranks have encoded goes to the one that writes it.
+    #[test]
+    fn text_travels_to_the_first_alone() {
+        let tokens = 5000;
+        let own = |ranks: &Ranks| {
+            let tokens = tokens * ranks.rank();
+            let document: EncodedDocument = bytemuck::cast([tokens as u64, 0]);
+            Encoded { tokens: vec![7; tokens], documents: vec![document], ..read(7) }
+        };
+        let sizes = |round: Round| round.batches.iter().map(|batch| batch.tokens.len()).collect::<Vec<_>>();
+        let said = threads::run(3, |ranks| {
+            let round = Round::exchange(&ranks, Ok(own(&ranks)), 60).unwrap().unwrap();
+            (sizes(round), ranks.sent())
+        });
+        assert_eq!(said[0].0, [0, tokens, 2 * tokens]);
+        for (rank, (batches, sent)) in said.into_iter().enumerate() {
+            assert_eq!(batches.len(), if rank == 0 { 3 } else { 0 });
+            let text = (2 * tokens * rank) as u64;
+            assert!((text..text + 200).contains(&sent), "{rank}: {sent}");
         }
     }
 

@@ -166,5 +166,5 @@ fn ranks_that_were_asked_for_something_else_are_refused() {
     let input = refused(&plain, lower, std::slice::from_ref(&other));
     assert!(input.contains("rank 1: input 1 is ") && input.contains("other.txt (7 bytes), and "), "{input}");
     let more = refused(&plain, lower, &[text.clone(), other.clone()]);
-    assert!(more.contains("rank 1: input 2 is ") && more.contains(&format!("and missing {end}")), "{more}");
+    assert!(more.contains("rank 1: input 2 is ") && more.contains(&format!("and not given {end}")), "{more}");
 }

@@ -47,29 +47,26 @@ struct Beginnings {
 fn beginnings(options: &Options, store: &Store, surroundings: Surroundings<'_>) -> Result<Beginnings> {
     let ranks = &options.ranks;
     let init = ranks.agree(options.init.as_deref().map(Init::open).transpose())?;
-    ranks.all_alike(&init.as_ref().map(Init::identity), |other, first| {
-        format!("--init: another checkpoint than rank 0 ({other:?}, {first:?}); name one of them")
-    })?;
     let decay = options.decay_from.as_deref().filter(|_| !options.resume);
     let decay = ranks.agree(decay.map(DecayFrom::open).transpose())?;
+    let begins_with = init.as_ref().map(Init::checkpoint);
+    together::of_one_checkpoint(ranks, begins_with.or(decay.as_ref().map(|from| &from.checkpoint.path)))?;
     let asked = ranks.agree(asked(options, init.as_ref(), decay.as_ref(), surroundings))?;
     let Asked { config, changes, budget } = asked;
-    let mut config = together::one_config(ranks, config, surroundings)?;
+    let mut config = together::one_config(options, config, surroundings)?;
     let found = found_by_all(options)?;
-    match &found {
-        Some(found) => budget::resumed(options.budget, &found.checkpoint.state, &changes)?,
-        None if options.resume => budget::unknown(&config)?,
-        None => {}
-    }
+    ranks.agree(match &found {
+        Some(found) => budget::resumed(options.budget, &found.checkpoint.state, &changes),
+        None if options.resume => budget::unknown(&config),
+        None => Ok(()),
+    })?;
     config.split = together::split(options, &config, found.as_ref().map(|found| &found.checkpoint.state))?;
     ranks.agree(check(options, &config, surroundings))?;
-    if let Some(init) = &init {
-        init.check(store, &config.model)?;
-    }
+    ranks.agree(init.as_ref().map_or(Ok(()), |init| init.check(store, &config.model)))?;
     Ok(Beginnings { config, changes, budget, found, init, decay })
 }
 
-/// Where the run goes on: the first rank looks, the others open what it found.
+/// Where the run goes on: the first rank looks, the others open what it found, which must be the same.
 fn found_by_all(options: &Options) -> Result<Option<Found>> {
     let ranks = &options.ranks;
     if !options.resume {
@@ -81,7 +78,9 @@ fn found_by_all(options: &Options) -> Result<Option<Found>> {
         Ok(own.as_ref().map(|found| found.checkpoint.state.step))
     })?;
     let other = |step| Found::of_step(&options.out, step);
-    ranks.agree(if ranks.is_first() { Ok(own) } else { step.map(other).transpose() })
+    let found = ranks.agree(if ranks.is_first() { Ok(own) } else { step.map(other).transpose() })?;
+    together::of_one_checkpoint(ranks, found.as_ref().map(|found| &found.checkpoint.path))?;
+    Ok(found)
 }
 
 /// Trains from the first step or the last checkpoint. `rollbacks` has those since this process began; `begun` counts the
@@ -112,7 +111,7 @@ pub fn attempt(
     let Beginnings { mut config, changes, budget, found, init, decay } =
         beginnings(options, &store, surroundings)?;
     let first = ranks.agree(first_step(options, &config, init.as_ref(), decay.as_ref(), found.as_ref()))?;
-    let mut legs = config.legs()?;
+    let mut legs = ranks.agree(config.legs())?;
     #[cfg(test)]
     options.borders.iter().for_each(|&at| super::super::config::change_from(&mut legs, at, |_| ()));
     let leg = leg_of(&legs, first);

@@ -145,7 +145,7 @@ pub fn start(
     let write_vocabulary =
         || written(&|| checkpoint::write_vocabulary(out, store.is_ready_made(), store.tokenizer_model()));
     if let Beginning::Resumed(found) = beginning {
-        check(&found.checkpoint, &fresh, store)?;
+        options.ranks.agree(check(&found.checkpoint, &fresh, store))?;
         found.checkpoint.load(executor)?;
         write_config()?;
         write_vocabulary()?;
@@ -157,7 +157,7 @@ pub fn start(
         return Ok(Some(State { device, shares, ..found.checkpoint.state }));
     }
     if let Beginning::Decay(from) = beginning {
-        check(&from.checkpoint, &fresh, store)?;
+        options.ranks.agree(check(&from.checkpoint, &fresh, store))?;
         let state = from.load(executor, fresh.device)?;
         let state = State { shares: fresh.shares, ..state };
         written(&|| from.pass_on(out, &state))?;

@@ -51,6 +51,7 @@ use record::Before;
 pub use record::RUN;
 use rollback::asked_by;
 pub use selftest::SelfTest;
+pub use together::of_one_checkpoint;
 
 const METRICS: &str = "metrics.jsonl";
 const HISTORY: &str = "history.jsonl";
@@ -203,6 +204,7 @@ impl Report {
 /// last checkpoint.
 pub fn run(options: &Options, stop: &AtomicBool) -> Result<Report> {
     let mut options = options.clone();
+    options.ranks.given_alike(&together::given(&options))?;
     if options.resume {
         options.ranks.first_says(|| Ok(Before::of(&options.out)))?.go_on(&mut options);
     }

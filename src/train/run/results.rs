@@ -188,6 +188,6 @@ impl Run<'_> {
              begin again with more warmup_steps"
         );
         // All ranks have come to it.
-        Together(advice).into()
+        Together::new(advice).into()
     }
 }

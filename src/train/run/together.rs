@@ -1,16 +1,16 @@
-//! What the ranks of a run agree on before its first step: who writes, that they are of one kind, and whose sequences are
+//! What the ranks of a run agree on before its first step: who writes, that they are given the same, and whose sequences are
 //! whose. Where one cannot go on all end, with the line that says which and why.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::interop::checkpoint::{State, StoreIdentity};
+use crate::interop::checkpoint::{self, State, StoreIdentity};
 use crate::plan::{Executor, Phase};
-use crate::ranks::{Ranks, Shares, Split, Together, program};
+use crate::ranks::{Given, Ranks, Shares, Split, Together};
 use crate::store::Stores;
 
 use super::super::config::{Surroundings, TrainConfig};
@@ -20,55 +20,52 @@ use super::Options;
 use super::leg::Machine;
 use super::lock::Claim;
 
-/// Keys that follow from a device's memory: the ranks take those of the one that has least.
-const BY_ROOM: [&str; 2] = ["micro_batch", "vocabulary_chunk"];
-
-/// Steps whose time decides `--share auto`, after one that warms up.
+/// Steps whose times decide `--share auto`, after one that warms up: at least so many, and as many as the fastest rank makes
+/// in so many seconds.
 const MEASURED: usize = 3;
+const MEASURED_SECONDS: f64 = 1.5;
 
-/// What all ranks must have in common beside the configuration.
+/// Ranks whose speeds are as near as this are as fast: other work on the machine makes as much of a difference.
+const ALIKE: f64 = 1.15;
+
+/// The options that every rank must have been given alike, as they are called. Which cards, threads and stores each has is
+/// its own: what they come to is compared.
+pub fn given(options: &Options) -> Given {
+    let shown = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+    let out = std::path::absolute(&options.out).unwrap_or_else(|_| options.out.clone());
+    let budget = |time| humantime::format_duration(time).to_string().replace(' ', "");
+    Given::default()
+        .with("--out", out.display())
+        .with_switch("--resume", options.resume)
+        .with_switch("--allow-change", options.allow_change)
+        .with_some("--init", shown(&options.init))
+        .with_some("--init-step", options.init_step)
+        .with_some("--decay-from", shown(&options.decay_from))
+        .with_some("--budget", options.budget.map(budget))
+        .with_some("--eval-store", shown(&options.eval_store))
+        .with_some("--memory-limit", options.memory_limit)
+        .with_some("--share", options.share.as_ref())
+        .with("--reduce", options.reduce)
+        .with_switch("--debug-nan", options.debug_nan)
+        .with_switch("--profile", options.profile)
+        .with("--cross-check", options.cross_check)
+}
+
+/// What a rank trains on.
 #[derive(Debug, Serialize, Deserialize)]
-struct Kind {
-    version: String,
-    /// Checksum of the program's file; 0 where it cannot be read.
-    program: u32,
+struct Text {
     tokenizer: String,
     lower: bool,
     store: StoreIdentity,
     /// Where it lies, which may be elsewhere on another machine.
-    first_store: String,
-    /// What decides which exchanges there are.
-    asked: Vec<String>,
+    place: String,
 }
 
-impl PartialEq for Kind {
+impl PartialEq for Text {
     fn eq(&self, other: &Self) -> bool {
-        let Kind { version, program, tokenizer, lower, store, asked, first_store: _ } = self;
-        (version, program, tokenizer, lower, store, asked)
-            == (&other.version, &other.program, &other.tokenizer, &other.lower, &other.store, &other.asked)
+        let Text { tokenizer, lower, store, place: _ } = self;
+        (tokenizer, lower, store) == (&other.tokenizer, &other.lower, &other.store)
     }
-}
-
-/// The options that every rank must have been given alike, as they are called.
-fn asked(options: &Options) -> Vec<String> {
-    let path =
-        |path: &Option<PathBuf>| path.as_ref().map_or("nothing".into(), |path| path.display().to_string());
-    let Options { resume, allow_change, init_step, budget, debug_nan, profile, cross_check, .. } = options;
-    let share = options.share.as_ref().map_or("nothing".to_owned(), |share| format!("{share:?}"));
-    vec![
-        format!("--resume {resume}"),
-        format!("--allow-change {allow_change}"),
-        format!("--init {}", path(&options.init)),
-        format!("--init-step {init_step:?}"),
-        format!("--decay-from {}", path(&options.decay_from)),
-        format!("--budget {budget:?}"),
-        format!("--eval-store {}", path(&options.eval_store)),
-        format!("--share {share}"),
-        format!("--reduce {}", options.reduce),
-        format!("--debug-nan {debug_nan}"),
-        format!("--profile {profile}"),
-        format!("--cross-check {cross_check}"),
-    ]
 }
 
 /// Claims the run's directory, for all ranks: the first has its lock.
@@ -78,40 +75,25 @@ pub fn claim(options: &Options) -> Result<Option<Claim>> {
     options.ranks.agree(if first { claim(&options.out).map(Some) } else { Ok(None) })
 }
 
-/// Refuses ranks that are another build, or read another text.
+/// Refuses ranks that were given something else, or read another text.
 pub fn of_one_kind(options: &Options, stores: &Stores) -> Result<()> {
     let (ranks, store) = (&options.ranks, stores.first());
-    let kind = Kind {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        program: if ranks.are_several() { program() } else { 0 },
+    // Again, as the run's directory says more.
+    ranks.given_alike(&given(options))?;
+    let text = Text {
         tokenizer: store.tokenizer_hash().to_owned(),
         lower: store.lower(),
         store: StoreIdentity::of(stores),
-        first_store: store.path().display().to_string(),
-        asked: asked(options),
+        place: store.path().display().to_string(),
     };
-    ranks.all_alike(&kind, |other, first| {
-        if (&other.version, other.program) != (&first.version, first.program) {
-            return format!(
-                "another build of inazuma ({} {:08x}) than rank 0 ({} {:08x}); start the same everywhere",
-                other.version, other.program, first.version, first.program
-            );
-        }
-        if let Some((other, first)) =
-            other.asked.iter().zip(&first.asked).find(|(other, first)| other != first)
-        {
-            return format!("started with {other}, rank 0 with {first}; give all ranks the same");
-        }
+    ranks.all_alike(&text, |other, first| {
         if (&other.tokenizer, other.lower) != (&first.tokenizer, first.lower) {
-            return format!(
-                "{}: made with another tokenizer than rank 0's {}",
-                other.first_store, first.first_store
-            );
+            return format!("{}: made with another tokenizer than rank 0's {}", other.place, first.place);
         }
         format!(
             "{}: another text than rank 0's {} ({} documents, {} tokens, checksum {}; rank 0 has {}, {}, {})",
-            other.first_store,
-            first.first_store,
+            other.place,
+            first.place,
             other.store.documents,
             other.store.tokens,
             other.store.crc,
@@ -122,35 +104,31 @@ pub fn of_one_kind(options: &Options, stores: &Stores) -> Result<()> {
     })
 }
 
-/// The configuration of all ranks: what is sized by memory is that of the rank that has least, all else must be the same.
-pub fn one_config(ranks: &Ranks, config: TrainConfig, surroundings: Surroundings<'_>) -> Result<TrainConfig> {
+/// Refuses ranks that have another checkpoint, of the same name in another place or not. Of several ranks all call it.
+pub fn of_one_checkpoint(ranks: &Ranks, checkpoint: Option<&PathBuf>) -> Result<()> {
+    let sum =
+        |path: &PathBuf| checkpoint::checksum(path).map(|sum| format!("{} ({sum:08x})", path.display()));
+    let sum = ranks.agree(checkpoint.filter(|_| ranks.are_several()).map(sum).transpose())?;
+    ranks.given_alike(&Given::default().with_some("the checkpoint", sum))
+}
+
+/// The configuration of all ranks: what is sized by memory is the least of any, all else must be the same.
+pub fn one_config(
+    options: &Options,
+    config: TrainConfig,
+    surroundings: Surroundings<'_>,
+) -> Result<TrainConfig> {
+    let ranks = &options.ranks;
     if !ranks.are_several() {
         return Ok(config);
     }
-    // Of every phase.
-    let sizes = config.legs()?.iter().map(|leg| leg.config.micro_batch).collect::<Vec<_>>();
-    let all = ranks.gather_all((sizes, config.settings().to_toml()))?;
-    for (rank, (_, other)) in all.iter().enumerate() {
-        if let Some((other, first)) = first_difference(other, &all[0].1) {
-            return Err(
-                Together(format!("rank {rank}: another configuration: {other}; rank 0 has {first}")).into()
-            );
-        }
-    }
-    let least = all.iter().min_by_key(|(sizes, _)| sizes).context("no rank has a configuration")?;
+    // Sizes that somebody gave to one rank only he wants of all.
+    let given = ranks.agree(options.sources.given())?;
+    ranks.given_alike(&given.sized_by_room())?;
+    ranks.given_alike(&config.given())?;
     let mut settings = config.settings().clone();
-    settings.set_toml(&least.1)?;
+    settings.take_least(&ranks.gather_all(settings.sizes_by_room())?)?;
     ranks.agree(TrainConfig::resolve(settings, surroundings))
-}
-
-/// The first lines that differ, of what is not sized by memory.
-fn first_difference<'a>(a: &'a str, b: &'a str) -> Option<(&'a str, &'a str)> {
-    let lines = |text: &'a str| -> Vec<&'a str> {
-        text.lines().filter(|line| !BY_ROOM.iter().any(|key| line.starts_with(key))).collect()
-    };
-    let (a, b) = (lines(a), lines(b));
-    let line = |lines: &[&'a str], at: usize| lines.get(at).copied().unwrap_or("nothing more");
-    (0..a.len().max(b.len())).map(|at| (line(&a, at), line(&b, at))).find(|(a, b)| a != b)
 }
 
 /// How the sequences of every batch are divided, as far as that is known before anything is measured.
@@ -167,7 +145,7 @@ pub fn split(options: &Options, config: &TrainConfig, found: Option<&State>) -> 
     for leg in config.legs()? {
         let batch = leg.config.batch_size;
         if batch < size {
-            return Err(Together(format!(
+            return Err(Together::new(format!(
                 "batch_size is {batch}: {size} ranks need as many sequences at least"
             ))
             .into());
@@ -176,7 +154,8 @@ pub fn split(options: &Options, config: &TrainConfig, found: Option<&State>) -> 
     let recorded = found.map_or(&[][..], |state| &state.shares);
     match &options.share {
         Some(Shares::Given(weights)) if weights.len() != size => {
-            Err(Together(format!("--share: {} shares, but there are {size} ranks", weights.len())).into())
+            Err(Together::new(format!("--share: {} shares, but there are {size} ranks", weights.len()))
+                .into())
         }
         Some(Shares::Given(weights)) => Split::weighted(rank, weights.clone()),
         None | Some(Shares::Measured) if recorded.len() == size => Split::weighted(rank, recorded.to_vec()),
@@ -197,31 +176,53 @@ pub fn measures(options: &Options, found: Option<&State>) -> bool {
 
 /// Shares by how many sequences a second each rank computes, forward and backward. Nothing is updated.
 pub fn measured(ranks: &Ranks, machine: &mut Machine, config: &TrainConfig) -> Result<Split> {
-    let Machine { executor, feeding, batcher, .. } = machine;
     let own = config.split.own(config.batch_size).len();
-    let speed = ranks.agree(time(executor.as_mut(), feeding, batcher).map(|seconds| own as f64 / seconds))?;
-    let speeds = ranks.gather_all(speed)?;
-    let fastest = speeds.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
-    let weights: Vec<u64> =
-        speeds.iter().map(|speed| ((1000.0 * speed / fastest).round() as u64).max(1)).collect();
-    let shown: Vec<String> = weights.iter().map(u64::to_string).collect();
-    note!("shares of the ranks, by their speed: {} (--share {})", shown.join(" : "), shown.join(","));
+    let speeds = ranks.gather_all(own as f64 / time(ranks, machine)?)?;
+    let weights = weights(&speeds);
+    let shares = weights.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
+    let speeds: Vec<String> = speeds.iter().map(|speed| format!("{speed:.1}")).collect();
+    note!(
+        "shares of the ranks, by their speed: {shares} ({} sequences/s); they stay: --resume --share sets others",
+        speeds.join(", ")
+    );
     Split::weighted(ranks.rank(), weights)
 }
 
-fn time(executor: &mut dyn Executor, feeding: &Feeding, batcher: &mut Batcher) -> Result<f64> {
-    let mut best = f64::INFINITY;
-    for step in 0..=MEASURED {
-        let batch = batcher.step(step as u64)?;
-        let since = Instant::now();
-        feeding.run(executor, Phase::Clear, &batch, 0.0)?;
-        feeding.run(executor, Phase::Micro, &batch, 0.0)?;
-        executor.finish()?;
+/// Seconds of a step, the median of some. All make as many, at the same time.
+fn time(ranks: &Ranks, machine: &mut Machine) -> Result<f64> {
+    let Machine { executor, feeding, batcher, .. } = machine;
+    let mut times = Vec::new();
+    for step in 0.. {
+        let seconds = ranks.agree(one_step(executor.as_mut(), feeding, batcher, step))?;
         if step > 0 {
-            best = best.min(since.elapsed().as_secs_f64());
+            times.push(seconds);
+        }
+        let wants_more = times.len() < MEASURED || times.iter().sum::<f64>() < MEASURED_SECONDS;
+        // As the fastest says: slower ones have measured longer by then.
+        if ranks.any(!wants_more)? {
+            break;
         }
     }
-    Ok(best)
+    times.sort_by(f64::total_cmp);
+    Ok(times[times.len() / 2].max(f64::MIN_POSITIVE))
+}
+
+fn one_step(executor: &mut dyn Executor, feeding: &Feeding, batcher: &mut Batcher, step: u64) -> Result<f64> {
+    let batch = batcher.step(step)?;
+    let since = Instant::now();
+    feeding.run(executor, Phase::Clear, &batch, 0.0)?;
+    feeding.run(executor, Phase::Micro, &batch, 0.0)?;
+    executor.finish()?;
+    Ok(since.elapsed().as_secs_f64())
+}
+
+/// In thousandths of the fastest; equal where all are about as fast.
+fn weights(speeds: &[f64]) -> Vec<u64> {
+    let fastest = speeds.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
+    if speeds.iter().all(|speed| speed * ALIKE >= fastest) {
+        return vec![1; speeds.len()];
+    }
+    speeds.iter().map(|speed| ((1000.0 * speed / fastest).round() as u64).max(1)).collect()
 }
 
 /// What computes, as a checkpoint names it: the same for all ranks.
@@ -250,15 +251,32 @@ pub fn consent<T>(ranks: &Ranks, stop: bool, next: Result<T>) -> Result<(bool, T
     let all: Vec<(bool, Option<String>)> = ranks.gather_all((stop, failed))?;
     for (rank, (_, failed)) in all.iter().enumerate() {
         if let Some(failed) = failed {
-            return Err(Together(format!("rank {rank}: {failed}")).into());
+            return Err(Together::new(format!("rank {rank}: {failed}")).into());
         }
     }
-    Ok((all.iter().any(|(stop, _)| *stop), next?))
+    let asked = all.iter().position(|(stop, _)| *stop);
+    if let Some(rank) = asked {
+        note!("stopping and saving, as rank {rank} was asked to; a second Ctrl-C or signal stops at once");
+    }
+    Ok((asked.is_some(), next?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shares_follow_from_speeds_that_differ() {
+        for (speeds, shares) in [
+            (&[10.0, 10.0][..], &[1, 1][..]),
+            (&[10.0, 8.8], &[1, 1]),
+            (&[10.0, 8.6], &[1000, 860]),
+            (&[5.0, 10.0, 9.9], &[500, 1000, 990]),
+            (&[1e-9, 10.0], &[1, 1000]),
+        ] {
+            assert_eq!(weights(speeds), shares, "{speeds:?}");
+        }
+    }
 
     #[test]
     fn what_stops_one_stops_all() {
