@@ -24,8 +24,10 @@ const SHORT_STEPS: u64 = 20_000;
 const SHORT_RATE: f64 = 5e-4;
 const SHORT_OPTIMIZER: &str = "adamw";
 
+const FREEZE: &str = "generator_freeze_at";
+
 /// Keys that follow from others where nobody sets them.
-pub const FOLLOWING: [&str; 3] = ["learning_rate", "warmup_steps", "optimizer"];
+pub const FOLLOWING: [&str; 4] = ["learning_rate", "warmup_steps", FREEZE, "optimizer"];
 
 /// The numbers of a preset that others follow from, and those that were left to follow.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -37,6 +39,8 @@ pub struct Rule {
     learning_rate: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     warmup_steps: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    generator_freeze_at: Option<u64>,
     #[serde(default)]
     optimizer: bool,
 }
@@ -62,6 +66,7 @@ impl Rule {
             tokens: tokens(preset)?,
             learning_rate: left("learning_rate").then(|| preset.number("learning_rate")).transpose()?,
             warmup_steps: left("warmup_steps").then(|| preset.whole("warmup_steps")).transpose()?,
+            generator_freeze_at: left(FREEZE).then(|| preset.whole(FREEZE)).transpose()?,
             optimizer: left("optimizer"),
         })
     }
@@ -79,6 +84,12 @@ impl Rule {
             let warmup = self.warmup(own, steps);
             settings.set_value("warmup_steps", Value::Whole(warmup))?;
             followed.extend((warmup != own).then(|| format!("warmup_steps {warmup}")));
+        }
+        // As late in the run as in the preset's.
+        if let Some(own) = self.generator_freeze_at {
+            let at = (own as f64 / self.steps as f64 * steps as f64).round() as u64;
+            settings.set_value(FREEZE, Value::Whole(at))?;
+            followed.extend((at != own).then(|| format!("{FREEZE} {at}")));
         }
         if self.optimizer && steps < SHORT_STEPS && steps != self.steps {
             settings.set_value("optimizer", Value::Word(SHORT_OPTIMIZER.to_owned()))?;
@@ -164,6 +175,17 @@ mod tests {
             assert_eq!(of(name, &[&format!("steps={steps}")]).1, expected, "{name}, {steps} steps");
         }
         assert_eq!(of("tiny", &["batch_size=32"]).1, 20, "of as many steps");
+    }
+
+    #[test]
+    fn the_generator_is_fixed_as_late_as_in_the_preset() {
+        let (.., note) = of("tiny-frozen", &["steps=8600"]);
+        assert!(note.as_ref().is_some_and(|note| note.contains("generator_freeze_at 4300")), "{note:?}");
+        for set in [&["steps=8600", "generator_freeze_at=0"][..], &["seed=2"]] {
+            let (.., note) = of("tiny-frozen", set);
+            assert!(!note.unwrap_or_default().contains("generator_freeze_at"), "{set:?}");
+        }
+        assert!(!of("small", &["steps=1000"]).2.unwrap().contains("generator_freeze_at"));
     }
 
     #[test]

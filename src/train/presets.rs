@@ -27,6 +27,16 @@ const PRESETS: &[(&str, &str)] = &[
          [[phase]]\nmax_length = 128\nbatch_size = 16\n",
     ),
     (
+        "tiny-frozen",
+        "steps = 4300\nbatch_size = 32\nmax_length = 64\nlearning_rate = 5e-4\nwarmup_steps = 430\noptimizer = \"adamw\"\n\
+         masking = \"word\"\ngenerator_freeze_at = 2150\ndropout = 0\nattention_dropout = 0\nlog_every = 20\n\
+         checkpoint_every = 500\n\
+         [model]\nembedding_size = 64\nhidden_size = 128\nlayers = 4\nffn_size = 512\nmax_positions = 128\n\
+         generator_layers = 4\n\
+         [[phase]]\nshare = 0.6\nmax_length = 16\nbatch_size = 128\n\
+         [[phase]]\nmax_length = 64\nbatch_size = 32\n",
+    ),
+    (
         "small-phases",
         "[[phase]]\nshare = 0.9\nmax_length = 128\nbatch_size = 256\n\
          [[phase]]\nmax_length = 512\nbatch_size = 64\n",

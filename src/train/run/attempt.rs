@@ -24,11 +24,11 @@ use super::begin::{Beginning, found, start};
 use super::budget::{self, Budget};
 use super::clock::Clock;
 use super::decay::DecayFrom;
+use super::forecast::Forecast;
 use super::leg::{Machine, Workshop};
 use super::outlook::Outlook;
 use super::record::record;
 
-use super::results::Forecast;
 use super::saving::Saving;
 use super::setup::{Asked, announce, asked, check, first_step};
 use super::training::{Run, Stop};

@@ -28,6 +28,7 @@ mod budget;
 mod clock;
 mod cross_check;
 mod decay;
+mod forecast;
 mod incident;
 mod leg;
 mod lock;

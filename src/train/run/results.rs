@@ -1,6 +1,6 @@
 //! What becomes of a step whose results have arrived: its lines, and what is done where it was no good.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use anyhow::Result;
 use jiff::tz::TimeZone;
@@ -19,31 +19,6 @@ use super::training::Run;
 
 /// Seconds of a run that has so few left that nobody asks when it ends.
 const WORTH_A_DATE: f64 = 60.0;
-
-/// When to say when the run will end: behind the second interval, as the first one of a process takes longer than those
-/// behind it, or after a minute, if that comes first.
-pub struct Forecast {
-    begun: Instant,
-    /// Updates made before this process.
-    first: u64,
-    intervals: u64,
-}
-
-impl Forecast {
-    const SOON: Duration = Duration::from_secs(60);
-    const INTERVALS: u64 = 2;
-    /// Steps that say little.
-    const FEW: u64 = 3;
-
-    pub fn new(first: u64) -> Self {
-        Forecast { begun: Instant::now(), first, intervals: 0 }
-    }
-
-    fn is_due(&self, step: u64) -> bool {
-        self.intervals >= Self::INTERVALS
-            || self.begun.elapsed() >= Self::SOON && step > self.first + Self::FEW
-    }
-}
 
 impl Run<'_> {
     /// Takes results until at most `waiting` steps are in flight, and all that have arrived.
@@ -87,7 +62,7 @@ impl Run<'_> {
             }
         }
         if let Some(forecast) = &mut self.forecast {
-            forecast.intervals += 1;
+            forecast.interval_ended();
         }
         self.progress.pause();
     }

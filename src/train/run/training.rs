@@ -25,8 +25,8 @@ use super::super::schedule::Schedule;
 use super::super::vigilance::Vigilance;
 use super::budget::Budget;
 use super::cross_check::CrossCheck;
+use super::forecast::Forecast;
 use super::leg::{Machine, Workshop, extend_positions};
-use super::results::Forecast;
 use super::saving::Saving;
 use super::{PROFILE, Report, together};
 
