@@ -105,10 +105,7 @@ struct OfTask {
 impl Args {
     /// What all ranks must have been given alike; nothing where it does not divide its work among them.
     pub fn given(&self, given: Given) -> Option<Given> {
-        match &self.command {
-            Some(Command::Pretrain(args)) => Some(args.given(given)),
-            None => None,
-        }
+        self.command.as_ref().map(|Command::Pretrain(args)| args.given(given))
     }
 }
 
