@@ -11,7 +11,6 @@ use tracing::Level;
 
 use crate::note::{self, Verbosity};
 use crate::ranks::{self, Given, Ranks, Together};
-use crate::train::config::WrongUsage;
 
 mod answer_table;
 mod arguments;
@@ -246,11 +245,9 @@ fn report(error: &anyhow::Error) -> ExitCode {
 }
 
 fn status(error: &anyhow::Error) -> ExitCode {
-    let is_usage =
-        error.is::<WrongUsage>() || error.downcast_ref::<Together>().is_some_and(Together::is_usage);
     ExitCode::from(if error.is::<Interrupted>() {
         130
-    } else if is_usage {
+    } else if ranks::is_usage(error) {
         2
     } else {
         1

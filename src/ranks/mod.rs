@@ -108,8 +108,8 @@ impl From<anyhow::Error> for Together {
     }
 }
 
-/// Whether an error is one of the command line.
-fn is_usage(error: &anyhow::Error) -> bool {
+/// Whether an error is one of the command line, of this process or of all.
+pub fn is_usage(error: &anyhow::Error) -> bool {
     error.is::<WrongUsage>() || error.downcast_ref::<Together>().is_some_and(Together::is_usage)
 }
 

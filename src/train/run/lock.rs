@@ -13,7 +13,7 @@ use crate::interop::checkpoint;
 use crate::note::duration;
 
 /// The file that is locked.
-const LOCK: &str = "lock";
+pub const LOCK: &str = "lock";
 
 /// Who holds a lock, for the one who wanted it.
 #[derive(Serialize, Deserialize)]

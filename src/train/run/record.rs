@@ -16,6 +16,12 @@ use super::Options;
 /// Its name in the run's directory.
 pub const RUN: &str = "run.json";
 
+/// Where the held-out store of a run was, as far as its directory says.
+pub fn held_out_store(run: &Path) -> Option<PathBuf> {
+    let made: Value = serde_json::from_slice(&std::fs::read(run.join(RUN)).ok()?).ok()?;
+    made["eval_store"]["path"].as_str().map(PathBuf::from)
+}
+
 /// What a run went on with beside its training, as far as its directory says.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Before {
@@ -27,10 +33,7 @@ pub struct Before {
 
 impl Before {
     pub fn of(out: &Path) -> Self {
-        let made: Option<Value> =
-            std::fs::read(out.join(RUN)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        let held_out = made.as_ref().and_then(|made| made["eval_store"]["path"].as_str());
-        Before { held_out: held_out.map(PathBuf::from), events: out.join(FOLDER).is_dir() }
+        Before { held_out: held_out_store(out), events: out.join(FOLDER).is_dir() }
     }
 
     /// A run that is resumed goes on as it did where the command says nothing of it.

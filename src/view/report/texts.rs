@@ -3,11 +3,10 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use serde_json::Value;
 
 use crate::store::Store;
 use crate::tokenizer::model_file::ModelFile;
-use crate::train::run::RUN;
+use crate::train::run::held_out_store;
 
 /// How many texts a page shows, and tokens of each that are taken from a store.
 const TEXTS: usize = 4;
@@ -27,10 +26,8 @@ pub fn texts(run: &Path, file: Option<&Path>) -> Result<Vec<String>> {
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
         return Ok(lines.take(TEXTS).map(|line| line.chars().take(CHARACTERS).collect()).collect());
     }
-    let recorded = std::fs::read(run.join(RUN)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    let recorded: Value = recorded.unwrap_or_default();
-    match recorded["eval_store"]["path"].as_str().map(Path::new).filter(|path| path.is_file()) {
-        Some(path) => of_store(&Store::open(path)?),
+    match held_out_store(run).filter(|path| path.is_file()) {
+        Some(path) => of_store(&Store::open(&path)?),
         None => Ok(Vec::new()),
     }
 }

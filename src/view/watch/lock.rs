@@ -5,8 +5,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// The file that a process locks in the directory where it trains (`train::run::Claim`).
-const LOCK: &str = "lock";
+use crate::train::run::LOCK;
 
 /// Locks of a directory.
 pub struct Locks(Vec<Lock>);
