@@ -1,6 +1,7 @@
 //! Runs a plan on the processor, on all cores: f32 is the product on machines without a GPU, f64 the reference.
 
 mod memory;
+mod name;
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -14,6 +15,7 @@ use crate::plan::{Data, Executor, Identity, Plan, Upload};
 use crate::tensor::{Element, StepValues, TensorId};
 
 pub use memory::memory;
+pub use name::name;
 
 /// A scalar that plans can be run in.
 pub trait PlanScalar: Scalar {

@@ -39,6 +39,7 @@ impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.device())?;
         match self {
+            Identity::Cpu { threads: 1, .. } => f.write_str(", 1 thread"),
             Identity::Cpu { threads, .. } => write!(f, ", {threads} threads"),
             Identity::Gpu { .. } => Ok(()),
         }

@@ -17,6 +17,7 @@ pub mod hparams;
 mod init;
 pub mod key;
 pub mod keys;
+mod known;
 mod live;
 pub mod metrics;
 pub mod networks;

@@ -10,15 +10,11 @@ use jiff::tz::TimeZone;
 use crate::note::duration;
 
 use super::config::TrainConfig;
+use super::known::{Known, Standing};
 use super::metrics::{LossWeights, MetricsRecord};
 
 /// How much more than guessing a loss may be before it is said: the first steps from random parameters are above it too.
 const WORSE_THAN_GUESSING: f64 = 1.25;
-
-/// Real tokens after which the masked-LM loss is to lie under the entropy of the pieces' frequencies. The slowest of the
-/// runs of docs/results.md ("What it learned from real text") lay 1.0 nat under it after 5.1 million, those of
-/// docs/recipe.md ("Learning with equal compute") 0.8 to 1.4 nats after 3.1 million: twice what the slowest took.
-const LEARNT_BY: u64 = 10_000_000;
 
 /// Intervals that the usual rate is the median of, at most and at least.
 const USUAL: usize = 51;
@@ -35,13 +31,16 @@ const QUICK: f64 = 0.75;
 #[derive(Debug)]
 pub struct Vigilance {
     guessing: f64,
-    /// Masked-LM loss of a model that guesses.
-    vocabulary: f64,
     /// From this step on the generator has its full rate, up to the one from which it is fixed.
     warm: u64,
     frozen: u64,
-    /// Whether the entropy of the pieces was asked for.
-    compared: bool,
+    /// What it is compared with, and from how many real tokens on next.
+    known: Option<&'static Known>,
+    due: u64,
+    /// The entropy of the pieces' frequencies, once it was asked for.
+    entropy: Option<f64>,
+    /// Whether a loss that is far off was told of.
+    far_off: bool,
     /// Whether the last loss was worse than guessing.
     worse: bool,
     pace: Pace,
@@ -51,12 +50,15 @@ impl Vigilance {
     pub fn new(config: &TrainConfig, began: u64) -> Self {
         let LossWeights { generator, discriminator } = config.loss_weights();
         let vocabulary = (config.model.vocab_size as f64).ln();
+        let known = Known::of(config);
         Vigilance {
             guessing: generator * vocabulary + discriminator * std::f64::consts::LN_2,
-            vocabulary,
             warm: config.warmup_steps.max(began + config.rewarm_steps),
             frozen: if config.generator_freeze_at > 0 { config.generator_freeze_at } else { u64::MAX },
-            compared: false,
+            known,
+            due: Known::since(known),
+            entropy: None,
+            far_off: false,
             worse: false,
             pace: Pace::default(),
         }
@@ -75,14 +77,21 @@ impl Vigilance {
                 self.guessing
             )));
         }
-        if !self.compared && record.tokens >= LEARNT_BY && (self.warm..self.frozen).contains(&record.step) {
-            self.compared = true;
-            // A loss that is far below guessing is not worth reading the whole store.
-            let entropy = (record.quality.mlm_loss > 0.5 * self.vocabulary).then(entropy).flatten();
-            remarks.extend(entropy.and_then(|entropy| unlearnt(record, entropy)));
-        }
+        remarks.extend(self.compare(record, entropy));
         remarks.extend(self.pace.see(record.model_flops_per_second, record.tokens_per_second));
         remarks
+    }
+
+    /// Compares with runs that are known, whenever there are twice as many tokens, until it was told once.
+    fn compare(&mut self, record: &MetricsRecord, entropy: impl FnOnce() -> Option<f64>) -> Option<Remark> {
+        if self.far_off || record.tokens < self.due || !(self.warm..self.frozen).contains(&record.step) {
+            return None;
+        }
+        self.due = 2 * record.tokens;
+        self.entropy = self.entropy.or_else(entropy);
+        let remark = far_off(self.known, record, self.entropy?)?;
+        self.far_off = true;
+        Some(remark)
     }
 }
 
@@ -93,16 +102,25 @@ pub enum Remark {
     Note(String),
 }
 
-fn unlearnt(record: &MetricsRecord, entropy: f64) -> Option<Remark> {
+fn far_off(known: Option<&Known>, record: &MetricsRecord, entropy: f64) -> Option<Remark> {
     let loss = record.quality.mlm_loss;
-    (loss >= entropy).then(|| {
-        Remark::Warning(format!(
-            "the masked-LM loss is {loss:.2} after {:.1} million tokens; to know how frequent each piece is would make it \
-             {entropy:.2}, and runs that learn are below that by then (docs/results.md): is the text what it should be, the \
-             learning rate too low or too high?",
-            record.tokens as f64 / 1e6
-        ))
-    })
+    let others = known.map_or("runs that learn".to_owned(), |known| format!("runs of `{}`", known.preset));
+    let (than, question) = match Known::compare(known, record.tokens, loss, entropy) {
+        Standing::AsOthers => return None,
+        Standing::TooLittle(highest) => (
+            format!("{others} are below {highest:.2}"),
+            "is the text what it should be, the learning rate too low or too high?",
+        ),
+        Standing::TooMuch(lowest) => (
+            format!("{others} have {lowest:.2} or more"),
+            "does the text repeat itself, or is it read too many times?",
+        ),
+    };
+    Some(Remark::Warning(format!(
+        "the masked-LM loss is {loss:.2} after {:.1} million tokens; to know how frequent each piece is would make it \
+         {entropy:.2}, and {than} by then (docs/recipe.md, \"What runs show\"): {question}",
+        record.tokens as f64 / 1e6
+    )))
 }
 
 /// How long steps take for what they compute, compared with how long they took: so phases compare, whose steps are not
@@ -224,20 +242,29 @@ mod tests {
     }
 
     #[test]
-    fn a_generator_that_learns_nothing_is_told_of_once() {
-        let entropy = || Some(6.27);
+    fn a_generator_that_is_far_off_is_told_of_once() {
         let see = |vigilance: &mut Vigilance, step, tokens, loss| {
-            vigilance.see(&record(step, tokens, loss, 1.0), entropy).len()
+            vigilance.see(&record(step, tokens, loss, 1.0), || Some(6.27)).len()
         };
+        const FIRST: u64 = 3_000_000;
         let mut watched = vigilance();
-        assert_eq!(see(&mut watched, 500, LEARNT_BY - 1, 8.0), 0);
-        assert_eq!(see(&mut watched, 99, LEARNT_BY, 8.0), 0);
-        assert_eq!(see(&mut watched, 500, LEARNT_BY, 6.30), 1);
-        assert_eq!(see(&mut watched, 510, LEARNT_BY, 6.30), 0);
-        assert_eq!(see(&mut vigilance(), 500, LEARNT_BY, 6.26), 0);
-        // The store is not read for what is far below.
-        let low = record(500, LEARNT_BY, 4.0, 1.0);
-        assert!(vigilance().see(&low, || panic!("the store is read")).is_empty());
+        assert_eq!(see(&mut watched, 500, FIRST - 1, 8.0), 0);
+        assert_eq!(see(&mut watched, 99, FIRST, 8.0), 0);
+        assert_eq!(see(&mut watched, 500, FIRST, 6.0), 1);
+        assert_eq!(see(&mut watched, 510, 10 * FIRST, 6.0), 0);
+        // It is looked at again with twice the tokens; the store is read once.
+        let mut watched = vigilance();
+        assert_eq!(see(&mut watched, 500, FIRST, 5.5), 0);
+        let again = |tokens, loss| record(510, tokens, loss, 1.0);
+        assert!(watched.see(&again(2 * FIRST - 1, 8.0), || panic!("the store is read")).is_empty());
+        let told = watched.see(&again(2 * FIRST, 6.2), || panic!("the store is read"));
+        let expected = "the masked-LM loss is 6.20 after 6.0 million tokens; to know how frequent each piece is would make it \
+                        6.27, and runs of `tiny` are below 5.48 by then (docs/recipe.md, \"What runs show\"): is the text \
+                        what it should be, the learning rate too low or too high?";
+        assert_eq!(told, [Remark::Warning(expected.into())]);
+        // Too good is told of as well; and nothing where nobody can say how frequent pieces are.
+        assert_eq!((see(&mut vigilance(), 500, FIRST, 3.0), see(&mut vigilance(), 500, FIRST, 4.0)), (1, 0));
+        assert!(vigilance().see(&record(500, FIRST, 9.0, 1.0), || None).is_empty());
     }
 
     #[test]

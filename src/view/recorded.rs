@@ -198,6 +198,11 @@ impl Recorded {
         &self.history.records
     }
 
+    /// Whether any line has such a number.
+    pub fn has(&self, name: &str) -> bool {
+        self.metrics().iter().chain(self.evaluations()).any(|record| record.number(name).is_some())
+    }
+
     /// What a run is called beside others: the end of its path.
     pub fn name(&self) -> String {
         let path = std::path::absolute(&self.path).unwrap_or_else(|_| self.path.clone());

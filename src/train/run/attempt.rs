@@ -160,7 +160,7 @@ pub fn attempt(
     let out = &options.out;
     if ranks.is_first() {
         workshop.record_kernels(&kernels, &legs, leg, executor.as_ref())?;
-        if let Err(error) = record(out, options, &stores, &state.device) {
+        if let Err(error) = record(out, options, &stores, &state.device, &executor.identity()) {
             note!("warning: {error:#}; training goes on without it");
         }
     }

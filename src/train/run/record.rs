@@ -6,8 +6,10 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::cpu;
 use crate::files::write_atomically;
 use crate::interop::checkpoint::StoreIdentity;
+use crate::plan::Identity;
 use crate::store::{Store, Stores};
 
 use super::super::events::FOLDER;
@@ -18,8 +20,11 @@ pub const RUN: &str = "run.json";
 
 /// Where the held-out store of a run was, as far as its directory says.
 pub fn held_out_store(run: &Path) -> Option<PathBuf> {
-    let made: Value = serde_json::from_slice(&std::fs::read(run.join(RUN)).ok()?).ok()?;
-    made["eval_store"]["path"].as_str().map(PathBuf::from)
+    recorded(run)?["eval_store"]["path"].as_str().map(PathBuf::from)
+}
+
+fn recorded(run: &Path) -> Option<Value> {
+    serde_json::from_slice(&std::fs::read(run.join(RUN)).ok()?).ok()
 }
 
 /// What a run went on with beside its training, as far as its directory says.
@@ -58,15 +63,32 @@ impl Before {
 }
 
 /// Written whenever a run begins or goes on: it may do so with another program or device, and its stores may have moved.
-pub fn record(out: &Path, options: &Options, stores: &Stores, device: &str) -> Result<()> {
+/// A held-out store that is not where `before` has it stays what it was there: it may come back.
+pub fn record(
+    out: &Path,
+    options: &Options,
+    stores: &Stores,
+    device: &str,
+    identity: &Identity,
+) -> Result<()> {
     let trained: Vec<Value> = stores.iter().map(|(store, weight)| described(store, Some(weight))).collect();
-    let held_out = options.eval_store.as_deref().map(Store::open).transpose()?;
+    let held_out = match &options.eval_store {
+        Some(path) => described(&Store::open(path)?, None),
+        None if options.resume => recorded(out).map_or(Value::Null, |before| before["eval_store"].clone()),
+        None => Value::Null,
+    };
+    let threads = match identity {
+        Identity::Cpu { threads, .. } => Some(threads),
+        Identity::Gpu { .. } => None,
+    };
     let object = json!({
         "program": concat!("inazuma ", env!("CARGO_PKG_VERSION")),
         "device": device,
+        "processor": cpu::name(),
+        "threads": threads,
         "ranks": options.ranks.size(),
         "stores": trained,
-        "eval_store": held_out.map(|store| described(&store, None)),
+        "eval_store": held_out,
     });
     write_atomically(&out.join(RUN), &serde_json::to_vec_pretty(&object)?)
 }

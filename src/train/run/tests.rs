@@ -80,6 +80,8 @@ fn a_stopped_run_is_saved_and_goes_on_to_the_same_end() {
         (&made["eval_store"]["tokens"], &made["device"]),
         (&state.store.tokens.into(), &state.device.into())
     );
+    let processor = serde_json::json!(crate::cpu::name());
+    assert_eq!((&made["threads"], &made["processor"]), (&1.into(), &processor));
 
     // Resumed at its end, a run makes nothing but its last evaluation again, and lists it once.
     options.resume = true;
@@ -135,6 +137,9 @@ fn what_a_run_did_beside_training_goes_on() {
     // A store that is gone is said to be, and stops nothing.
     fs::remove_file(scratch.path("held-out.store")).unwrap();
     assert!(run(&options, &AtomicBool::new(false)).unwrap().evaluation.is_none());
+    // Where it was is remembered: it may come back.
+    fs::copy(scratch.path("random.store"), scratch.path("held-out.store")).unwrap();
+    assert!(run(&options, &AtomicBool::new(false)).unwrap().evaluation.is_some());
 }
 
 #[test]

@@ -138,6 +138,9 @@ impl Figure {
     }
 }
 
+/// Scores that are in percent where both of them are there.
+const PERCENT: [&str; 2] = ["f1", "exact_match"];
+
 fn panel(quantity: &Quantity, runs: &[&Recorded], places: &[Vec<f64>], options: &Options) -> Panel {
     let each = runs.iter().zip(places).enumerate();
     // The learning rate is what it is: no noise to take away.
@@ -147,8 +150,9 @@ fn panel(quantity: &Quantity, runs: &[&Recorded], places: &[Vec<f64>], options: 
     };
     let curves: Vec<Curve> = each.map(curve).collect();
     let values = || curves.iter().flat_map(Curve::points).map(|(_, value)| value);
-    // Scores of some tasks are in percent already.
-    let percent = quantity.form == Form::Share && values().all(|value| value <= 1.0 + 1e-9);
+    // SQuAD's scores are in percent already, and low ones look like shares.
+    let in_percent = PERCENT.contains(&quantity.name.as_str()) && runs.iter().any(|run| run.has(PERCENT[1]));
+    let percent = quantity.form == Form::Share && !in_percent && values().all(|value| value <= 1.0 + 1e-9);
     // A scale of powers cannot show what is not above 0.
     let log = options.log && !percent && values().all(|value| value > 0.0);
     let axis = Axis::over(values(), log, if percent { 100.0 } else { 1.0 });

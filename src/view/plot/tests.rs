@@ -134,6 +134,19 @@ fn shares_that_are_all_zero_reach_from_zero_to_one() {
 }
 
 #[test]
+fn low_scores_of_squad_are_no_shares() {
+    let folder = folder();
+    let panels = |name: &str, scores: &str| {
+        let line = |step: u64| format!("{{\"step\":{step},\"epoch\":1,\"loss\":1,{scores}}}\n");
+        let model = model(folder.path(), name, &(line(1) + &line(2)));
+        let panels = Figure::of(&[model], &options()).unwrap().panels;
+        panels[1..].iter().map(|panel| panel.percent).collect::<Vec<_>>()
+    };
+    assert_eq!(panels("squad", "\"f1\":0.8,\"exact_match\":0.1"), [false, false]);
+    assert_eq!(panels("tags", "\"f1\":0.8"), [true]);
+}
+
+#[test]
 fn short_runs_are_drawn_over_minutes() {
     let folder = folder();
     let of = |name: &str, hours: u64, language| {

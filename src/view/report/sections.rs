@@ -169,6 +169,16 @@ fn data(facts: &Facts) -> String {
     if let Some(device) = device.or_else(|| facts.state.as_ref().map(|state| state.device.clone())) {
         say("device", device);
     }
+    // Beside a card, what feeds it.
+    let threads = recorded("threads").and_then(Value::as_u64).map(|n| match n {
+        1 => "1 thread".to_owned(),
+        n => format!("{n} threads"),
+    });
+    let processor = recorded("processor").map(|name| text(Some(name)));
+    let parts: Vec<String> = processor.into_iter().chain(threads).collect();
+    if !parts.is_empty() {
+        say("processor", parts.join(", "));
+    }
     recorded("program").into_iter().for_each(|program| say("program", text(Some(program))));
     let stores = recorded("stores").and_then(Value::as_array).cloned().unwrap_or_default();
     let several = stores.len() > 1;

@@ -130,7 +130,9 @@ fn all_that_is_known_is_on_the_page_and_escaped() {
         ("eval.jsonl", "{\"step\":6,\"loss\":5.25,\"unigram_entropy\":6.27}\n"),
         (
             "run.json",
-            &format!(r#"{{"program":"inazuma 0","device":"a < b","stores":[{store}],"eval_store":{store}}}"#),
+            &format!(
+                r#"{{"program":"inazuma 0","device":"a < b","processor":"Model 3","threads":1,"stores":[{store}],"eval_store":{store}}}"#
+            ),
         ),
         (
             "profile.json",
@@ -167,6 +169,7 @@ fn all_that_is_known_is_on_the_page_and_escaped() {
         "湖&amp;&lt;山&gt;.store",
         "00c0ffee",
         "a &lt; b",
+        "Model 3, 1 thread",
         "matmul",
         "not_finite",
         "rollback",
