@@ -51,8 +51,14 @@ pub fn lock(path: &Path, command: &str) -> Result<File> {
     Ok(file)
 }
 
-/// Writes a file whole or not at all: another name, sync, rename.
+/// Writes a file whole or not at all: another name, sync, rename. What a link leads to is replaced, not the link; a pipe, a
+/// terminal or a device is written into: renaming a file over `/dev/null` would take it from the whole system.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    if fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
+        let written = OpenOptions::new().write(true).open(path).and_then(|mut into| into.write_all(bytes));
+        return written.with_context(|| format!("cannot write {}", path.display()));
+    }
+    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let temporary = with_suffix(path, ".tmp");
     let write = || -> std::io::Result<()> {
         let mut file = File::create(&temporary)?;
@@ -109,6 +115,27 @@ pub fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn pipes_and_links_stay_what_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let [file, link, pipe] = ["file", "link", "pipe"].map(|name| folder.path().join(name));
+        fs::write(&file, "before").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        write_atomically(&link, b"after").unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read(&file).unwrap(), b"after");
+        // As a device is: one of our own to be replaced wants root.
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let reader = std::thread::spawn({
+            let pipe = pipe.clone();
+            move || fs::read(pipe).unwrap()
+        });
+        write_atomically(&pipe, b"through").unwrap();
+        assert!(!fs::metadata(&pipe).unwrap().is_file());
+        assert_eq!(reader.join().unwrap(), b"through");
+    }
 
     #[test]
     fn sizes_have_three_digits() {

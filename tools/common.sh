@@ -48,6 +48,16 @@ has_mpi() {
   } >/dev/null
 }
 
+# For awk, before a program of its own: what was added under an index, its mean, and in brackets its standard deviation where it is
+# more than one number.
+# shellcheck disable=SC2034,SC2016  # used where this is sourced; awk's own variables
+statistics='
+  function add(i, x) { count[i]++; sum[i] += x; squares[i] += x * x }
+  function mean(i) { return sum[i] / count[i] }
+  function deviation(i,   v) { v = (squares[i] - count[i] * mean(i) ^ 2) / (count[i] - 1); return sqrt(v > 0 ? v : 0) }
+  function told(i, form) { return count[i] > 1 ? sprintf(form " (" form ")", mean(i), deviation(i)) : sprintf(form, mean(i)) }
+'
+
 # need_kyoto_store DIR: the Kyoto corpus there as a tokenizer of 4,000 pieces and a store, 2 % held out; the program is built
 # where it is not. The corpus lies in INAZUMA_SHARED.
 need_kyoto_store() {

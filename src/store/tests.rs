@@ -309,6 +309,17 @@ fn prepare_writes_the_same_store_with_any_number_of_threads() {
     assert_eq!(one, run(5));
 }
 
+#[cfg(unix)]
+#[test]
+fn a_pipe_or_device_is_not_replaced_by_a_store() {
+    let scratch = Scratch::new();
+    let pipe = scratch.path("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let refused = StoreWriter::create(&pipe, &scratch.tokenizer, Lines::Sentence).err().expect("refused");
+    assert!(refused.to_string().contains("is a device or a pipe"), "{refused:#}");
+    assert!(!scratch.path("pipe.partial").exists());
+}
+
 #[test]
 fn prepare_leaves_a_whole_store_or_none() {
     let scratch = Scratch::new();

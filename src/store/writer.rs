@@ -61,6 +61,9 @@ impl StoreWriter {
         if path.is_dir() {
             bail!("{} is a directory; --out wants the name of a file", path.display());
         }
+        if path.exists() && !path.is_file() {
+            bail!("{} is a device or a pipe; --out wants the name of a file", path.display());
+        }
         let partial = with_suffix(path, ".partial");
         let found_partial = partial.exists();
         let file = lock(&partial, "prepare")?;
