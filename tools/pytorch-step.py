@@ -19,7 +19,8 @@ With --curve FILE it trains --steps steps on --examples instead, and writes each
 deviation of its logits, `disc_spread`. Parameters then start as Inazuma's do (docs/spec.md §2), and the rate follows
 --rate, --warmup and --power (§3). With --probe N every Nth step also has what may announce a collapse: the norms of the
 gradients by part (`norms`: tables, generator, discriminator below, above), and of the discriminator's last vectors the
-share of their square that differs from token to token (`variance`).
+share of their square that differs from token to token (`variance`). With --init FILE the parameters are those of a
+checkpoint's model.safetensors instead, so that the two differ by what they sample alone (needs safetensors).
 """
 
 import argparse
@@ -59,6 +60,7 @@ def arguments():
     parser.add_argument("--warmup", type=int, default=0, help="of --curve: steps in which the rate rises")
     parser.add_argument("--power", type=float, default=1, help="of --curve: the rate falls as (1 - step / steps) to this power")
     parser.add_argument("--probe", type=int, default=0, metavar="N")
+    parser.add_argument("--init", metavar="FILE", help="of --curve: model.safetensors of a checkpoint of Inazuma")
     parser.add_argument("--width", type=int, help="of the discriminator, with heads of 64; the generator has a quarter of it")
     parser.add_argument("--layers", type=int)
     parser.add_argument("--beta2", type=float, default=0.999)
@@ -188,6 +190,21 @@ class Step:
         for layer in uniform:
             torch.nn.init.xavier_uniform_(layer.weight)
 
+    @torch.no_grad()
+    def load(self, path):
+        """Takes the parameters of a checkpoint of Inazuma, whose names are transformers' behind the network's."""
+        from safetensors.torch import load_file
+
+        tensors, tables = load_file(path), "discriminator."
+        for root, model in (("generator.", self.generator), ("discriminator.", self.discriminator)):
+            for name, parameter in model.named_parameters():
+                # What both networks share lies there once.
+                tensor = tensors.get(root + name, tensors.get(tables + name))
+                if tensor is None:
+                    sys.exit(f"{path} lacks {root}{name}")
+                # There may be fewer positions.
+                parameter[: len(tensor)] = tensor
+
     def run(self, micro_batches, rate=1e-5):
         """A whole step. Its loss is left on the device: reading it would wait for the step."""
         for p in self.parameters:
@@ -313,6 +330,8 @@ def curve(a):
     examples = read_examples(a, a.steps * a.batch)
     step = Step(a)
     step.initialise()
+    if a.init:
+        step.load(a.init)
     with open(a.curve, "w") as file:
         for done in range(a.steps):
             batches, _ = micro_batches(a, examples[done * a.batch : (done + 1) * a.batch])
