@@ -2,7 +2,8 @@
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
-binary="${CARGO_TARGET_DIR:-$root/target}/release/inazuma"
+# INAZUMA_BINARY: where there is no Rust to build it.
+binary="${INAZUMA_BINARY:-${CARGO_TARGET_DIR:-$root/target}/release/inazuma}"
 
 say() { printf '== %s\n' "$*" >&2; }
 
