@@ -9,15 +9,13 @@ const INTERVAL: Duration = Duration::from_secs(15);
 
 pub struct Reporter {
     start: Instant,
-    /// When the next plain line is due.
-    next: Instant,
     bar: Bar,
 }
 
 impl Reporter {
     pub fn new() -> Self {
         let start = Instant::now();
-        let bar = Bar::start();
+        let bar = Bar::or_lines(INTERVAL);
         if bar.stands() {
             // Where a command has a handler of its own, that one stays. Without any, the line would stay behind.
             let _ = ctrlc::set_handler(|| {
@@ -25,7 +23,7 @@ impl Reporter {
                 std::process::exit(130)
             });
         }
-        Reporter { start, next: start + INTERVAL, bar }
+        Reporter { start, bar }
     }
 
     pub fn seconds(&self) -> f64 {
@@ -34,12 +32,8 @@ impl Reporter {
 
     /// Shows the line, where it is time for one: `line` gets the seconds since the start.
     pub fn report(&mut self, line: impl FnOnce(f64) -> String) {
-        let seconds = self.seconds();
-        if self.bar.stands() {
-            self.bar.show(|width| narrow(&line(seconds), width));
-        } else if Instant::now() >= self.next {
-            self.show(&line(seconds));
-        }
+        let (seconds, stands) = (self.seconds(), self.bar.stands());
+        self.bar.show(|width| fitting(&line(seconds), stands, width));
     }
 
     #[cfg(feature = "tokenizer-training")]
@@ -53,17 +47,19 @@ impl Reporter {
 
     /// Shows a line now.
     pub fn show(&mut self, line: &str) {
-        self.next = Instant::now() + INTERVAL;
-        match self.bar.stands() {
-            true => self.bar.show_now(|width| narrow(line, width)),
-            false => note!("{line}"),
-        }
+        let stands = self.bar.stands();
+        self.bar.show_now(|width| fitting(line, stands, width));
     }
 
     /// Nothing more is shown.
     pub fn clear(&mut self) {
         self.bar = Bar::none();
     }
+}
+
+/// A line that stands must not be wider than the terminal; a plain one may.
+fn fitting(line: &str, stands: bool, width: usize) -> String {
+    if stands { narrow(line, width) } else { line.to_owned() }
 }
 
 /// Seconds that are left when `share` of the work took `seconds`.

@@ -94,9 +94,8 @@ impl Totals {
     }
 }
 
-/// How often a plain line says how an epoch goes, and in how many columns.
+/// How often a plain line says how an epoch goes.
 const PLAIN_EVERY: Duration = Duration::from_secs(30);
-const PLAIN_WIDTH: usize = 120;
 
 /// A model in training.
 pub struct Fit<'a> {
@@ -111,8 +110,6 @@ pub struct Fit<'a> {
     in_flight: InFlight<u64>,
     totals: Totals,
     bar: Bar,
-    /// When the next plain line is due, where progress is shown and no terminal is there for a line of its own.
-    plain: Option<Instant>,
     /// What the line of progress says that is not known here: the best score on the dev set, by name.
     pub best: Option<(&'static str, f64)>,
 }
@@ -156,15 +153,13 @@ impl<'a> Fit<'a> {
             in_flight: InFlight::default(),
             totals: Totals::default(),
             bar: Bar::none(),
-            plain: None,
             best: None,
         })
     }
 
     /// Shows a line of progress while it trains; where there is no terminal for it, one every [`PLAIN_EVERY`].
     pub fn show_progress(&mut self) {
-        self.bar = Bar::start();
-        self.plain = (!self.bar.stands()).then(|| Instant::now() + PLAIN_EVERY);
+        self.bar = Bar::or_lines(PLAIN_EVERY);
     }
 
     pub fn executor(&mut self) -> &mut dyn Executor {
@@ -212,10 +207,10 @@ impl<'a> Fit<'a> {
     /// Shows how the training stands.
     fn show(&mut self, epoch: usize, began: Instant) {
         let steps = self.steps();
-        let Fit { bar, plain, totals, lesson, options, step, best, .. } = self;
+        let Fit { bar, totals, lesson, options, step, best, .. } = self;
         let of_epoch = *step - epoch as u64 * (steps / options.epochs.max(1) as u64);
         let seconds = began.elapsed().as_secs_f64().max(1e-9);
-        let line = |width| {
+        bar.show(|width| {
             Live {
                 epoch: (epoch + 1, options.epochs),
                 step: (*step, steps),
@@ -225,12 +220,7 @@ impl<'a> Fit<'a> {
                 left: (steps - *step) as f64 * seconds / of_epoch.max(1) as f64,
             }
             .line(width)
-        };
-        if plain.is_some_and(|due| Instant::now() >= due) {
-            *plain = Some(Instant::now() + PLAIN_EVERY);
-            note!("{}", line(PLAIN_WIDTH));
-        }
-        bar.show(line);
+        });
     }
 
     /// One update.

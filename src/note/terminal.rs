@@ -15,6 +15,9 @@ use super::layout::wrapped;
 /// Columns where the terminal does not say.
 const COLUMNS: usize = 80;
 
+/// Columns of a line of progress that is written where none stands.
+const PLAIN_WIDTH: usize = 120;
+
 /// Between two changes of the line.
 const FRAME: Duration = Duration::from_millis(100);
 
@@ -104,6 +107,8 @@ pub fn end_now() {
 /// A line of progress, where stderr is a terminal and notes are wanted. It goes when this is dropped.
 pub struct Bar {
     bar: Option<ProgressBar>,
+    /// How often a plain line is written where there is none.
+    lines: Option<Duration>,
     next: Instant,
 }
 
@@ -122,15 +127,25 @@ impl Bar {
         {
             before.finish_and_clear();
         }
-        Bar { bar, next: now }
+        Bar { bar, lines: None, next: now }
+    }
+
+    /// As [`Bar::start`]; where no line can stand, a plain one is written now and then.
+    pub fn or_lines(every: Duration) -> Self {
+        let mut bar = Bar::start();
+        if !bar.stands() {
+            bar.lines = Some(every);
+            bar.next += every;
+        }
+        bar
     }
 
     /// None, which shows nothing.
     pub fn none() -> Self {
-        Bar { bar: None, next: Instant::now() }
+        Bar { bar: None, lines: None, next: Instant::now() }
     }
 
-    /// Whether there is one: elsewhere plain lines say now and then what it would.
+    /// Whether there is one.
     pub fn stands(&self) -> bool {
         self.bar.is_some()
     }
@@ -144,8 +159,14 @@ impl Bar {
 
     /// Shows the line.
     pub fn show_now(&mut self, line: impl FnOnce(usize) -> String) {
-        let Some(bar) = self.bar.clone() else { return };
         let now = Instant::now();
+        let Some(bar) = self.bar.clone() else {
+            if let Some(every) = self.lines {
+                self.next = now + every;
+                note!("{}", line(PLAIN_WIDTH));
+            }
+            return;
+        };
         self.next = now + FRAME;
         let line = line(width());
         // Held, so that no line is written meanwhile.
