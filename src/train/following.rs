@@ -185,11 +185,11 @@ mod tests {
 
     #[test]
     fn the_generator_is_fixed_as_late_as_in_the_preset() {
-        let (.., note) = of("tiny-frozen", &["steps=8600"]);
-        let expected = "warmup_steps 860 and generator_freeze_at 4300 follow from 8600 steps of up to 2048 tokens; set them to \
+        let (.., note) = of("tiny-frozen", &["steps=4000"]);
+        let expected = "warmup_steps 400 and generator_freeze_at 2000 follow from 4000 steps of up to 2048 tokens; set them to \
                         have others";
         assert_eq!(note.as_deref(), Some(expected), "its optimizer is adamw already");
-        for set in [&["steps=8600", "generator_freeze_at=0"][..], &["seed=2"]] {
+        for set in [&["steps=4000", "generator_freeze_at=0"][..], &["seed=2"]] {
             let (.., note) = of("tiny-frozen", set);
             assert!(!note.unwrap_or_default().contains("generator_freeze_at"), "{set:?}");
         }

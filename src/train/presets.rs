@@ -28,8 +28,8 @@ const PRESETS: &[(&str, Option<&str>, &str)] = &[
     (
         "tiny-frozen",
         Some("tiny"),
-        "steps = 4300\nbatch_size = 32\nmax_length = 64\nlearning_rate = 5e-4\nwarmup_steps = 430\noptimizer = \"adamw\"\n\
-         masking = \"word\"\ngenerator_freeze_at = 2150\ndropout = 0\nattention_dropout = 0\nlog_every = 20\n\
+        "steps = 11_000\nbatch_size = 32\nmax_length = 64\nlearning_rate = 5e-4\nwarmup_steps = 1100\noptimizer = \"adamw\"\n\
+         masking = \"word\"\ngenerator_freeze_at = 5500\ndropout = 0\nattention_dropout = 0\nlog_every = 20\n\
          checkpoint_every = 500\n\
          [[phase]]\nshare = 0.6\nmax_length = 16\nbatch_size = 128\n\
          [[phase]]\nmax_length = 64\nbatch_size = 32\n",

@@ -63,7 +63,7 @@ impl Before {
 }
 
 /// Written whenever a run begins or goes on: it may do so with another program or device, and its stores may have moved.
-/// A held-out store that is not where `before` has it stays what it was there: it may come back.
+/// The held-out store of a run that goes on without it stays named: it may come back.
 pub fn record(
     out: &Path,
     options: &Options,
