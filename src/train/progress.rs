@@ -39,6 +39,36 @@ pub struct Arrived {
     pub record: Option<MetricsRecord>,
 }
 
+/// What this process computed in an interval, and how long that took.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Timed {
+    totals: BatchTotals,
+    /// As `docs/spec.md` §7 counts them.
+    flops: f64,
+    seconds: f64,
+}
+
+/// An interval that is so many times quicker than the one before it ended together with it.
+const TOGETHER: f64 = 10.0;
+
+impl Timed {
+    fn rate(&self) -> f64 {
+        self.flops / self.seconds
+    }
+
+    /// What an interval's rates are made of. Results that the host finds together (it was busy, or submitting made it wait) share
+    /// the time since those before them: no step took none.
+    fn sharing(self, before: Option<Timed>) -> Timed {
+        match before.filter(|before| self.rate() > TOGETHER * before.rate()) {
+            None => self,
+            Some(mut both) => {
+                both.totals += self.totals;
+                Timed { flops: both.flops + self.flops, seconds: both.seconds + self.seconds, ..both }
+            }
+        }
+    }
+}
+
 pub struct Progress {
     model: ModelConfig,
     weights: LossWeights,
@@ -50,10 +80,9 @@ pub struct Progress {
     /// f32 operations a second that the device was measured to do at most.
     peak: f64,
     interval: Totals,
-    /// Of the interval, what this process computed: what rates are made of.
-    timed: BatchTotals,
-    /// What that took, as `docs/spec.md` §7 counts it.
-    flops: f64,
+    /// Of the interval, what this process computed, and what the rates of the one before were made of.
+    timed: Timed,
+    before: Option<Timed>,
     /// From this step on the generator is fixed; 0: it is not.
     freeze_at: u64,
     /// Real tokens of all steps that have arrived.
@@ -81,8 +110,8 @@ impl Progress {
             positions: legs.map(|leg| (leg.steps.end, leg.config.positions_per_step())).collect(),
             peak,
             interval: interval.context("the interval in state.json")?.unwrap_or_default(),
-            timed: BatchTotals::default(),
-            flops: 0.0,
+            timed: Timed::default(),
+            before: None,
             freeze_at: config.generator_freeze_at,
             tokens: state.tokens,
             since: Instant::now(),
@@ -110,7 +139,7 @@ impl Progress {
 
     /// Time that went into a checkpoint or an evaluation is not training's, where an interval starts after it.
     pub fn pause(&mut self) {
-        if self.timed == BatchTotals::default() {
+        if self.timed == Timed::default() {
             self.since = Instant::now();
         }
     }
@@ -122,8 +151,8 @@ impl Progress {
         let norm = f32::from_bits(metrics[METRIC_GRADIENT_NORM]);
         let bins: Vec<[u64; 2]> = bins(histogram).collect();
         let detected = [area_under_curve(&bins), spread(&bins)];
-        self.timed += submitted.totals;
-        self.flops += self.flops_of(submitted);
+        self.timed.totals += submitted.totals;
+        self.timed.flops += self.flops_of(submitted);
         let done = submitted.step + 1;
         self.latest = (done, submitted.learning_rate);
         self.tokens += submitted.totals.tokens;
@@ -132,8 +161,9 @@ impl Progress {
         }
         let now = Instant::now();
         let seconds = (now - self.since).as_secs_f64().max(1e-9);
-        let batch = std::mem::take(&mut self.timed);
-        let flops = std::mem::take(&mut self.flops);
+        let timed = Timed { seconds, ..std::mem::take(&mut self.timed) }.sharing(self.before);
+        self.before = Some(timed);
+        let Timed { totals: batch, flops, seconds } = timed;
         let record = MetricsRecord {
             step: done,
             tokens: self.tokens,
@@ -189,8 +219,8 @@ impl Progress {
                 let seconds = self.since.elapsed().as_secs_f64().max(1e-9);
                 let quality = (self.interval.steps > 0).then(|| self.interval.quality(self.weights));
                 let rate = |count: u64| count as f64 / seconds;
-                let peak = (self.peak > 0.0).then(|| self.flops / seconds / self.peak);
-                (quality, rate(self.timed.tokens), rate(self.timed.positions), peak)
+                let peak = (self.peak > 0.0).then(|| self.timed.flops / seconds / self.peak);
+                (quality, rate(self.timed.totals.tokens), rate(self.timed.totals.positions), peak)
             }
         };
         let known = self.steps.filter(|_| positions_per_second > 0.0);
@@ -231,6 +261,24 @@ mod tests {
     use super::*;
     use crate::device::Room;
     use crate::ops::constants::{AUC_BINS, METRIC_REFUSED, METRIC_SCALE, METRICS};
+
+    #[test]
+    fn intervals_that_end_together_share_the_time() {
+        let timed = |tokens, flops, seconds| Timed {
+            totals: BatchTotals { tokens, ..BatchTotals::default() },
+            flops,
+            seconds,
+        };
+        // The second's results were there when the first's were looked at, and so were the third's.
+        let first = timed(10, 1e9, 3.0);
+        let second = timed(12, 1.2e9, 1e-6).sharing(Some(first));
+        assert_eq!(second, timed(22, 2.2e9, 3.0 + 1e-6));
+        let third = timed(8, 0.8e9, 1e-6).sharing(Some(second));
+        assert_eq!((third.totals.tokens, third.rate().round()), (30, (3e9 / (3.0 + 2e-6) as f64).round()));
+        // What is only quick is what it is, and the first has none before it.
+        let quick = timed(10, 1e9, 0.5);
+        assert_eq!((quick.sharing(Some(first)), quick.sharing(None)), (quick, quick));
+    }
 
     /// After a resume an interval's losses are of all its steps, its rates of those that this process computed.
     #[test]
