@@ -151,8 +151,11 @@ impl Totals {
         Ok(None)
     }
 
-    /// The losses and rates, averaged over everything added.
+    /// The losses and rates, averaged over everything added; no numbers where every step was skipped.
     pub fn quality(&self, weights: LossWeights) -> Quality {
+        if self.skipped > 0 && self.skipped == self.steps {
+            return Quality::UNKNOWN;
+        }
         let [tp, fp, tn, fn_] = self.confusion;
         let (masked, tokens) = (self.counted.masked as f64, self.counted.tokens as f64);
         let mlm_loss = self.nll / (masked + 1e-6);
@@ -171,9 +174,9 @@ impl Totals {
         }
     }
 
-    /// Mean norm of the gradients before clipping.
+    /// Mean norm of the gradients before clipping; no number where every step was skipped.
     pub fn gradient_norm(&self) -> f64 {
-        ratio(self.gradient_norm, (self.steps - self.skipped) as f64)
+        self.gradient_norm / (self.steps - self.skipped) as f64
     }
 
     /// The scale of the losses in the last step; nothing where they are not scaled.
@@ -206,6 +209,27 @@ pub struct Quality {
     pub disc_auc: f64,
     /// Standard deviation of the discriminator's logits between tokens.
     pub disc_spread: f64,
+}
+
+impl Quality {
+    /// Written as null.
+    const UNKNOWN: Quality = Quality {
+        loss: f64::NAN,
+        mlm_loss: f64::NAN,
+        disc_loss: f64::NAN,
+        mlm_accuracy: f64::NAN,
+        sampled_accuracy: f64::NAN,
+        disc_accuracy: f64::NAN,
+        disc_precision: f64::NAN,
+        disc_recall: f64::NAN,
+        disc_auc: f64::NAN,
+        disc_spread: f64::NAN,
+    };
+
+    /// Whether there are numbers: a loss that is not finite has had its step refused.
+    pub fn is_known(&self) -> bool {
+        !self.loss.is_nan()
+    }
 }
 
 /// A line of `metrics.jsonl`: the interval that ends with `step` updates made.
@@ -267,6 +291,22 @@ mod tests {
         assert!((totals.base_rate_entropy() - entropy).abs() < 1e-12);
         let empty = Totals::default().quality(weights);
         assert_eq!((empty.disc_precision, empty.disc_recall, empty.disc_accuracy), (0.0, 0.0, 0.0));
+    }
+
+    #[test]
+    fn skipped_steps_alone_have_no_losses() {
+        let weights = LossWeights { generator: 1.0, discriminator: 50.0 };
+        let (batch, histogram) = (BatchTotals { tokens: 10, ..BatchTotals::default() }, vec![0; 2 * AUC_BINS]);
+        let mut skipped = step([6.0; 8]);
+        skipped[METRIC_REFUSED] = 1f32.to_bits();
+        let mut totals = Totals::default();
+        totals.add(&batch, &skipped, &histogram).unwrap();
+        let quality = totals.quality(weights);
+        let written = serde_json::to_value(quality).unwrap();
+        assert!(!quality.is_known() && totals.gradient_norm().is_nan());
+        assert!(written.as_object().unwrap().values().all(serde_json::Value::is_null), "{written}");
+        totals.add(&batch, &step([6.0; 8]), &histogram).unwrap();
+        assert!(totals.quality(weights).is_known() && totals.gradient_norm() == 2.0);
     }
 
     /// Any sum, through the text of a checkpoint, to the bit.

@@ -13,7 +13,7 @@ use super::config::{Leg, TrainConfig};
 use super::divergence::Cause;
 use super::histogram::{area_under_curve, bins, spread};
 use super::live::Live;
-use super::metrics::{BatchTotals, LossWeights, MetricsRecord, Totals};
+use super::metrics::{BatchTotals, LossWeights, MetricsRecord, Quality, Totals};
 
 /// A step that the device works on.
 pub struct Submitted {
@@ -90,6 +90,8 @@ pub struct Progress {
     /// When the device began with what is in the interval now.
     since: Instant,
     last: Option<MetricsRecord>,
+    /// Of the last record that has numbers.
+    quality: Option<Quality>,
     /// Of the step that arrived last: updates made with it, and its rate.
     latest: (u64, f32),
 }
@@ -116,6 +118,7 @@ impl Progress {
             tokens: state.tokens,
             since: Instant::now(),
             last: None,
+            quality: None,
             latest: (state.step, 0.0),
         })
     }
@@ -181,6 +184,7 @@ impl Progress {
             },
         };
         self.last = Some(record);
+        self.quality = Some(record.quality).filter(Quality::is_known).or(self.quality);
         self.interval = Totals::default();
         self.since = now;
         Ok(Arrived { norm, cause, detected, record: Some(record) })
@@ -214,10 +218,11 @@ impl Progress {
     pub fn live(&self) -> Live {
         let (step, lr) = self.latest;
         let (quality, tokens_per_second, positions_per_second, mfu) = match &self.last {
-            Some(last) => (Some(last.quality), last.tokens_per_second, last.positions_per_second, last.mfu),
+            Some(last) => (self.quality, last.tokens_per_second, last.positions_per_second, last.mfu),
             None => {
                 let seconds = self.since.elapsed().as_secs_f64().max(1e-9);
                 let quality = (self.interval.steps > 0).then(|| self.interval.quality(self.weights));
+                let quality = quality.filter(Quality::is_known);
                 let rate = |count: u64| count as f64 / seconds;
                 let peak = (self.peak > 0.0).then(|| self.timed.flops / seconds / self.peak);
                 (quality, rate(self.timed.totals.tokens), rate(self.timed.totals.positions), peak)
@@ -237,14 +242,17 @@ impl Progress {
             (None, Some(skipped)) => format!("  {skipped} skipped"),
             _ => String::new(),
         };
+        let losses = match quality.is_known() {
+            true => format!(
+                "loss {:.4}  mlm {:.4}  disc {:.4}  auc {:.3}",
+                quality.loss, quality.mlm_loss, quality.disc_loss, quality.disc_auc
+            ),
+            false => "no losses: every step was skipped".to_owned(),
+        };
         format!(
-            "step {}{}  loss {:.4}  mlm {:.4}  disc {:.4}  auc {:.3}  lr {:.2e}  {:.0} tokens/s  {:.1} GFLOP/s{}{}{}",
+            "step {}{}  {losses}  lr {:.2e}  {:.0} tokens/s  {:.1} GFLOP/s{}{}{}",
             record.step,
             self.steps.map_or(String::new(), |steps| format!("/{steps}")),
-            quality.loss,
-            quality.mlm_loss,
-            quality.disc_loss,
-            quality.disc_auc,
             record.lr,
             record.tokens_per_second,
             record.model_flops_per_second / 1e9,
