@@ -296,7 +296,8 @@ mod tests {
     #[test]
     fn skipped_steps_alone_have_no_losses() {
         let weights = LossWeights { generator: 1.0, discriminator: 50.0 };
-        let (batch, histogram) = (BatchTotals { tokens: 10, ..BatchTotals::default() }, vec![0; 2 * AUC_BINS]);
+        let (batch, histogram) =
+            (BatchTotals { tokens: 10, ..BatchTotals::default() }, vec![0; 2 * AUC_BINS]);
         let mut skipped = step([6.0; 8]);
         skipped[METRIC_REFUSED] = 1f32.to_bits();
         let mut totals = Totals::default();
