@@ -282,7 +282,7 @@ mod tests {
         let second = timed(12, 1.2e9, 1e-6).sharing(Some(first));
         assert_eq!(second, timed(22, 2.2e9, 3.0 + 1e-6));
         let third = timed(8, 0.8e9, 1e-6).sharing(Some(second));
-        assert_eq!((third.totals.tokens, third.rate().round()), (30, (3e9 / (3.0 + 2e-6) as f64).round()));
+        assert_eq!((third.totals.tokens, third.rate().round()), (30, (3e9_f64 / (3.0 + 2e-6)).round()));
         // What is only quick is what it is, and the first has none before it.
         let quick = timed(10, 1e9, 0.5);
         assert_eq!((quick.sharing(Some(first)), quick.sharing(None)), (quick, quick));
