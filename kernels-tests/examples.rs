@@ -66,6 +66,11 @@ fn helps(command: &[String], found: &mut Vec<(String, String)>) {
 fn commands(place: &str, text: &str, found: &mut BTreeSet<(String, String)>) {
     let text = text.replace("\\\n", " ");
     for line in text.lines() {
+        // The README's figures stand in a table, with the commands that measured them.
+        if place == "README.md" && line.starts_with('|') {
+            let quoted = line.split('`').skip(1).step_by(2).filter(|words| words.starts_with("inazuma "));
+            found.extend(quoted.map(|words| (place.to_owned(), words.to_owned())));
+        }
         let line = line.strip_prefix("Example: ").map_or(line.to_owned(), |rest| format!("  {rest}"));
         let words = line.trim_start();
         if line.starts_with("  ") && (words.starts_with("inazuma ") || words.contains("| inazuma ")) {
@@ -223,11 +228,15 @@ fn smaller(mut words: Vec<String>) -> Vec<String> {
         Some("finetune") => "--device cpu --epochs 1 --max-length 64 --batch-size 8",
         Some("predict" | "eval" | "parity" | "sample") => "--device cpu",
         Some("bench") if words[1] == "step" => "--device cpu --steps 1",
+        Some("bench") if words[1] == "prepare" => "--rounds 1",
         _ => "",
     };
     words.retain(|word| !word.starts_with("--device="));
     for word in &mut words {
-        *word = word.replace("step-00200000", "step-00000002").replace("steps=250_000", "steps=4");
+        *word = word
+            .replace("step-00200000", "step-00000002")
+            .replace("steps=250_000", "steps=4")
+            .replace("micro_batch=64", "micro_batch=4");
     }
     replace(&mut words, "--preset", "tiny");
     replace(&mut words, "--trials", "1");
